@@ -1,0 +1,126 @@
+"""The contracts, on one page. A component is one file; its name in a recipe is its file's name; there is no registry.
+
+Every component has `VERSION: int`, part of the identity of what it makes: bump it when its numbers change.
+
+    sources/NAME.py      load(spec: PromptSource) -> list[Row]
+                         prompts and real responses, in training order
+    engines/NAME.py      open_engine(checkpoint: Path, dtype: str, machine: Machine) -> Engine
+                         Engine.generate(requests: Sequence[Request]) -> list[Response], in the order of the requests
+    objectives/NAME.py   BRANCHES: tuple[str, ...]       the responses scored: ("real", "generated") or ("real",)
+                         loss(logps: PairLogps, beta: float) -> Tensor (B,), one loss per pair
+    benchmarks/NAME.py   open_benchmark(job: Job) -> Callable[[Task], Result]; the model is loaded once, then tasks are scored
+    judges/NAME.py       NEEDS_MODEL: bool; parse(verdict: str) -> float | None; and to get the verdict
+                         a model's: render(turn: Turn, templates: Mapping[str, Mapping[str, str]]) -> list[dict[str, str]]
+                         a rule's: decide(turn: Turn) -> str
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from harness.artifact import Score
+from harness.errors import RecipeError, suggest
+from harness.machine import Machine
+from harness.recipe import Benchmark
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Kind = Literal["sources", "engines", "objectives", "benchmarks", "judges"]
+
+
+class Row(NamedTuple):
+    """An instruction with the response a human or a stronger model gave. `prompt` is a list of chat messages."""
+
+    prompt_id: str
+    prompt: list[dict[str, str]]
+    real: str
+
+
+class Request(NamedTuple):
+    """A prompt as token ids and how to answer it. `seed` alone decides the random draws; temperature 0 is greedy."""
+
+    request_id: str
+    token_ids: list[int]
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    seed: int
+
+
+class Response(NamedTuple):
+    """Generated token ids without the prompt or a final EOS. `finish_reason` is 'stop' (EOS) or 'length'."""
+
+    request_id: str
+    token_ids: list[int]
+    finish_reason: str
+
+
+class PairLogps(NamedTuple):
+    """Summed response log-probabilities (B,), in nats, and token counts (B,). Absent branches and opponents are None.
+
+    `mean_real_tokens` () is the mean over the global batch, so that no loss need depend on how the batch is divided.
+    """
+
+    policy_real: Tensor
+    policy_generated: Tensor | None
+    opponent_real: Tensor | None
+    opponent_generated: Tensor | None
+    real_tokens: Tensor
+    mean_real_tokens: Tensor
+
+
+class Turn(NamedTuple):
+    """What a judge sees of one MT-Bench turn: `questions` and `answers` up to and including it, `references` where there are any."""
+
+    question_id: str
+    category: str
+    questions: tuple[str, ...]
+    answers: tuple[str, ...]
+    references: tuple[str, ...]
+
+
+class Job(NamedTuple):
+    """One benchmark on one checkpoint. A component may keep unfinished work under `workspace`."""
+
+    checkpoint: Path
+    benchmark: Benchmark
+    engine: str
+    machine: Machine
+    precision: str
+    seed: int
+    workspace: Path
+
+
+class Result(NamedTuple):
+    """A score and the samples behind it, one JSON object a question (model output: untrusted text)."""
+
+    score: Score
+    samples: list[dict[str, Any]]
+
+
+def load(kind: Kind, name: str) -> Any:
+    """The module of component `name`."""
+    _path(kind, name)
+    return importlib.import_module(f"harness.{kind}.{name}")
+
+
+def version(kind: Kind, name: str) -> int:
+    """The component's VERSION, read from its source without importing it."""
+    path = _path(kind, name)
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "VERSION" for t in node.targets):
+            return int(ast.literal_eval(node.value))
+    raise RecipeError(f"{path.name} states no VERSION; add `VERSION = 1`")
+
+
+def _path(kind: Kind, name: str) -> Path:
+    folder = Path(__file__).parent / kind
+    path = folder / f"{name}.py"
+    if not path.is_file():
+        known = [p.stem for p in folder.glob("*.py") if p.stem != "__init__"]
+        raise RecipeError(f"no {kind.removesuffix('s')} called {name!r}{suggest(name, known)}")
+    return path

@@ -1,0 +1,63 @@
+"""Errors a user can cause or cure. Each message says what was found, what was expected, and what to do.
+
+    HarnessError
+    ├── RecipeError      a recipe or machine file is wrong or unknown
+    ├── InputError       a dataset, model, prompt set or response file is missing or damaged
+    ├── StaleError       a directory holds work made under another identity
+    ├── BusyError        another process works in the run directory
+    ├── MachineError     the machine cannot do what the recipe asks (batch, memory, disk)
+    ├── JudgeError       the judge's endpoint is down or refuses
+    ├── TrainingError    the loss is not finite, or the step-0 check failed
+    └── StageError       a stage's process failed
+
+The CLI prints them as one line without a traceback and exits with code 1; anything else is a defect of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class HarnessError(Exception):
+    """The root: `str(error)` is the whole message for the user."""
+
+
+class RecipeError(HarnessError):
+    """A recipe or machine is unknown, misspelt, unpinned or contradicts itself."""
+
+
+class InputError(HarnessError):
+    """Something a stage reads is missing, empty or damaged."""
+
+
+class StaleError(HarnessError):
+    """A stage directory was made under another identity than the recipe's."""
+
+
+class BusyError(HarnessError):
+    """The run directory is in use by another process."""
+
+
+class MachineError(HarnessError):
+    """The machine cannot run this recipe as described."""
+
+
+class JudgeError(HarnessError):
+    """The judge could not be reached or refused."""
+
+
+class TrainingError(HarnessError):
+    """Training produced a value that must not be trained on."""
+
+
+class StageError(HarnessError):
+    """The process of a stage ended with an error."""
+
+
+def suggest(found: str, known: Iterable[str]) -> str:
+    """'; did you mean ...?' for a near match among `known`, and what exists."""
+    known = sorted(known)
+    close = difflib.get_close_matches(found, known, n=1, cutoff=0.5)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"{hint} (known: {', '.join(known)})"

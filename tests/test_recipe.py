@@ -1,0 +1,85 @@
+"""Recipes are frozen data; what is misspelt, unpinned or unexplained is an error."""
+
+from pathlib import Path
+
+import pytest
+
+from harness import paper
+from harness import recipe as recipes
+from harness.deviation import deviations, flatten
+from harness.errors import RecipeError
+from harness.recipe import Iteration, ModelRef, Recipe, build, load, replace
+
+STATED = {field: fact.value for field, fact in paper.SETTINGS.items()}
+
+
+def test_misspelt_recipe_gets_a_suggestion() -> None:
+    """A wrong name says which one was probably meant."""
+    with pytest.raises(RecipeError, match="did you mean 'zephyr-7b'"):
+        load("zephir-7b")
+
+
+def test_misspelt_field_gets_a_suggestion() -> None:
+    """An unknown field is an error that names the near one."""
+    with pytest.raises(RecipeError, match="Iteration has no field 'learning_rat'; did you mean 'learning_rate'"):
+        build(Iteration, beta=0.1, learning_rat=1e-7, pairs_from=(0,))
+
+
+def test_misspelt_field_in_a_file_names_the_file(tmp_path: Path) -> None:
+    """The same holds for a recipe file of the user's."""
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from harness.recipe import load, replace, Sampling\n"
+        "recipe = replace(load('zephyr-7b'), name='mine', sampling=Sampling(temprature=1.0, max_new_tokens=3))\n"
+    )
+    with pytest.raises(RecipeError, match=r"mine\.py: Sampling has no field 'temprature'; did you mean 'temperature'"):
+        load(str(file))
+
+
+@pytest.mark.parametrize("revision", [None, "main", "ac6e600"])
+def test_unpinned_revision_is_refused(revision: str | None) -> None:
+    """A Hub model needs a 40-hex commit."""
+    with pytest.raises(RecipeError, match="expected a 40-hex commit"):
+        build(ModelRef, source="hub", name="alignment-handbook/zephyr-7b-sft-full", revision=revision)
+
+
+def test_pairs_come_from_iterations_that_exist() -> None:
+    """Iteration 0 cannot train on the responses of iteration 1."""
+    with pytest.raises(RecipeError, match=r"iterations.0.pairs_from"):
+        replace(load("zephyr-7b"), name="mine", iterations=(Iteration(beta=0.1, learning_rate=1e-7, pairs_from=(1,)),))
+
+
+def test_changed_recipe_needs_its_own_name() -> None:
+    """`replace` without a name is refused, since results are kept by name."""
+    with pytest.raises(RecipeError, match="gives no name"):
+        replace(load("zephyr-7b"), seed=1)
+
+
+@pytest.mark.parametrize("name", sorted(recipes.available()))
+def test_every_deviation_has_its_reason_and_every_reason_a_deviation(name: str) -> None:
+    """Where a recipe parts from the paper's text it says why; a reason without a deviation is a leftover."""
+    recipe = load(name)
+    found = deviations(recipe, STATED, paper.NOT_STATED)
+    assert [item.field for item in found if not item.reason] == []
+    fields = {item.field for item in found}
+    unused = [key for key in recipe.because if not any(field == key or field.startswith(key + ".") for field in fields)]
+    assert unused == []
+
+
+@pytest.mark.parametrize("name", sorted(recipes.available()))
+def test_recipe_name_is_its_files_name(name: str) -> None:
+    """`harness reproduce NAME` writes to results/NAME."""
+    assert load(name).name == name
+
+
+def test_recipe_survives_json() -> None:
+    """What is written to RUN/recipe.json reads back equal."""
+    recipe = load("zephyr-7b-release")
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+
+
+def test_flatten_reaches_every_leaf() -> None:
+    """Nested models become dotted paths; tuples of numbers stay whole."""
+    flat = flatten(load("zephyr-7b"))
+    assert flat["iterations.3.beta"] == 5.0
+    assert flat["iterations.3.pairs_from"] == (2, 3)
