@@ -1,0 +1,281 @@
+"""The only code that knows the layout on disk: what a stage is, what it leaves behind, and whether that may be used.
+
+    RUN/recipe.json            the recipe as planned
+    RUN/iter1/train/
+        stage.json             first: fingerprint, the whole spec, inputs, provenance of every launch
+        ...                    outputs
+        done.json              last, by rename: outputs with size and sha256, seconds, peak memory
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from harness.deviation import flatten
+from harness.errors import BusyError, InputError, MachineError
+from harness.machine import Machine
+from harness.recipe import Model, Strict
+
+State = Literal["missing", "partial", "done", "stale"]
+STAGE_FILE, DONE_FILE, RECIPE_FILE = "stage.json", "done.json", "recipe.json"
+
+
+class Stage(Strict):
+    """One step of the plan. `inputs` maps a role ('policy', 'prompts', 'responses0') to the path of the stage that makes it.
+
+    `fingerprint` is sha256 of canonical JSON of (kind, spec, versions, fingerprints of the inputs).
+    """
+
+    path: str
+    kind: str
+    spec: dict[str, Any]
+    versions: dict[str, int] = {}
+    inputs: dict[str, str] = {}
+    input_fingerprints: dict[str, str] = {}
+    fingerprint: str
+
+
+class Accepted(Strict):
+    """A stage kept by hand although its identity changed."""
+
+    fingerprint: str
+    difference: list[tuple[str, Any, Any]]
+    because: str
+
+
+class Launch(Strict):
+    """`stage.json`: the stage, the machine of the last launch, and where each launch came from."""
+
+    stage: Stage
+    machine: Machine
+    input_contents: dict[str, str] = {}
+    launches: list[dict[str, Any]] = []
+    accepted: list[Accepted] = []
+
+
+class Output(Strict):
+    """A file a stage left: bytes and sha256."""
+
+    size: int
+    sha256: str
+
+
+class Record(Strict):
+    """`done.json`. `content` is the sha256 of the outputs' names and hashes; `peak_memory_mb` is the process's own."""
+
+    fingerprint: str
+    outputs: dict[str, Output]
+    content: str
+    seconds: float
+    peak_memory_mb: float
+
+
+class Score(Strict):
+    """A task's result. `value` is in percent (MT-Bench: points of 10), None when unscored; `stderr` in the same unit.
+
+    `values` holds each question's own score under its id, None where it could not be read: the pairing for comparisons.
+    `protocol` is everything two scores must share to stand in one column.
+    """
+
+    benchmark: str
+    task: str
+    metric: str
+    value: float | None
+    stderr: float | None
+    n: int
+    n_unscored: int = 0
+    shots: int | None = None
+    limit: int | None = None
+    protocol: dict[str, Any] = {}
+    values: dict[str, float | None] = {}
+    details: dict[str, Any] = {}
+
+
+class RunDir:
+    """A run's directory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def stage_dir(self, stage_path: str) -> Path:
+        return self.path / stage_path
+
+    def state(self, stage: Stage) -> State:
+        """Whether `stage` is missing, partial, done, or held by work of another identity."""
+        launch = self.launch(stage.path)
+        if launch is None:
+            return "missing"
+        if launch.stage.fingerprint != stage.fingerprint:
+            return "stale"
+        return "done" if (self.stage_dir(stage.path) / DONE_FILE).exists() else "partial"
+
+    def launch(self, stage_path: str) -> Launch | None:
+        """What `stage.json` holds, or None."""
+        path = self.stage_dir(stage_path) / STAGE_FILE
+        return read_model(Launch, path) if path.exists() else None
+
+    def record(self, stage_path: str) -> Record | None:
+        """What `done.json` holds, or None."""
+        path = self.stage_dir(stage_path) / DONE_FILE
+        return read_model(Record, path) if path.exists() else None
+
+    def begin(self, stage: Stage, machine: Machine, provenance: dict[str, Any]) -> None:
+        """Write `stage.json` for a launch; the inputs must be done and of the recorded sizes."""
+        earlier = self.launch(stage.path)
+        launch = Launch(
+            stage=stage,
+            machine=machine,
+            input_contents={role: self.checked_content(path) for role, path in stage.inputs.items()},
+            launches=[*(earlier.launches if earlier else []), provenance],
+            accepted=earlier.accepted if earlier else [],
+        )
+        write_atomic(self.stage_dir(stage.path) / STAGE_FILE, dump(launch))
+
+    def checked_content(self, stage_path: str) -> str:
+        """The content hash of a finished stage whose files still have the recorded sizes."""
+        record = self.record(stage_path)
+        if record is None:
+            raise InputError(f"{stage_path} is not finished; run it first")
+        for name, output in record.outputs.items():
+            path = self.stage_dir(stage_path) / name
+            size = path.stat().st_size if path.exists() else None
+            if size != output.size:
+                found = "is missing" if size is None else f"has {size} bytes"
+                raise InputError(
+                    f"{stage_path}/{name} {found}, its record says {output.size} bytes; "
+                    f"remove {stage_path}/{DONE_FILE} and run again to rebuild what is missing"
+                )
+        return record.content
+
+    def finish(self, stage: Stage, seconds: float, peak_memory_mb: float) -> Record:
+        """Hash the outputs and write `done.json`."""
+        folder = self.stage_dir(stage.path)
+        outputs = {str(path.relative_to(folder)): hash_file(path) for path in sorted(_outputs(folder))}
+        record = Record(
+            fingerprint=stage.fingerprint,
+            outputs=outputs,
+            content=digest({name: output.sha256 for name, output in outputs.items()}),
+            seconds=round(seconds, 2),
+            peak_memory_mb=round(peak_memory_mb, 1),
+        )
+        write_atomic(folder / DONE_FILE, dump(record))
+        return record
+
+    def stages(self) -> list[str]:
+        """Paths of the stages found on disk."""
+        return sorted(str(path.parent.relative_to(self.path)) for path in self.path.rglob(STAGE_FILE))
+
+    @contextmanager
+    def lock(self) -> Iterator[int]:
+        """Hold the run directory; the descriptor goes to each stage's process, so an orphaned stage keeps it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(self.path / ".lock", "a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EACCES):
+                    raise
+                file.seek(0)
+                raise BusyError(f"{self.path} is in use by {file.read().strip() or 'another process'}; wait for it or stop it") from None
+            file.seek(0)
+            file.truncate()
+            file.write(f"pid {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+            yield file.fileno()
+
+
+def canonical(value: Any) -> str:
+    """JSON that is the same for equal values; what cannot be encoded the same way twice is an error."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def make_stage(
+    path: str, kind: str, spec: BaseModel, versions: Mapping[str, int], inputs: Mapping[str, Stage]
+) -> Stage:
+    """A `Stage` with its fingerprint."""
+    values = spec.model_dump(mode="json")
+    fingerprints = {role: stage.fingerprint for role, stage in inputs.items()}
+    return Stage(
+        path=path,
+        kind=kind,
+        spec=values,
+        versions=dict(versions),
+        inputs={role: stage.path for role, stage in inputs.items()},
+        input_fingerprints=fingerprints,
+        fingerprint=digest([kind, values, dict(versions), fingerprints]),
+    )
+
+
+def difference(found: Stage, planned: Stage) -> list[tuple[str, Any, Any]]:
+    """(field, on disk, planned) for each field that made the identities differ."""
+    old, new = (
+        flatten({"kind": s.kind, "spec": s.spec, "versions": s.versions, "inputs": s.input_fingerprints}) for s in (found, planned)
+    )
+    return [(field, old.get(field), new.get(field)) for field in sorted({*old, *new}) if old.get(field) != new.get(field)]
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write beside, flush to disk, rename: a reader sees the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".tmp")
+    with naming_full_disk(path):
+        with open(beside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+
+
+@contextmanager
+def naming_full_disk(path: Path) -> Iterator[None]:
+    """Turn ENOSPC into an error that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        free = shutil.disk_usage(path.parent if path.parent.exists() else Path.cwd()).free
+        raise MachineError(
+            f"disk full while writing {path.name} ({free / 2**20:.0f} MiB free); nothing finished is lost: free space and run the same command again"
+        ) from None
+
+
+def dump(value: BaseModel) -> bytes:
+    """Indented JSON of a model, newline at the end."""
+    return (value.model_dump_json(indent=1) + "\n").encode()
+
+
+def read_model(kind: type[Model], path: Path) -> Model:
+    """A model from its file; a damaged file is an `InputError`."""
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} is not a readable {kind.__name__.lower()} ({reason}); restore it or remove its directory") from None
+
+
+def hash_file(path: Path) -> Output:
+    with open(path, "rb") as file:
+        return Output(size=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def _outputs(folder: Path) -> Iterator[Path]:
+    for path in folder.rglob("*"):
+        if path.is_file() and path.name not in (STAGE_FILE, DONE_FILE) and not path.name.endswith(".tmp"):
+            yield path

