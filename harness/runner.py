@@ -1,0 +1,215 @@
+"""Walk the plan: skip what is done, continue what is not, refuse what was made under another identity.
+
+Each stage is a subprocess given one directory, so its memory is really freed and it can be run by hand: `harness stage DIR`.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from harness import provenance
+from harness.artifact import (
+    DONE_FILE,
+    RECIPE_FILE,
+    Accepted,
+    Launch,
+    RunDir,
+    Stage,
+    State,
+    difference,
+    dump,
+    hash_file,
+    write_atomic,
+)
+from harness.errors import HarnessError, InputError, StageError, StaleError, suggest
+from harness.machine import Machine
+from harness.plan import plan
+from harness.recipe import Recipe
+
+USER_ERROR_EXIT = 1
+Announce = Callable[[str], None]
+
+
+class Found(NamedTuple):
+    """A planned stage and what stands on disk in its place."""
+
+    stage: Stage
+    state: State
+
+
+class Damage(NamedTuple):
+    """A file that is not what its record says."""
+
+    path: str
+    reason: str
+
+
+def survey(recipe: Recipe, run: RunDir) -> list[Found]:
+    """The state of every planned stage."""
+    return [Found(stage, run.state(stage)) for stage in plan(recipe)]
+
+
+def reproduce(recipe: Recipe, run: RunDir, machine: Machine, only: str | None, announce: Announce) -> int:
+    """Run what is missing of `recipe` in `run`, or of the stages matching the glob `only`; return how many stages ran."""
+    stages = _selected(plan(recipe), only)
+    with run.lock() as lock:
+        _refuse_stale(recipe, run)
+        write_atomic(run.path / RECIPE_FILE, dump(recipe))
+        write_atomic(run.path / ".gitignore", b"checkpoint/\nresponses/\nsamples/\nprompts.jsonl\nopponent_logps*\n*.tmp\n.lock\n")
+        ran = 0
+        for number, stage in enumerate(stages, 1):
+            title = f"[{number}/{len(stages)}] {stage.path}"
+            if run.state(stage) == "done":
+                run.checked_content(stage.path)
+                announce(f"{title}: done earlier")
+                continue
+            announce(f"{title}: {'continues' if run.state(stage) == 'partial' else 'starts'}")
+            seconds = _launch(stage, run, machine, lock)
+            announce(f"{title}: finished in {seconds:.1f} s")
+            ran += 1
+        return ran
+
+
+def run_stage(directory: Path) -> None:
+    """The body of a stage's own process: read `stage.json`, do the work in `directory`."""
+    launch = RunDir(directory).launch(".")
+    if launch is None:
+        raise InputError(f"{directory} has no stage.json; expected a stage's directory such as results/tiny/iter0/train")
+    stage = launch.stage
+    root = directory
+    for _ in Path(stage.path).parts:
+        root = root.parent
+    module = importlib.import_module(f"harness.{stage.kind}")
+    module.run(stage.spec, {role: root / path for role, path in stage.inputs.items()}, directory, launch.machine)
+
+
+def accept(recipe: Recipe, run: RunDir, stage_path: str, because: str) -> list[tuple[str, Any, Any]]:
+    """Keep the finished work at `stage_path` under the recipe's identity; the difference and the reason are recorded beside it."""
+    planned = {stage.path: stage for stage in plan(recipe)}
+    if stage_path not in planned:
+        raise InputError(f"the recipe plans no stage {stage_path!r}{suggest(stage_path, planned)}")
+    with run.lock():
+        launch, record = run.launch(stage_path), run.record(stage_path)
+        if launch is None or record is None:
+            raise InputError(f"{stage_path} is not finished; only finished work can be accepted")
+        found = difference(launch.stage, planned[stage_path])
+        if not found:
+            raise InputError(f"{stage_path} already has the recipe's identity; nothing to accept")
+        entry = Accepted(fingerprint=launch.stage.fingerprint, difference=found, because=because)
+        kept = launch.model_copy(update={"stage": planned[stage_path], "accepted": [*launch.accepted, entry]})
+        folder = run.stage_dir(stage_path)
+        write_atomic(folder / DONE_FILE, dump(record.model_copy(update={"fingerprint": planned[stage_path].fingerprint})))
+        write_atomic(folder / "stage.json", dump(kept))
+    return found
+
+
+def verify(run: RunDir) -> tuple[list[Damage], list[str], int]:
+    """Re-hash every finished stage's outputs: (damage, files absent because they are not committed, files checked)."""
+    damage: list[Damage] = []
+    absent: list[str] = []
+    checked = 0
+    for path in run.stages():
+        record, launch = run.record(path), run.launch(path)
+        if record is None or launch is None:
+            damage.append(Damage(path, "not finished"))
+            continue
+        if record.fingerprint != launch.stage.fingerprint:
+            damage.append(Damage(path, "done.json and stage.json disagree about the fingerprint"))
+        damage += _input_damage(run, launch)
+        for name, output in record.outputs.items():
+            file = run.stage_dir(path) / name
+            if not file.exists():
+                absent.append(f"{path}/{name}")
+                continue
+            checked += 1
+            if hash_file(file) != output:
+                damage.append(Damage(f"{path}/{name}", "its bytes differ from the recorded sha256"))
+    return damage, absent, checked
+
+
+def _input_damage(run: RunDir, launch: Launch) -> list[Damage]:
+    damage = []
+    for role, path in launch.stage.inputs.items():
+        record = run.record(path)
+        if record is None or record.content != launch.input_contents.get(role):
+            damage.append(Damage(launch.stage.path, f"was made from other bytes of {path} than those there now"))
+    return damage
+
+
+def _selected(stages: Sequence[Stage], only: str | None) -> list[Stage]:
+    selected = [stage for stage in stages if only is None or fnmatch.fnmatch(stage.path, only)]
+    if not selected:
+        raise InputError(f"--only {only!r} matches no stage{suggest(str(only), [stage.path for stage in stages])}")
+    return selected
+
+
+def _refuse_stale(recipe: Recipe, run: RunDir) -> None:
+    stale = [found.stage for found in survey(recipe, run) if found.state == "stale"]
+    if not stale:
+        return
+    lines = []
+    for stage in stale:
+        launch = run.launch(stage.path)
+        assert launch is not None
+        own = [item for item in difference(launch.stage, stage) if not item[0].startswith("inputs.")]
+        lines += [f"  {stage.path}: {field.removeprefix('spec.')} is {old!r} on disk, {new!r} in the recipe" for field, old, new in own]
+        if not own:
+            lines.append(f"  {stage.path}: follows from its inputs {', '.join(sorted(launch.stage.inputs.values()))}")
+    raise StaleError(
+        f"{len(stale)} stage(s) in {run.path} were made under another identity:\n"
+        + "\n".join(lines)
+        + "\nways out: give the changed recipe a name of its own (or --out DIR); "
+        'keep a stage with `harness accept RECIPE STAGE --because "..."`; or remove its directory to make it again'
+    )
+
+
+def _launch(stage: Stage, run: RunDir, machine: Machine, lock: int) -> float:
+    """Run one stage's process to its end and write its record; return its seconds."""
+    directory = run.stage_dir(stage.path)
+    run.begin(stage, machine, provenance.collect())
+    began = time.monotonic()
+    process = subprocess.Popen(_command(stage, machine, directory), env={**os.environ, **machine.env}, pass_fds=(lock,))
+    try:
+        _, status, usage = os.wait4(process.pid, 0)
+    except KeyboardInterrupt:
+        process.wait()
+        raise StageError(f"{stage.path} was interrupted; the same command continues it") from None
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        raise StageError(_failure(stage, process.returncode))
+    seconds = time.monotonic() - began
+    run.finish(stage, seconds, usage.ru_maxrss / 1024)
+    return seconds
+
+
+def _command(stage: Stage, machine: Machine, directory: Path) -> list[str]:
+    launcher = machine.launcher if stage.kind == "train" else ("{python}",)
+    return [*(part.format(python=sys.executable) for part in launcher), "-m", "harness", "stage", str(directory)]
+
+
+def _failure(stage: Stage, code: int) -> str:
+    if code == USER_ERROR_EXIT:
+        return f"{stage.path} stopped; what it had finished is kept, and the same command continues it"
+    if code == -9:
+        return f"{stage.path} was killed (signal 9): out of memory, or by hand; a smaller batch in the machine file needs less memory"
+    return f"{stage.path} ended with exit code {code} (its traceback is above); this is a defect unless the machine failed"
+
+
+def read_recipe(run: RunDir) -> Recipe:
+    """The recipe a run directory was made with."""
+    path = run.path / RECIPE_FILE
+    if not path.exists():
+        raise InputError(f"{run.path} holds no {RECIPE_FILE}; expected the directory of a run such as results/tiny")
+    try:
+        return Recipe.model_validate(json.loads(path.read_bytes()))
+    except ValueError as error:
+        raise HarnessError(f"{path} is not a readable recipe: {str(error).splitlines()[0]}") from None
