@@ -1,0 +1,1 @@
+"""Sources of instruction data: where prompts and real responses come from."""

@@ -1,0 +1,38 @@
+"""Shared fixtures: where the evaluation sets lie offline, and models small enough for a unit test."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).parent.parent.parent / "shared"
+OFFLINE_CACHE = SHARED / "hf_home"
+
+if OFFLINE_CACHE.is_dir():  # read by huggingface_hub and datasets when they are imported
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["HF_HUB_CACHE"] = str(OFFLINE_CACHE / "hub")
+    os.environ.setdefault("HF_DATASETS_CACHE", str(Path(tempfile.gettempdir()) / f"harness-datasets-{os.getuid()}"))
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+@pytest.fixture(scope="session")
+def hf_cache() -> Path:
+    """The offline Hugging Face cache, its `datasets/` copied to a writable place."""
+    if not OFFLINE_CACHE.is_dir():
+        pytest.skip("the offline evaluation sets are not beside this checkout")
+    target = Path(os.environ["HF_DATASETS_CACHE"])
+    if not target.exists():
+        shutil.copytree(OFFLINE_CACHE / "datasets", target)
+    return target
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Instructions and judgments kept outside the repository."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip("the development data is not beside this checkout")
+    return SHARED / "data"
