@@ -1,0 +1,81 @@
+"""The log-probabilities of a global batch: put together from micro-batches and processes, checked, and summed up for the log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from harness.components import PairLogps
+from harness.errors import TrainingError
+from harness.logps import Group
+from harness.opponent import FILE, Logps, key_of
+
+Objective = Callable[[PairLogps, float], Tensor]
+
+STEP_0_TOLERANCE = {"fp32": 0.02, "bf16": 1.0}
+"""How far the mean margin may be from 0 before the first step, in nats: what two batchings of the same model may differ by."""
+
+
+def pair_logps(scored: Tensor, groups: Sequence[Group], opponent: Mapping[str, Logps], mean_real_tokens: Tensor) -> PairLogps:
+    """`scored` (B, num_branches) with the opponent's values beside it."""
+    real_tokens = torch.tensor([len(group.branches[0]) for group in groups], device=scored.device)
+    if scored.shape[1] == 1:
+        return PairLogps(scored[:, 0], None, None, None, real_tokens, mean_real_tokens)
+    fixed = torch.tensor([opponent[key_of(group)] for group in groups], device=scored.device)
+    return PairLogps(scored[:, 0], scored[:, 1], fixed[:, 0], fixed[:, 1], real_tokens, mean_real_tokens)
+
+
+def gather(accelerator: Accelerator, parts: Sequence[PairLogps]) -> PairLogps:
+    """The whole global batch without gradient, process after process."""
+
+    def whole(field: str) -> Any:
+        values = [getattr(part, field) for part in parts]
+        return None if values[0] is None else accelerator.gather(torch.cat(values).detach())
+
+    per_pair = PairLogps._fields[:-1]
+    return PairLogps(**{field: whole(field) for field in per_pair}, mean_real_tokens=parts[0].mean_real_tokens)
+
+
+def check_finite(losses: Tensor, prompt_ids: Sequence[str]) -> None:
+    """Raise `TrainingError` naming the prompts whose loss is not finite."""
+    bad = [prompt_id for prompt_id, finite in zip(prompt_ids, losses.isfinite().tolist(), strict=True) if not finite]
+    if bad:
+        raise TrainingError(
+            f"the loss is not finite for {len(bad)} of {len(prompt_ids)} pairs of the batch, prompts {', '.join(bad[:5])}; the step was "
+            "not taken: look at these pairs, or lower the learning rate or beta"
+        )
+
+
+def check_start(objective: Objective, whole: PairLogps, beta: float, precision: str) -> None:
+    """Before the first step policy and opponent are equal, so the loss must be the objective's at zero margin (ln 2 for SPIN)."""
+    if whole.opponent_real is None:
+        return
+    equal = whole._replace(opponent_real=whole.policy_real, opponent_generated=whole.policy_generated)
+    found, expected = (float(objective(some, beta).mean()) for some in (whole, equal))
+    if abs(found - expected) > beta * STEP_0_TOLERANCE[precision]:
+        raise TrainingError(
+            f"the loss before the first step is {found:.4f}, expected {expected:.4f} since policy and opponent are still the same model; "
+            f"remove {FILE} and run again"
+        )
+
+
+def rewards(whole: PairLogps, beta: float) -> dict[str, float | None]:
+    """What is logged of a step, as means over the global batch; None where there is no such response."""
+    if whole.policy_generated is None or whole.opponent_real is None or whole.opponent_generated is None:
+        absent = ("margin", "rewards/real", "rewards/generated", "rewards/accuracy", "rewards/margin", "logps/generated")
+        return {**dict.fromkeys(absent), "logps/real": float(whole.policy_real.mean())}
+    real, generated = whole.policy_real - whole.opponent_real, whole.policy_generated - whole.opponent_generated
+    values = {
+        "margin": real - generated,
+        "rewards/real": beta * real,
+        "rewards/generated": beta * generated,
+        "rewards/accuracy": (real > generated).float(),
+        "rewards/margin": beta * (real - generated),
+        "logps/real": whole.policy_real,
+        "logps/generated": whole.policy_generated,
+    }
+    return {name: float(value.mean()) for name, value in values.items()}

@@ -1,0 +1,152 @@
+"""The shared-prompt scorer equals scoring each prompt + response alone."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    GemmaConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    PretrainedConfig,
+    Qwen2Config,
+)
+
+from harness.errors import InputError
+from harness.logps import Group, GroupScorer, group_logps, score_groups, shares_prompts
+
+VOCABULARY = 97
+SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+}
+FAMILIES: dict[str, Callable[[], PretrainedConfig]] = {
+    "llama": lambda: LlamaConfig(**SIZES),
+    "llama_tied": lambda: LlamaConfig(**SIZES, tie_word_embeddings=True),
+    "mistral_window_5": lambda: MistralConfig(**SIZES, sliding_window=5),
+    "mistral_no_window": lambda: MistralConfig(**SIZES, sliding_window=None),
+    "qwen2": lambda: Qwen2Config(**SIZES),
+    "qwen2_window_5": lambda: Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=5, max_window_layers=1),
+    "gemma": lambda: GemmaConfig(**SIZES, head_dim=8),
+    "gpt2": lambda: GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=128),
+}
+
+
+def tiny_model(config: PretrainedConfig) -> nn.Module:
+    torch.manual_seed(0)
+    model: nn.Module = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
+    for weight in model.parameters():
+        nn.init.normal_(weight, std=0.2)
+    return model
+
+
+def random_groups(*, hidden_keys: bool = False, num_branches: int = 2) -> list[Group]:
+    draw = random.Random(1)
+    groups = []
+    for _ in range(3):
+        prompt, *branches = ([draw.randrange(VOCABULARY) for _ in range(draw.randint(1, 12))] for _ in range(num_branches + 1))
+        group = Group(prompt, branches)
+        if hidden_keys:
+            keys = [[True, *(draw.random() < 0.7 for _ in part[1:])] for part in (prompt, *branches)]
+            group = group._replace(prompt_keys=keys[0], branch_keys=keys[1:])
+        groups.append(group)
+    return groups
+
+
+def alone(model: nn.Module, group: Group, i: int) -> tuple[Tensor, bool]:
+    """Reference: one sequence, no padding, full logits, log_softmax."""
+    branch = group.branches[i]
+    tokens = torch.tensor([group.prompt + branch])
+    keys = torch.tensor(
+        [(group.prompt_keys or [True] * len(group.prompt)) + (group.branch_keys[i] if group.branch_keys else [True] * len(branch))]
+    )
+    logps = model(input_ids=tokens, attention_mask=keys.long()).logits[0].float().log_softmax(-1)[len(group.prompt) - 1 : -1]
+    picked = logps.gather(1, torch.tensor(branch)[:, None])
+    return picked.sum(), bool((logps.argmax(-1) == torch.tensor(branch)).all())
+
+
+def relative_error(ours: Tensor, reference: Tensor) -> float:
+    return float(((ours - reference).norm() / reference.norm()).detach())
+
+
+@pytest.mark.parametrize("hidden_keys", [False, True], ids=["all_keys", "hidden_keys"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_shared_rows_equal_single_sequences_gradients_included(family: str, hidden_keys: bool) -> None:
+    """Promise: log-probabilities and gradients equal the one-sequence-at-a-time computation to 1e-5, for every family."""
+    model = tiny_model(FAMILIES[family]())
+    groups = random_groups(hidden_keys=hidden_keys)
+    weights = torch.tensor([[1.0, -2.0], [0.5, 3.0], [-1.0, 0.25]])
+
+    ours = group_logps(model, groups, chunk_tokens=4)
+    gradients = torch.autograd.grad((ours * weights).sum(), list(model.parameters()))
+    reference = torch.stack([torch.stack([alone(model, group, i)[0] for i in range(2)]) for group in groups])
+    expected = torch.autograd.grad((reference * weights).sum(), list(model.parameters()))
+
+    assert relative_error(ours, reference) < 1e-5
+    whole = [torch.cat([g.flatten() for g in some]) for some in (gradients, expected)]
+    assert relative_error(whole[0], whole[1]) < 1e-5
+    assert shares_prompts(model) == (family != "gpt2")
+
+
+def test_eager_attention_takes_the_padded_path() -> None:
+    """Promise: a model whose attention would misread a boolean mask is scored by the plain path, and rightly."""
+    model = tiny_model(LlamaConfig(**SIZES))
+    groups = random_groups()
+    shared = group_logps(model, groups)
+    model.set_attn_implementation("eager")  # type: ignore[operator]
+    assert not shares_prompts(model)
+    assert relative_error(group_logps(model, groups), shared) < 1e-5
+
+
+def test_scores_for_evaluation_agree_with_the_reference() -> None:
+    """Promise: any number of branches; `is_greedy` is what greedy decoding would have said; no gradient is kept."""
+    model = tiny_model(LlamaConfig(**SIZES))
+    prompt = [5, 6, 7]
+    best = [int(model(torch.tensor([prompt])).logits[0, -1].argmax())]
+    best.append(int(model(torch.tensor([prompt + best])).logits[0, -1].argmax()))
+    groups = [Group(prompt, [best, [best[0], (best[1] + 1) % VOCABULARY], [1]]), Group([9], [[3], []])]
+    scores = score_groups(model, groups)
+    assert [score.is_greedy for score in scores[0][:2]] == [True, False]
+    assert [len(some) for some in scores] == [3, 2]
+    for i in range(3):
+        logp, greedy = alone(model, groups[0], i)
+        assert math.isclose(scores[0][i].logp, logp.item(), rel_tol=1e-5)
+        assert scores[0][i].is_greedy == greedy
+    assert scores[1][1] == (0.0, True)
+
+
+def test_chunks_do_not_change_the_result() -> None:
+    """Promise: the size of the chunks is a matter of memory only."""
+    model = tiny_model(LlamaConfig(**SIZES))
+    groups = random_groups(num_branches=3)
+    torch.testing.assert_close(group_logps(model, groups, chunk_tokens=1), group_logps(model, groups, chunk_tokens=10_000))
+
+
+def test_scorer_module_is_the_function() -> None:
+    """Promise: wrapping the scorer for DDP does not change what is computed."""
+    model = tiny_model(LlamaConfig(**SIZES))
+    assert torch.equal(GroupScorer(model)(random_groups()), group_logps(model, random_groups()))
+
+
+def test_empty_prompt_is_an_error() -> None:
+    """Promise: without a prompt token nothing predicts the first token, and that is said."""
+    with pytest.raises(InputError, match="no tokens"):
+        group_logps(tiny_model(LlamaConfig(**SIZES)), [Group([], [[1], [2]])])
+
+
+def test_groups_of_different_sizes_are_refused() -> None:
+    """Promise: the differentiable form is rectangular."""
+    with pytest.raises(ValueError, match="number of branches"):
+        group_logps(tiny_model(LlamaConfig(**SIZES)), [Group([1], [[1], [2]]), Group([1], [[1]])])
