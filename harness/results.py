@@ -1,0 +1,153 @@
+"""What a table is, as frozen data: the layout of tables.json. harness/tables.py fills it, harness/rendering.py prints it.
+
+Differences are always `row - against`. Units: percent, MT-Bench points of 10, or nats, as the column says. None is unknown.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from harness.recipe import Strict
+
+LAYOUT = 1
+"""Version of the layout of tables.json; it grows when a field changes its meaning or goes away."""
+
+Unit = Literal["percent", "points", "nats"]
+
+
+class Column(Strict):
+    """A task. `metric`, `shots`, `limit` and `n` are those of the first scored row; `protocol` is the recipe's name for the rules."""
+
+    label: str
+    benchmark: str | None
+    task: str
+    metric: str
+    unit: Unit
+    lower_is_better: bool
+    protocol: str | None
+    shots: int | None
+    limit: int | None
+    n: int | None
+
+
+class Delta(Strict):
+    """`row - against`, paired over `n` questions, with its 95 % interval. `p` is two-sided; `p_holm` corrects it for the table's size."""
+
+    against: str
+    difference: float
+    low: float | None
+    high: float | None
+    n: int
+    p: float | None
+    p_holm: float | None = None
+    method: str
+
+
+class Published(Strict):
+    """A published number: where it stands and under which rules it was made."""
+
+    value: float
+    table: str
+    protocol: str
+    where: str
+
+
+class Cell(Strict):
+    """One row's result on one column. `comparable` and `reasons` speak about `published`; None means nothing was published.
+
+    status: scored; unscored (answered, not one verdict readable); incomplete (an average that lacks tasks); not run.
+    """
+
+    row: str
+    column: str
+    status: Literal["scored", "unscored", "incomplete", "not run"]
+    value: float | None = None
+    stderr: float | None = None
+    n: int | None = None
+    n_unscored: int = 0
+    delta: Delta | None = None
+    published: Published | None = None
+    comparable: bool | None = None
+    reasons: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class PublishedTable(Strict):
+    """Numbers as printed elsewhere: {row: {task: value}} over the tasks the recipe has, and why each task is not comparable to ours.
+
+    `notes` holds what the source says about a row.
+    """
+
+    table: str
+    protocol: str
+    where: str
+    rows: dict[str, dict[str, float]]
+    reasons: dict[str, tuple[str, ...]]
+    notes: dict[str, str] = {}
+
+
+class Comparison(Strict):
+    """The last iteration against another row: {column: difference}, their mean over the accuracy tasks, and what it says."""
+
+    row: str
+    against: str
+    tasks: dict[str, Delta]
+    mean: Delta | None
+    mean_over: tuple[str, ...]
+    missing: tuple[str, ...]
+    verdict: str
+
+
+class ResultTable(Strict):
+    """Everything the tables of one run show. `cells` go row by row in the order of `rows` and `columns`."""
+
+    layout: int = LAYOUT
+    recipe: str
+    summary: str
+    rows: tuple[str, ...]
+    columns: tuple[Column, ...]
+    cells: tuple[Cell, ...]
+    comparisons: tuple[Comparison, ...]
+    published: tuple[PublishedTable, ...]
+    notes: tuple[str, ...] = ()
+
+    def cell(self, row: str, column: str) -> Cell:
+        """The cell at a row's name and a column's label."""
+        return next(cell for cell in self.cells if (cell.row, cell.column) == (row, column))
+
+
+class Spread(Strict):
+    """Mean and standard deviation over the `n` runs that have a value; the mean is None until all have one."""
+
+    row: str
+    column: str
+    mean: float | None
+    sd: float | None
+    n: int
+
+
+class SeedComparison(Strict):
+    """The last iteration against another row on one column (or 'mean over tasks') in every run, and over all runs.
+
+    `pooled` pairs each question's mean over the runs; `over_seeds` is the t interval over the runs' differences.
+    """
+
+    row: str
+    against: str
+    column: str
+    per_run: tuple[Delta | None, ...]
+    pooled: Delta | None
+    over_seeds: Delta | None
+    verdict: str
+
+
+class SeedTable(Strict):
+    """Several runs of one recipe that differ in their seeds."""
+
+    layout: int = LAYOUT
+    summary: str
+    runs: tuple[str, ...]
+    rows: tuple[str, ...]
+    columns: tuple[Column, ...]
+    spreads: tuple[Spread, ...]
+    comparisons: tuple[SeedComparison, ...]
