@@ -26,7 +26,7 @@ from pydantic import BaseModel
 from harness.deviation import flatten
 from harness.errors import BusyError, InputError, MachineError
 from harness.machine import Machine
-from harness.recipe import Model, Strict
+from harness.strict import Model, Strict
 
 State = Literal["missing", "partial", "done", "stale"]
 STAGE_FILE, DONE_FILE, RECIPE_FILE = "stage.json", "done.json", "recipe.json"
@@ -252,7 +252,8 @@ def naming_full_disk(path: Path) -> Iterator[None]:
             raise
         free = shutil.disk_usage(path.parent if path.parent.exists() else Path.cwd()).free
         raise MachineError(
-            f"disk full while writing {path.name} ({free / 2**20:.0f} MiB free); nothing finished is lost: free space and run the same command again"
+            f"disk full while writing {path.name} ({free / 2**20:.0f} MiB free); nothing finished is lost: "
+            "free space and run the same command again"
         ) from None
 
 

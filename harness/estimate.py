@@ -11,7 +11,7 @@ from typing import NamedTuple
 from harness import paper
 from harness.artifact import Stage
 from harness.machine import Machine
-from harness.plan import EvaluateSpec, TrainSpec
+from harness.plan import EvaluateSpec, PromptsSpec, TrainSpec
 from harness.recipe import Benchmark, Recipe
 
 # questions in the full set, and tokens scored or generated a question at the paper's shots; counted on the real sets, rounded
@@ -63,8 +63,8 @@ def _model(recipe: Recipe, stage: Stage, machine: Machine) -> Parts:
 
 
 def _prompts(recipe: Recipe, stage: Stage, machine: Machine) -> Parts:
-    sizes = recipe.sizes
-    return 0.0, 0.0, 0.0, recipe.prompts.num_prompts * (sizes.prompt_tokens + sizes.real_tokens) * 5 / 1e9, 0
+    num, sizes = PromptsSpec.model_validate(stage.spec).prompts.num_prompts, recipe.sizes
+    return 0.0, 0.0, 0.0, num * (sizes.prompt_tokens + sizes.real_tokens) * 5 / 1e9, 0
 
 
 def _generate(recipe: Recipe, stage: Stage, machine: Machine) -> Parts:
@@ -79,11 +79,17 @@ def _train(recipe: Recipe, stage: Stage, machine: Machine) -> Parts:
     spec, sizes = TrainSpec.model_validate(stage.spec), recipe.sizes
     iterations = sum(role.startswith("responses") for role in stage.inputs)
     row = sizes.prompt_tokens + sizes.real_tokens + (sizes.generated_tokens if iterations else 0)
-    pairs = recipe.prompts.num_prompts * max(iterations, 1)
+    pairs = _num_prompts(recipe, stage) * max(iterations, 1)
     steps = spec.num_steps or spec.stop_after_epochs * (pairs // spec.global_batch_size)
     tokens = steps * spec.global_batch_size * row
     flops = sizes.num_parameters * (6 * tokens + (2 * pairs * row if iterations else 0))
     return tokens, flops, _compute_hours(machine, flops), _checkpoint_gb(recipe), 0
+
+
+def _num_prompts(recipe: Recipe, stage: Stage) -> int:
+    """Of the prompts a training reads: the recipe's, or its row's own."""
+    own = {"pretraining": recipe.pretraining, "sft": recipe.sft, **recipe.controls}.get(stage.path.split("/")[0])
+    return (own.prompts if own and own.prompts else recipe.prompts).num_prompts
 
 
 def _evaluate(recipe: Recipe, stage: Stage, machine: Machine) -> Parts:

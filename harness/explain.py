@@ -15,8 +15,9 @@ from harness.comparability import AVERAGE
 from harness.deviation import flatten
 from harness.errors import HarnessError, InputError, suggest
 from harness.plan import rows
-from harness.recipe import Recipe, Strict
+from harness.recipe import Recipe
 from harness.scores import Source, leaderboard, read_recipe, read_score, sources
+from harness.strict import Strict
 
 SHORT = 12
 """Characters of a hash shown to people; JSON holds all."""

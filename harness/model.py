@@ -80,7 +80,8 @@ def _packaged_file(distribution: str, name: str, version: str | None) -> Path:
     except metadata.PackageNotFoundError:
         raise InputError(f"package {distribution} is not installed; run: pip install {distribution}=={version}") from None
     if found.version != version:
-        raise InputError(f"package {distribution} is {found.version}, the recipe pins {version}; run: pip install {distribution}=={version}")
+        pinned = f"{distribution}=={version}"
+        raise InputError(f"package {distribution} is {found.version}, the recipe pins {version}; run: pip install {pinned}")
     files = [file for file in found.files or [] if file.name == name]
     if not files:
         raise InputError(f"package {distribution} {version} holds no file {name}")

@@ -1,8 +1,8 @@
 """Recipe -> tuple of stages: the pipeline as one short text. Pure: it reads no data and runs nothing.
 
-    sft/model ─ (sft/train) ─┬─ control/train ─ control/eval/*
-    prompts ─────────────────┼─ sft/eval/*
-                             └─ iter0/generate ─ iter0/train ─ iter0/eval/* ─ iter1/generate ─ ...
+    sft/model ─ (pretraining/train) ─ (sft/train) ─┬─ control/train ─ control/eval/*
+    prompts ───────────────────────────────────────┼─ sft/eval/*
+                                                   └─ iter0/generate ─ iter0/train ─ iter0/eval/* ─ iter1/generate ─ ...
 
 Each stage's spec is the part of the recipe that can change its result, and nothing else: changing iteration 1's beta
 makes stale exactly iter1/train and what follows it.
@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 from harness.artifact import Stage, make_stage
 from harness.components import version
-from harness.recipe import Benchmark, Finetuning, ModelRef, Optimizer, PromptSource, Recipe, Sampling, Strict
+from harness.recipe import Benchmark, Finetuning, ModelRef, Optimizer, PromptSource, Recipe, Sampling
+from harness.strict import Strict
 
 PIPELINE_VERSIONS = {"train": 1, "generate": 1, "evaluate": 1, "model": 1, "prompts": 1}
 
@@ -81,19 +82,17 @@ class Policy(NamedTuple):
 
 def plan(recipe: Recipe) -> tuple[Stage, ...]:
     """Every stage of the reproduction, in an order in which each stage's inputs come before it."""
-    base = make_stage("sft/model", "model", ModelSpec(model=recipe.sft_model), _versions("model"), {})
-    prompts = make_stage(
-        "prompts", "prompts", PromptsSpec(prompts=recipe.prompts), {**_versions("prompts"), "source": version("sources", recipe.prompts.source)}, {}
-    )
-    stages = [base, prompts]
-    sft = base
-    if recipe.sft:
-        sft = _finetune(recipe, "sft/train", recipe.sft, base, prompts)
-        stages.append(sft)
+    prompts = _prompts("prompts", recipe.prompts)
+    stages = [make_stage("sft/model", "model", ModelSpec(model=recipe.sft_model), _versions("model"), {}), prompts]
+    sft = stages[0]
+    for row, tuning in (("pretraining", recipe.pretraining), ("sft", recipe.sft)):
+        if tuning:
+            stages += _finetune(recipe, row, tuning, sft, prompts)
+            sft = stages[-1]
     stages += _evaluate(recipe, Policy("sft", sft))
-    for name, control in recipe.controls.items():
-        trained = _finetune(recipe, f"{name}/train", control, sft, prompts)
-        stages += [trained, *_evaluate(recipe, Policy(name, trained))]
+    for row, control in recipe.controls.items():
+        stages += _finetune(recipe, row, control, sft, prompts)
+        stages += _evaluate(recipe, Policy(row, stages[-1]))
     return (*stages, *_iterations(recipe, sft, prompts))
 
 
@@ -148,8 +147,15 @@ def _self_play(recipe: Recipe, t: int, policy: Stage, prompts: Stage, responses:
     return make_stage(f"iter{t}/train", "train", spec, _train_versions(recipe.objective), inputs)
 
 
-def _finetune(recipe: Recipe, path: str, sft: Finetuning, policy: Stage, prompts: Stage) -> Stage:
+def _prompts(path: str, source: PromptSource) -> Stage:
+    versions = {**_versions("prompts"), "source": version("sources", source.source)}
+    return make_stage(path, "prompts", PromptsSpec(prompts=source), versions, {})
+
+
+def _finetune(recipe: Recipe, row: str, sft: Finetuning, policy: Stage, prompts: Stage) -> list[Stage]:
+    """The training of `row`, after a stage for its own prompts where it has some."""
     is_control = sft.num_epochs is None
+    own = [_prompts(f"{row}/prompts", sft.prompts)] if sft.prompts else []
     spec = _train_spec(
         recipe,
         objective="sft",
@@ -161,7 +167,8 @@ def _finetune(recipe: Recipe, path: str, sft: Finetuning, policy: Stage, prompts
         num_steps=sum(steps_of(recipe, t) for t in range(len(recipe.iterations))) if is_control else None,
         global_batch_size=sft.global_batch_size,
     )
-    return make_stage(path, "train", spec, _train_versions("sft"), {"policy": policy, "prompts": prompts})
+    inputs = {"policy": policy, "prompts": own[0] if own else prompts}
+    return [*own, make_stage(f"{row}/train", "train", spec, _train_versions("sft"), inputs)]
 
 
 def _train_spec(recipe: Recipe, **values: object) -> TrainSpec:

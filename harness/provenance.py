@@ -47,7 +47,11 @@ def _git(*args: str) -> str | None:
 
 
 def _relative(arg: str) -> str:
-    return os.path.relpath(arg) if os.path.isabs(arg) and os.path.relpath(arg)[:2] != ".." else Path(arg).name if os.path.isabs(arg) else arg
+    """A path of this machine as one seen from here, or as its last name where it lies elsewhere."""
+    if not os.path.isabs(arg):
+        return arg
+    seen = os.path.relpath(arg)
+    return Path(arg).name if seen.startswith("..") else seen
 
 
 def _processor() -> str:

@@ -10,11 +10,12 @@ import importlib.util
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from harness.errors import RecipeError, suggest
+from harness.strict import Strict, build, explain
 
 
 def shipped(folder: str) -> Path:
@@ -26,12 +27,6 @@ def shipped(folder: str) -> Path:
 RECIPES_DIR = shipped("recipes")
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]*")
 REVISION_PATTERN = re.compile(r"[0-9a-f]{40}")
-
-
-class Strict(BaseModel):
-    """Frozen data whose unknown fields are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class ModelRef(Strict):
@@ -50,7 +45,8 @@ class ModelRef(Strict):
 
     @model_validator(mode="after")
     def _is_pinned(self) -> Self:
-        return _pinned(self, self.source, self.name, self.revision)
+        _check_pinned(self.source, self.name, self.revision)
+        return self
 
 
 class PromptSource(Strict):
@@ -71,7 +67,8 @@ class PromptSource(Strict):
 
     @model_validator(mode="after")
     def _is_pinned(self) -> Self:
-        return _pinned(self, self.source, self.dataset, self.revision)
+        _check_pinned(self.source, self.dataset, self.revision)
+        return self
 
 
 class Sampling(Strict):
@@ -107,15 +104,16 @@ class Iteration(Strict):
 
 
 class Finetuning(Strict):
-    """Supervised fine-tuning on the real responses: of the base before iteration 0, or of `sft` as a control.
+    """Supervised training on real responses: of a base model as pretraining, then as `sft`, or of `sft` as a control.
 
-    A control has `num_epochs` None: it takes as many gradient steps as all iterations together.
+    `prompts` None: the recipe's own. A control has `num_epochs` None: it takes as many gradient steps as all iterations together.
     """
 
     learning_rate: float = Field(gt=0)
     num_epochs: int | None = Field(default=None, gt=0)
     global_batch_size: int = Field(gt=0)
     optimizer: Optimizer
+    prompts: PromptSource | None = None
 
 
 class Task(Strict):
@@ -160,11 +158,15 @@ class Sizes(Strict):
 
 
 class Recipe(Strict):
-    """A reproduction. Iteration t is `iterations[t]`; its opponent is the product of t-1, or `sft` at 0."""
+    """A reproduction. Iteration t is `iterations[t]`; its opponent is the product of t-1, or `sft` at 0.
+
+    `sft` is `sft_model`, after `pretraining` and a fine-tuning where the recipe has them.
+    """
 
     name: str
     summary: str
     sft_model: ModelRef
+    pretraining: Finetuning | None = None
     sft: Finetuning | None = None
     controls: dict[str, Finetuning] = {}
     prompts: PromptSource
@@ -201,17 +203,6 @@ class Recipe(Strict):
             if iteration.stop_after_epochs > iteration.schedule_epochs:
                 raise ValueError(f"iterations.{t} stops after {iteration.stop_after_epochs} of {iteration.schedule_epochs} epochs")
         return self
-
-
-Model = TypeVar("Model", bound=BaseModel)
-
-
-def build(kind: type[Model], **values: Any) -> Model:
-    """`kind(**values)` whose validation errors are `RecipeError`s with a suggestion for a misspelt field."""
-    try:
-        return kind(**values)
-    except ValidationError as error:
-        raise RecipeError(_explain(kind, error)) from None
 
 
 def replace(base: Recipe, **changes: Any) -> Recipe:
@@ -252,12 +243,13 @@ def find(name_or_file: str, known: Mapping[str, Path], what: str) -> Path:
 def load_attribute(path: Path, attribute: str) -> Any:
     """Execute the Python file at `path` and return its `attribute`."""
     spec = importlib.util.spec_from_file_location(f"harness_loaded_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except ValidationError as error:
-        raise RecipeError(f"{path.name}: {_explain(None, error)}") from None
+        raise RecipeError(f"{path.name}: {explain(None, error)}") from None
     except (SyntaxError, NameError, ImportError, TypeError) as error:
         raise RecipeError(f"{path.name}: {type(error).__name__}: {error}") from None
     if not hasattr(module, attribute):
@@ -265,7 +257,7 @@ def load_attribute(path: Path, attribute: str) -> Any:
     return getattr(module, attribute)
 
 
-def _pinned(ref: Any, source: str, name: str, revision: str | None) -> Any:
+def _check_pinned(source: str, name: str, revision: str | None) -> None:
     if source == "hub" and not REVISION_PATTERN.fullmatch(revision or ""):
         raise ValueError(
             f"{name} is pinned to revision {revision!r}; expected a 40-hex commit, since a branch or tag can be overwritten "
@@ -273,22 +265,3 @@ def _pinned(ref: Any, source: str, name: str, revision: str | None) -> Any:
         )
     if source == "package" and not revision:
         raise ValueError(f"package {name} has no revision; expected the distribution's version")
-    return ref
-
-
-def _explain(kind: type[BaseModel] | None, error: ValidationError) -> str:
-    first = min(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
-    field = ".".join(str(part) for part in first["loc"])
-    title = kind.__name__ if kind else error.title
-    if first["type"] == "extra_forbidden":
-        known = _fields_of(title, first["loc"])
-        return f"{title} has no field {field!r}{suggest(str(first['loc'][-1]), known)}"
-    found = f" (found {first['input']!r})" if isinstance(first["input"], (str, int, float)) else ""
-    return f"{title}{'.' + field if field else ''}: {first['msg'].removeprefix('Value error, ')}{found}"
-
-
-def _fields_of(title: str, loc: tuple[int | str, ...]) -> list[str]:
-    model = next((cls for cls in Strict.__subclasses__() if cls.__name__ == title), None)
-    if model is None:
-        return []
-    return list(model.model_fields)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from harness.recipe import Strict
+from harness.strict import Strict
 
 LAYOUT = 1
 """Version of the layout of tables.json; it grows when a field changes its meaning or goes away."""

@@ -81,7 +81,7 @@ def test_damaged_record_is_named(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     made = finished(run)
     (run.stage_dir(made.path) / "stage.json").write_text('{"stage": {')
-    with pytest.raises(InputError, match="stage.json is not a readable launch"):
+    with pytest.raises(InputError, match=r"stage\.json is not a readable launch"):
         run.state(made)
 
 
@@ -94,7 +94,7 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(MachineError, match="disk full while writing scores.json"):
+    with pytest.raises(MachineError, match=r"disk full while writing scores\.json"):
         write_atomic(path, b"new")
     assert path.read_bytes() == b"old"
 

@@ -19,7 +19,7 @@ from harness.recipe import Benchmark, Task
 TASKS = (Task(name="first", metric="acc"), Task(name="second", metric="acc"))
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """Stands for SIGKILL."""
 
 
@@ -39,7 +39,7 @@ class FakeBenchmark:
 
     def _score(self, task: Task) -> Result:
         if task.name == self.dies_at:
-            raise Killed
+            raise KilledError
         self.asked.append(task.name)
         score = Score(benchmark="fake", task=task.name, metric="acc", value=50.0, stderr=None, n=1, values={"q": 50.0})
         return Result(score, [{"id": "q", "text": "grüße\n"}])
@@ -73,7 +73,7 @@ def test_each_task_leaves_its_score_and_its_samples(monkeypatch: pytest.MonkeyPa
 
 def test_a_killed_stage_goes_on_with_the_tasks_that_have_no_score(monkeypatch: pytest.MonkeyPatch, policy: Path, tmp_path: Path) -> None:
     """The finished task is not asked again and the files equal those of an undisturbed run."""
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         _run(monkeypatch, FakeBenchmark(dies_at="second"), policy, tmp_path / "killed")
     resumed = FakeBenchmark()
     _run(monkeypatch, resumed, policy, tmp_path / "killed")

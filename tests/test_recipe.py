@@ -8,7 +8,8 @@ from harness import paper
 from harness import recipe as recipes
 from harness.deviation import deviations, flatten
 from harness.errors import RecipeError
-from harness.recipe import Iteration, ModelRef, Recipe, build, load, replace
+from harness.recipe import Iteration, ModelRef, Recipe, load, replace
+from harness.strict import build
 
 STATED = {field: fact.value for field, fact in paper.SETTINGS.items()}
 

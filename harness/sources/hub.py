@@ -47,8 +47,8 @@ def _named(conversations: Iterable[list[dict[str, Any]]], spec: PromptSource) ->
     missing = [prompt_id for prompt_id in spec.prompt_ids if prompt_id not in rows]
     if missing:
         raise InputError(
-            f"{spec.dataset} [{spec.split}] lacks {len(missing)} of the {len(spec.prompt_ids)} prompts the recipe names, first {missing[0]}; "
-            "check dataset and revision"
+            f"{spec.dataset} [{spec.split}] lacks {len(missing)} of the {len(spec.prompt_ids)} prompts the recipe names, "
+            f"first {missing[0]}; check dataset and revision"
         )
     return [rows[prompt_id] for prompt_id in spec.prompt_ids]
 

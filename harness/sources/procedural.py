@@ -16,7 +16,8 @@ The items of a prompt are distinct letters. Hence ``log p(response | prompt) = -
 for a valid response and ``-inf`` for any other, and the probability that a model gives to invalid responses is a
 lower bound of its total variation distance from the source.
 
-The split of a prompt is a hash of its text, so train, validation and test never share a prompt.
+The split of a prompt is a hash of its text, so train, validation and test never share a prompt. The split ``pretrain``
+is ``train`` with half of the responses corrupted: what a base model reads before it is fine-tuned.
 """
 
 import hashlib
@@ -41,6 +42,9 @@ VOCABULARY = (*FAMILIES, *DIGITS, BAR, *LETTERS)
 
 SPLITS = {"test": range(0, 2), "validation": range(2, 3), "train": range(3, 10)}
 """Which values of ``bucket`` belong to a split."""
+
+PRETRAIN_NOISE = 0.5
+"""The share of the split ``pretrain`` whose responses are corrupted."""
 
 SHUFFLE_ITEMS = (4, 6)
 PICK_ITEMS = (5, 7)
@@ -213,8 +217,15 @@ def _change(task: Task, words: list[str], rng: random.Random) -> list[str]:
 
 
 def load(spec: PromptSource) -> list[Row]:
-    """``num_prompts`` rows of ``spec.split``, drawn with ``shuffle_seed``; the real response is one draw from the true distribution."""
+    """``num_prompts`` rows of ``spec.split``, drawn with ``shuffle_seed``.
+
+    The real response is one draw from the true distribution; in the split ``pretrain`` half of them are corrupted.
+    """
+    if spec.split == "pretrain":
+        examples = noisy(sample("train", spec.num_prompts, spec.shuffle_seed), PRETRAIN_NOISE, spec.shuffle_seed)
+    else:
+        examples = sample(spec.split, spec.num_prompts, spec.shuffle_seed)
     return [
         Row(hashlib.sha256(prompt.encode()).hexdigest(), [{"role": "user", "content": prompt}], response)
-        for prompt, response, _ in sample(spec.split, spec.num_prompts, spec.shuffle_seed)
+        for prompt, response, _ in examples
     ]
