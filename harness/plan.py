@@ -49,6 +49,7 @@ class TrainSpec(Strict):
     """
 
     objective: str
+    grouping: str
     beta: float
     learning_rate: float
     optimizer: Optimizer
@@ -60,6 +61,7 @@ class TrainSpec(Strict):
     tokenization: str
     max_length: int
     max_prompt_length: int
+    accepted_checks: tuple[str, ...]
     precision: str
     seed: int
 
@@ -178,6 +180,8 @@ def _train_spec(recipe: Recipe, **values: object) -> TrainSpec:
             "tokenization": recipe.tokenization,
             "max_length": recipe.max_length,
             "max_prompt_length": recipe.max_prompt_length,
+            "grouping": recipe.grouping,
+            "accepted_checks": recipe.accepted_checks,
             "precision": recipe.precision,
             "seed": recipe.seed,
             **values,

@@ -160,7 +160,9 @@ class Sizes(Strict):
 class Recipe(Strict):
     """A reproduction. Iteration t is `iterations[t]`; its opponent is the product of t-1, or `sft` at 0.
 
-    `sft` is `sft_model`, after `pretraining` and a fine-tuning where the recipe has them.
+    `sft` is `sft_model`, after `pretraining` and a fine-tuning where the recipe has them. `grouping` says how carried-over pairs are
+    trained on: 'pairs' shuffles every pair on its own (the paper), 'groups' keeps all pairs of a prompt in one batch. `accepted_checks`
+    names checks of the tokenization audit that may fail.
     """
 
     name: str
@@ -176,6 +178,8 @@ class Recipe(Strict):
     training_template: Literal["alpaca", "chat", "zephyr"]
     tokenization: Literal["release", "modern"]
     objective: str = "spin"
+    grouping: Literal["pairs", "groups"] = "pairs"
+    accepted_checks: tuple[str, ...] = ()
     optimizer: Optimizer
     precision: Literal["fp32", "bf16"]
     global_batch_size: int = Field(gt=0)

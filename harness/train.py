@@ -89,6 +89,8 @@ def plan_steps(settings: TrainSpec, num_pairs: int, num_processes: int, machine:
         )
     if num_pairs < batch:
         raise RecipeError(f"{num_pairs} pairs do not fill one global batch of {batch}; give more prompts or lower global_batch_size")
+    if settings.grouping != "pairs":
+        raise RecipeError(f"grouping {settings.grouping!r} cannot be trained yet; use 'pairs'")
     if settings.max_prompt_length >= settings.max_length:
         raise RecipeError(
             f"max_prompt_length {settings.max_prompt_length} leaves no token of max_length {settings.max_length} to a response; lower it"

@@ -64,6 +64,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def spec(**changes: Any) -> dict[str, Any]:
     values = TrainSpec(
         objective="spin",
+        grouping="pairs",
+        accepted_checks=(),
         beta=0.1,
         learning_rate=1e-3,
         optimizer=Optimizer(name="rmsprop", warmup_ratio=0.25),
