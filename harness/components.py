@@ -75,6 +75,7 @@ class PairLogps(NamedTuple):
     real_tokens: Tensor
     mean_real_tokens: Tensor
     policy_proto: Tensor | None = None
+    generated_tokens: Tensor | None = None
 
     @property
     def margin(self) -> Tensor:

@@ -22,13 +22,19 @@ STEP_0_TOLERANCE = {"fp32": 0.02, "bf16": 1.0}
 
 def pair_logps(scored: Tensor, groups: Sequence[Group], opponent: Mapping[str, Logps], mean_real_tokens: Tensor) -> PairLogps:
     """`scored` (B, num_branches) with the opponent's values, where there are any, beside it."""
-    real_tokens = torch.tensor([len(group.branches[0]) for group in groups], device=scored.device)
+    real_tokens, generated_tokens, *_ = (*(_lengths(groups, i, scored.device) for i in range(scored.shape[1])), None)
+    assert real_tokens is not None
     real, generated, proto = (*scored.unbind(1), None, None)[:3]
     assert real is not None
     if not opponent:
-        return PairLogps(real, generated, None, None, real_tokens, mean_real_tokens, proto)
+        return PairLogps(real, generated, None, None, real_tokens, mean_real_tokens, proto, generated_tokens)
     fixed = torch.tensor([opponent[key_of(group)] for group in groups], device=scored.device)
-    return PairLogps(real, generated, fixed[:, 0], fixed[:, 1], real_tokens, mean_real_tokens, proto)
+    return PairLogps(real, generated, fixed[:, 0], fixed[:, 1], real_tokens, mean_real_tokens, proto, generated_tokens)
+
+
+def _lengths(groups: Sequence[Group], branch: int, device: torch.device) -> Tensor:
+    """(B,), in tokens."""
+    return torch.tensor([len(group.branches[branch]) for group in groups], device=device)
 
 
 def gather(accelerator: Accelerator, parts: Sequence[PairLogps]) -> PairLogps:
