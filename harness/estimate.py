@@ -11,7 +11,7 @@ from typing import NamedTuple
 from harness import paper
 from harness.artifact import Stage
 from harness.machine import Machine
-from harness.plan import EvaluateSpec, PromptsSpec, TrainSpec
+from harness.plan import EvaluateSpec, PreferencesSpec, PromptsSpec, TrainSpec
 from harness.recipe import Benchmark, Recipe
 
 # questions in the full set, and tokens scored or generated a question at the paper's shots; counted on the real sets, rounded
@@ -48,6 +48,7 @@ def estimate(recipe: Recipe, stage: Stage, machine: Machine) -> Cost:
     tokens, flops, hours, disk, calls = {
         "model": _model,
         "prompts": _prompts,
+        "preferences": _preferences,
         "generate": _generate,
         "train": _train,
         "evaluate": _evaluate,
@@ -65,6 +66,11 @@ def _model(recipe: Recipe, stage: Stage, machine: Machine) -> Parts:
 def _prompts(recipe: Recipe, stage: Stage, machine: Machine) -> Parts:
     num, sizes = PromptsSpec.model_validate(stage.spec).prompts.num_prompts, recipe.sizes
     return 0.0, 0.0, 0.0, num * (sizes.prompt_tokens + sizes.real_tokens) * 5 / 1e9, 0
+
+
+def _preferences(recipe: Recipe, stage: Stage, machine: Machine) -> Parts:
+    num, sizes = PreferencesSpec.model_validate(stage.spec).prompts.num_prompts, recipe.sizes
+    return 0.0, 0.0, 0.0, num * (sizes.prompt_tokens + 2 * sizes.real_tokens) * 5 / 1e9, 0
 
 
 def _generate(recipe: Recipe, stage: Stage, machine: Machine) -> Parts:
@@ -88,7 +94,8 @@ def _train(recipe: Recipe, stage: Stage, machine: Machine) -> Parts:
 
 def _num_prompts(recipe: Recipe, stage: Stage) -> int:
     """Of the prompts a training reads: the recipe's, or its row's own."""
-    own = {"pretraining": recipe.pretraining, "sft": recipe.sft, **recipe.controls}.get(stage.path.split("/")[0])
+    trainings = {"pretraining": recipe.pretraining, "sft": recipe.sft, **recipe.controls, **recipe.rivals}
+    own = trainings.get(stage.path.split("/")[0])
     return (own.prompts if own and own.prompts else recipe.prompts).num_prompts
 
 

@@ -108,14 +108,33 @@ class Iteration(Strict):
 class Finetuning(Strict):
     """Supervised training on real responses: of a base model as pretraining, then as `sft`, or of `sft` as a control.
 
-    `prompts` None: the recipe's own. A control has `num_epochs` None: it takes as many gradient steps as all iterations together.
+    `prompts` None: the recipe's own. A control may state `num_epochs` or `num_steps`; with neither it takes as many gradient steps as all
+    iterations together.
     """
 
     learning_rate: float = Field(gt=0)
     num_epochs: int | None = Field(default=None, gt=0)
+    num_steps: int | None = Field(default=None, gt=0)
     global_batch_size: int = Field(gt=0)
     optimizer: Optimizer
     prompts: PromptSource | None = None
+
+
+class PairTraining(Strict):
+    """A row trained on two responses a prompt outside of self-play, from the row `start`, which is also its opponent.
+
+    `prompts` names preference data: chosen is real, rejected is generated. None: the prompts and responses of iteration 0.
+    """
+
+    objective: str = "dpo"
+    start: str = "sft"
+    prompts: PromptSource | None = None
+    beta: float = Field(gt=0)
+    parameters: dict[str, float] = {}
+    learning_rate: float = Field(gt=0)
+    num_epochs: int = Field(gt=0)
+    global_batch_size: int = Field(gt=0)
+    optimizer: Optimizer
 
 
 class Task(Strict):
@@ -162,6 +181,7 @@ class Sizes(Strict):
 class Recipe(Strict):
     """A reproduction. Iteration t is `iterations[t]`; its opponent is the product of t-1, or `sft` at 0.
 
+    `controls` (more SFT) and `rivals` (training on pairs, such as DPO) are rows of the tables beside the iterations.
     `sft` is `sft_model`, after `pretraining` and a fine-tuning where the recipe has them. `grouping` says how carried-over pairs are
     trained on: 'pairs' shuffles every pair on its own (the paper), 'groups' keeps all pairs of a prompt in one batch. `accepted_checks`
     names checks of the tokenization audit that may fail.
@@ -173,6 +193,7 @@ class Recipe(Strict):
     pretraining: Finetuning | None = None
     sft: Finetuning | None = None
     controls: dict[str, Finetuning] = {}
+    rivals: dict[str, PairTraining] = {}
     prompts: PromptSource
     engine: str
     sampling: Sampling

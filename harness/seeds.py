@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 from harness.artifact import Score
 from harness.cells import collect
+from harness.contests import contests
 from harness.deviation import flatten
-from harness.differences import REFERENCE, average_difference, delta, difference, goal, word
+from harness.differences import average_difference, delta, difference, goal, word
 from harness.errors import InputError
-from harness.plan import rows
 from harness.recipe import Recipe
 from harness.results import Column, SeedComparison, SeedTable, Spread
 from harness.scores import Source, read_recipe, read_scores, sources
@@ -29,7 +29,7 @@ class _Run(NamedTuple):
 
 
 def combine(runs: Sequence[Path]) -> SeedTable:
-    """The runs' rows and tasks as mean and standard deviation over runs, and the last iteration against `sft` and the controls.
+    """The runs' rows and tasks as mean and standard deviation over runs, and the last iteration against every baseline.
 
     Raises InputError where two recipes differ in more than their seeds, or no run is given.
     """
@@ -77,15 +77,14 @@ def _spread(row: str, column: str, values: Sequence[float | None]) -> Spread:
 
 def _comparisons(runs: Sequence[_Run], columns: Sequence[Column]) -> Iterator[SeedComparison]:
     recipe = runs[0].recipe
-    last = rows(recipe)[-1]
     by_label = {source.label: source for source in sources(recipe)}
     accuracy = [by_label[c.label] for c in columns if c.unit == "percent" and not c.lower_is_better and c.label in by_label]
-    for against in (REFERENCE, *recipe.controls) if recipe.iterations else ():
+    for row, against in contests(recipe):
         if accuracy:
-            yield _mean_comparison(runs, last, against, accuracy)
+            yield _mean_comparison(runs, row, against, accuracy)
         for column in columns:
             if column.label in by_label:
-                yield _task_comparison(runs, last, against, by_label[column.label], column)
+                yield _task_comparison(runs, row, against, by_label[column.label], column)
 
 
 def _task_comparison(runs: Sequence[_Run], row: str, against: str, source: Source, column: Column) -> SeedComparison:
