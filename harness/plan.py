@@ -15,7 +15,7 @@ from typing import NamedTuple
 from harness.artifact import Stage, make_stage
 from harness.components import branches, parameters, version
 from harness.errors import RecipeError
-from harness.recipe import Benchmark, Finetuning, ModelRef, Optimizer, PromptSource, Recipe, Sampling
+from harness.recipe import Benchmark, Finetuning, Lora, ModelRef, Optimizer, PromptSource, Recipe, Sampling
 from harness.strict import Strict
 
 PIPELINE_VERSIONS = {"train": 1, "generate": 1, "evaluate": 1, "model": 1, "prompts": 1}
@@ -65,6 +65,7 @@ class TrainSpec(Strict):
     max_length: int
     max_prompt_length: int
     accepted_checks: tuple[str, ...]
+    lora: Lora | None
     precision: str
     seed: int
 
@@ -148,6 +149,7 @@ def _self_play(recipe: Recipe, t: int, policy: Stage, prompts: Stage, responses:
         stop_after_epochs=iteration.stop_after_epochs,
         num_steps=None,
         global_batch_size=recipe.global_batch_size,
+        lora=recipe.lora,
     )
     inputs = {"policy": policy, "prompts": prompts, **{f"responses{i}": responses[i] for i in iteration.pairs_from}}
     if "proto" in branches(recipe.objective):
@@ -175,6 +177,7 @@ def _finetune(recipe: Recipe, row: str, sft: Finetuning, policy: Stage, prompts:
         stop_after_epochs=sft.num_epochs or 1,
         num_steps=sum(steps_of(recipe, t) for t in range(len(recipe.iterations))) if is_control else None,
         global_batch_size=sft.global_batch_size,
+        lora=recipe.lora if is_control else None,
     )
     inputs = {"policy": policy, "prompts": own[0] if own else prompts}
     return [*own, make_stage(f"{row}/train", "train", spec, _train_versions("sft"), inputs)]

@@ -90,6 +90,17 @@ class Optimizer(Strict):
     max_grad_norm: float | None = 1.0
 
 
+class Lora(Strict):
+    """Low-rank adapters (peft) on the linear layers named `targets`: the base weights stay, and are what the opponent is.
+
+    The product is the base with the adapters added in, an ordinary checkpoint. There is no dropout: training is deterministic.
+    """
+
+    rank: int = Field(gt=0)
+    alpha: float = Field(gt=0)
+    targets: tuple[str, ...]
+
+
 class Iteration(Strict):
     """One round of self-play. 2 epochs scheduled and 2 of 6 scheduled are different runs: the learning rate differs at every step.
 
@@ -164,7 +175,7 @@ class Recipe(Strict):
 
     `sft` is `sft_model`, after `pretraining` and a fine-tuning where the recipe has them. `grouping` says how carried-over pairs are
     trained on: 'pairs' shuffles every pair on its own (the paper), 'groups' keeps all pairs of a prompt in one batch. `accepted_checks`
-    names checks of the tokenization audit that may fail.
+    names checks of the tokenization audit that may fail. With `lora`, iterations and controls train adapters only (sft trains in full).
     """
 
     name: str
@@ -182,6 +193,7 @@ class Recipe(Strict):
     objective: str = "spin"
     grouping: Literal["pairs", "groups"] = "pairs"
     accepted_checks: tuple[str, ...] = ()
+    lora: Lora | None = None
     optimizer: Optimizer
     precision: Literal["fp32", "bf16"]
     global_batch_size: int = Field(gt=0)

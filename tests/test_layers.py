@@ -22,6 +22,7 @@ LAYERS = [
     {"lm_model", "procedural_tasks", "verdicts", "opponent", "train_state"},
     {"sources"},
     {"data", "logps", "statistics"},
+    {"shared_attention"},
     {"plan", "paper"},
     {"paper_claims", "components"},
     {"artifact"},
