@@ -142,13 +142,17 @@ class Task(Strict):
 class Judge(Strict):
     """Who grades MT-Bench answers. `name` is a component of harness/judges; `model` None means no judge was chosen: answers only.
 
-    The endpoint is OPENAI_BASE_URL and its key OPENAI_API_KEY, both from the environment. A rule-based judge needs neither.
+    `model` is the name the endpoint serves, `revision` the 40-hex commit of the weights behind it where they are open. A turn is graded
+    `repeats` times and its score is the mean of the readable ratings. The endpoint is OPENAI_BASE_URL and its key OPENAI_API_KEY, both
+    from the environment. A rule-based judge needs neither.
     """
 
     name: str = "mt_bench_single"
     model: str | None = None
+    revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
     temperature: float = 0.0
     max_tokens: int = 2048
+    repeats: int = Field(default=1, gt=0)
 
 
 class Benchmark(Strict):
