@@ -11,6 +11,7 @@ from harness.errors import RecipeError
 from harness.recipe import find, load_attribute, shipped
 from harness.strict import Strict
 
+StageKind = Literal["model", "prompts", "generate", "train", "evaluate"]
 MACHINES_DIR = shipped("machines")
 
 
@@ -20,6 +21,10 @@ class Machine(Strict):
     `micro_batch` counts pairs per device and forward pass. `launcher` is the command put before `-m harness stage DIR` of a
     training stage ('{python}' is the interpreter). `peak_tflops` (per device, at the training precision), `mfu` and
     `generate_tokens_per_second` (all devices, per billion parameters) feed estimates only.
+
+    `python` names the interpreter of a kind of stage ('generate', 'train', 'evaluate') where it is not this one; harness must be
+    installed there too. `vllm` holds arguments of `vllm.LLM` (harness/engines/vllm.py lists which); one engine spans `tensor_parallel`
+    devices.
     """
 
     name: str
@@ -36,6 +41,9 @@ class Machine(Strict):
     checkpoint_every_seconds: float = 600.0
     launcher: tuple[str, ...] = ("{python}",)
     env: dict[str, str] = {}
+    python: dict[StageKind, str] = {}
+    vllm: dict[str, bool | int | float | str] = {}
+    tensor_parallel: int = Field(default=1, gt=0)
     peak_tflops: float
     mfu: float = 0.3
     generate_tokens_per_second: float
