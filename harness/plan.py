@@ -17,7 +17,7 @@ from harness.artifact import Stage, make_stage
 from harness.components import branches, functions, parameters, version
 from harness.contests import baselines
 from harness.errors import RecipeError, suggest
-from harness.recipe import Benchmark, Finetuning, ModelRef, Optimizer, PairTraining, PromptSource, Recipe, Sampling
+from harness.recipe import Benchmark, Finetuning, Lora, ModelRef, Optimizer, PairTraining, PromptSource, Recipe, Sampling
 from harness.strict import Strict
 
 PIPELINE_VERSIONS = {"train": 1, "generate": 1, "evaluate": 1, "model": 1, "prompts": 1, "preferences": 1}
@@ -73,6 +73,7 @@ class TrainSpec(Strict):
     max_length: int
     max_prompt_length: int
     accepted_checks: tuple[str, ...]
+    lora: Lora | None
     precision: str
     seed: int
 
@@ -159,6 +160,7 @@ def _self_play(recipe: Recipe, t: int, policy: Stage, prompts: Stage, responses:
         stop_after_epochs=iteration.stop_after_epochs,
         num_steps=None,
         global_batch_size=recipe.global_batch_size,
+        lora=recipe.lora,
     )
     inputs = {"policy": policy, "prompts": prompts, **{f"responses{i}": responses[i] for i in iteration.pairs_from}}
     if "proto" in branches(recipe.objective):
@@ -198,6 +200,7 @@ def _rival(recipe: Recipe, row: str, rival: PairTraining, inputs: dict[str, Stag
         stop_after_epochs=rival.num_epochs,
         num_steps=None,
         global_batch_size=rival.global_batch_size,
+        lora=recipe.lora,
     )
     return make_stage(f"{row}/train", "train", spec, _train_versions(rival.objective), inputs)
 
@@ -230,6 +233,7 @@ def _finetune(recipe: Recipe, row: str, sft: Finetuning, policy: Stage, prompts:
         stop_after_epochs=sft.num_epochs or 1,
         num_steps=sft.num_steps or steps,
         global_batch_size=sft.global_batch_size,
+        lora=recipe.lora if is_control else None,
     )
     inputs = {"policy": policy, "prompts": own[0] if own else prompts}
     return [*own, make_stage(f"{row}/train", "train", spec, _train_versions("sft"), inputs)]

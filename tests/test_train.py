@@ -67,6 +67,7 @@ def spec(**changes: Any) -> dict[str, Any]:
         parameters={},
         grouping="pairs",
         accepted_checks=(),
+        lora=None,
         beta=0.1,
         learning_rate=1e-3,
         optimizer=Optimizer(name="rmsprop", warmup_ratio=0.25),
