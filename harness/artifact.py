@@ -177,6 +177,11 @@ class RunDir:
         """Paths of the stages found on disk."""
         return sorted(str(path.parent.relative_to(self.path)) for path in self.path.rglob(STAGE_FILE))
 
+    def finished(self) -> dict[str, str]:
+        """{fingerprint: path} of the stages whose work is done."""
+        launches = {path: self.launch(path) for path in self.stages() if self.record(path)}
+        return {launch.stage.fingerprint: path for path, launch in launches.items() if launch}
+
     @contextmanager
     def lock(self) -> Iterator[int]:
         """Hold the run directory; the descriptor goes to each stage's process, so an orphaned stage keeps it."""

@@ -11,7 +11,7 @@ from harness.errors import RecipeError
 from harness.recipe import find, load_attribute, shipped
 from harness.strict import Strict
 
-StageKind = Literal["model", "prompts", "generate", "train", "evaluate"]
+StageKind = Literal["model", "prompts", "preferences", "generate", "train", "evaluate"]
 MACHINES_DIR = shipped("machines")
 
 
