@@ -148,8 +148,7 @@ def _checkpoint_gb(recipe: Recipe) -> float:
 def _paper_hours(recipe: Recipe, stage: Stage) -> float | None:
     """The paper's own time for a stage of the iterations, where the recipe makes the paper's model."""
     row, _, step = stage.path.partition("/")
-    if recipe.claims is None or not row.startswith("iter") or step not in ("generate", "train"):
+    if recipe.claims is None or step not in ("generate", "train"):
         return None
     hours = paper.TIMES["generation_hours" if step == "generate" else "training_hours"].value
-    t = int(row.removeprefix("iter"))
-    return float(hours[t]) if t < len(hours) else None
+    return {f"iter{t}": float(value) for t, value in enumerate(hours)}.get(row)

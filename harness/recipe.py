@@ -28,6 +28,7 @@ def shipped(folder: str) -> Path:
 
 RECIPES_DIR = shipped("recipes")
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]*")
+ROW_PATTERN = re.compile(r"[a-z0-9][a-z0-9._+-]*")
 
 
 class Sampling(Strict):
@@ -196,6 +197,15 @@ class Recipe(Strict):
         if not NAME_PATTERN.fullmatch(name):
             raise ValueError(f"{name!r} is not a usable directory name; use lower-case letters, digits, '.', '_' and '-'")
         return name
+
+    @model_validator(mode="after")
+    def _rows_are_directories(self) -> Self:
+        taken = {"sft", "pretraining", "prompts", "tables", *(f"iter{t}" for t in range(len(self.iterations)))}
+        for row in (*self.controls, *self.rivals):
+            if row in taken or not ROW_PATTERN.fullmatch(row):
+                raise ValueError(f"a control or rival is called {row!r}; use lower-case letters, digits and '._+-', each name once")
+            taken.add(row)
+        return self
 
     @model_validator(mode="after")
     def _pairs_exist(self) -> Self:

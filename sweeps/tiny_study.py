@@ -60,7 +60,7 @@ spin = replace(
             for row, control in same_steps.items()
         },
     },
-    rivals={"dpo": rival("dpo", on_preferences=True), "iter0-longer": rival("spin", on_preferences=False)},
+    rivals={**tiny.rivals, "dpo": rival("dpo", on_preferences=True), "iter0-longer": rival("spin", on_preferences=False)},
 )
 hinge = variant("hinge", "spin_hinge", tiny.iterations)
 space = variant("space", "space", tuple(i.model_copy(update={"parameters": {"mu": 1.0}}) for i in tiny.iterations))

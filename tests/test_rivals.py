@@ -14,8 +14,9 @@ from harness.data import read_pairs
 from harness.errors import InputError, RecipeError
 from harness.estimate import estimate, steps_at_equal_flops
 from harness.machine import load as load_machine
+from harness.paper import claims
 from harness.plan import plan, rows
-from harness.recipe import Iteration, PairTraining, PromptSource, Recipe, replace
+from harness.recipe import Iteration, PairTraining, PromptSource, Recipe, load, replace
 from harness.sources import hub, procedural
 from tests.checkpoints import MACHINE
 from tests.tiny_family import small_recipe
@@ -77,6 +78,25 @@ def test_wrong_rivals_are_refused() -> None:
         plan(with_rival(start="iter01"))
     with pytest.raises(RecipeError, match=r"rivals.rival states the parameters \['mu'\], objective 'dpo' takes \[\]"):
         plan(with_rival(parameters={"mu": 1.0}))
+
+
+@pytest.mark.parametrize("name", ["iter0", "sft", "control", "prompts", "Two Words", "../up"])
+def test_row_names_are_directories_of_their_own(name: str) -> None:
+    """Promise: a rival named like another row or stage would overwrite it, so the recipe is refused."""
+    recipe = small_recipe()
+    with pytest.raises(RecipeError, match=f"a control or rival is called '{name}'"):
+        replace(recipe, name="changed", rivals={name: recipe.rivals["dpo"]})
+
+
+def test_every_row_of_the_papers_table_is_planned() -> None:
+    """Promise: zephyr-7b-baselines has the rows of the paper's leaderboard table under their names, and only its iterations have a paper time."""
+    recipe = load("zephyr-7b-baselines")
+    published = {claim.row for claim in claims("paper/leaderboard")}
+    assert published <= set(rows(recipe))
+    costs = [estimate(recipe, stage, load_machine("a100x8")) for stage in plan(recipe)]
+    assert {stage.path for stage, cost in zip(plan(recipe), costs, strict=True) if cost.paper_hours} == {
+        f"iter{t}/{step}" for t in range(4) for step in ("generate", "train")
+    }
 
 
 def test_controls_by_steps_by_epochs_and_by_default() -> None:
