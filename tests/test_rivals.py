@@ -89,7 +89,7 @@ def test_row_names_are_directories_of_their_own(name: str) -> None:
 
 
 def test_every_row_of_the_papers_table_is_planned() -> None:
-    """Promise: zephyr-7b-baselines has the rows of the paper's leaderboard table under their names, and only its iterations have a paper time."""
+    """Promise: zephyr-7b-baselines has the rows of the paper's leaderboard table by name; only iterations have a paper time."""
     recipe = load("zephyr-7b-baselines")
     published = {claim.row for claim in claims("paper/leaderboard")}
     assert published <= set(rows(recipe))
