@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -11,53 +14,63 @@ from harness.artifact import RunDir
 from harness.errors import InputError, RecipeError
 from harness.plan import plan
 from harness.recipe import replace
+from harness.results import SeedTable
 from harness.sweep import Sweep, seeded
 from harness.sweep import load as load_sweep
-from harness.variants import compare_variants
 from tests.tiny_family import fake_stages, listening, quiet, small_recipe, small_sweep, stage_dirs
 
 CPU = machine.load("cpu")
 
 
-def test_no_stage_runs_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class Finished(NamedTuple):
+    """A sweep's directory after it ran once, what was announced, and the fingerprints of the stages that ran."""
+
+    out: Path
+    table: SeedTable
+    lines: list[str]
+    ran: list[str]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
+    """The sweep for tests, run once; tests may read it and run it again."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        out, lines, ran = tmp_path_factory.mktemp("sweep"), list[str](), fake_stages(monkeypatch)
+        yield Finished(out, sweeping.run(small_sweep(), out, CPU, listening(lines)), lines, ran)
+
+
+def test_no_stage_runs_twice(finished: Finished) -> None:
     """Promise: over all recipes of the sweep each identity is made once; all the others are links, and everything verifies."""
-    ran = fake_stages(monkeypatch)
-    sweep, lines = small_sweep(), list[str]()
-    sweeping.run(sweep, tmp_path, CPU, listening(lines))
+    ran, sweep = finished.ran, small_sweep()
     stages = [stage for recipe in sweep.recipes for stage in plan(recipe)]
     assert len(ran) == len(set(ran)) == len({stage.fingerprint for stage in stages})
-    assert len(stage_dirs(tmp_path)) == len(stages)
+    assert len(stage_dirs(finished.out)) == len(stages)
     shared = len(stages) - len(ran)
     assert shared > 0
-    assert lines[-1] == f"{len(ran)} stage(s) ran, {shared} were shared; everything is in {tmp_path}"
-    assert sum(": shared with" in line for line in lines) == shared
+    assert finished.lines[-1] == f"{len(ran)} stage(s) ran, {shared} were shared; everything is in {finished.out}"
+    assert sum(": shared with" in line for line in finished.lines) == shared
     for recipe in sweep.recipes:
-        assert runner.verify(RunDir(tmp_path / recipe.name))[:2] == ([], [])
+        assert runner.verify(RunDir(finished.out / recipe.name))[:2] == ([], [])
 
 
-def test_counts_are_shown_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Promise: what the plan says is made and shared is what then happens, run by run and kind by kind."""
-    ran = fake_stages(monkeypatch)
-    sweep = small_sweep()
-    expected = list(sweeping.run_list(sweep))
-    kinds = {row["stages"]: row for row in sweeping.shared_list(sweep)}
-    sweeping.run(sweep, tmp_path, CPU, quiet)
-    assert sum(row["makes"] for row in expected) == kinds["all"]["made"] == len(ran)
+def test_counts_are_known_before_anything_runs(finished: Finished) -> None:
+    """Promise: what the plan says is made and shared is what then happened, run by run and kind by kind."""
+    expected = list(sweeping.run_list(small_sweep()))
+    kinds = {row["stages"]: row for row in sweeping.shared_list(small_sweep())}
+    assert sum(row["makes"] for row in expected) == kinds["all"]["made"] == len(finished.ran)
     assert sum(row["shares"] for row in expected) == kinds["all"]["shared"]
     assert kinds["preferences"] == {"stages": "preferences", "planned": 2, "made": 2, "shared": 0}
     assert kinds["model"] == {"stages": "model", "planned": 6, "made": 2, "shared": 4}
 
 
-def test_same_command_again_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_same_command_again_does_nothing(finished: Finished) -> None:
     """Promise: a finished sweep is only tabulated again, to the same bytes."""
-    ran = fake_stages(monkeypatch)
-    sweeping.run(small_sweep(), tmp_path, CPU, quiet)
-    count, before = len(ran), (tmp_path / "tables" / "tables.json").read_bytes()
+    count, before = len(finished.ran), (finished.out / "tables" / "tables.json").read_bytes()
     lines: list[str] = []
-    sweeping.run(small_sweep(), tmp_path, CPU, listening(lines))
-    assert len(ran) == count
+    sweeping.run(small_sweep(), finished.out, CPU, listening(lines))
+    assert len(finished.ran) == count
     assert lines[-1].startswith("0 stage(s) ran, 0 were shared")
-    assert (tmp_path / "tables" / "tables.json").read_bytes() == before
+    assert (finished.out / "tables" / "tables.json").read_bytes() == before
 
 
 def test_stopped_sweep_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,20 +86,19 @@ def test_stopped_sweep_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with monkeypatch.context() as patch:
         patch.setattr(runner, "_launch", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            sweeping.run(small_sweep(), tmp_path, CPU, quiet)
-    sweeping.run(small_sweep(), tmp_path, CPU, quiet)
-    assert len(ran) == len(set(ran)) == sweeping.shared_list(small_sweep())[-1]["made"]
+            sweeping.run(small_sweep(1), tmp_path, CPU, quiet)
+    sweeping.run(small_sweep(1), tmp_path, CPU, quiet)
+    assert len(ran) == len(set(ran)) == sweeping.shared_list(small_sweep(1))[-1]["made"]
 
 
-def test_variants_stand_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variants_stand_side_by_side(finished: Finished) -> None:
     """Promise: shared rows once, other rows under their variant's name, means over seeds, and each variant against sft and the first."""
-    fake_stages(monkeypatch)
-    table = sweeping.run(small_sweep(), tmp_path, CPU, quiet)
+    table, out = finished.table, finished.out
     assert table.runs == ("seed 0", "seed 1")
     assert table.rows == (
         "sft", "control", "dpo", "iter0", "iter1", "iter1+dpo", "fresh iter1", "hinge iter0", "hinge iter1",
     )  # fmt: skip
-    seeds = [tables.collect(tmp_path / f"small-hinge-seed{k}").cell("iter1", "tiny_mixed_sample").value for k in range(2)]
+    seeds = [tables.collect(out / f"small-hinge-seed{k}").cell("iter1", "tiny_mixed_sample").value for k in range(2)]
     spread = next(one for one in table.spreads if one.row == "hinge iter1")
     assert None not in seeds
     assert spread.mean == pytest.approx(sum(value or 0 for value in seeds) / 2)
@@ -96,19 +108,16 @@ def test_variants_stand_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("fresh iter1", "iter1"), ("fresh iter1", "sft"), ("hinge iter1", "iter1"), ("hinge iter1", "sft"),
     }  # fmt: skip
     one = next(found for found in table.comparisons if (found.row, found.against) == ("hinge iter1", "iter1"))
-    first = [tables.collect(tmp_path / f"small-seed{k}").cell("iter1", "tiny_mixed_sample").value for k in range(2)]
+    first = [tables.collect(out / f"small-seed{k}").cell("iter1", "tiny_mixed_sample").value for k in range(2)]
     expected = [(ours or 0) - (theirs or 0) for ours, theirs in zip(seeds, first, strict=True)]
     assert [delta.difference for delta in one.per_run if delta] == pytest.approx(expected)
 
 
-def test_table_needs_the_committed_records_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Promise: `harness tables SWEEP` rebuilds the table without weights; markdown and csv are written beside it."""
-    fake_stages(monkeypatch)
-    table = sweeping.run(small_sweep(), tmp_path, CPU, quiet)
-    for weights in tmp_path.rglob("model.safetensors"):
-        weights.unlink()
-    assert compare_variants(tmp_path) == table == tables.read([tmp_path])
-    assert "hinge iter1" in (tmp_path / "tables" / "tables.md").read_text()
+def test_table_needs_the_committed_records_alone(finished: Finished, tmp_path: Path) -> None:
+    """Promise: `harness tables SWEEP` rebuilds the table without weights; markdown is written beside it."""
+    shutil.copytree(finished.out, tmp_path / "sweep", ignore=shutil.ignore_patterns("checkpoint"))
+    assert tables.read([tmp_path / "sweep"]) == finished.table
+    assert "hinge iter1" in (tmp_path / "sweep" / "tables" / "tables.md").read_text()
 
 
 def test_variants_must_answer_the_same_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
