@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import sys
+import traceback
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -19,13 +20,18 @@ from harness import machine as machines
 from harness import recipe as recipes
 from harness import tables as tabulating
 from harness.artifact import RunDir
-from harness.errors import HarnessError, InputError, MachineError
+from harness.errors import HarnessError, InputError, MachineError, StageError
 from harness.machine import Machine
 from harness.recipe import Recipe
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 out = Console(soft_wrap=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+DISK_FULL = "disk full; nothing finished is lost: free space and run the same command again"
+FULL_DISK_WORDS = ("No space left on device", "os error 28", "Not enough disk space")
+UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
+DEFECT_EXIT = 70
 
 Format = Literal["text", "json"]
 RecipeArg = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name, or a Python file that defines `recipe`.")]
@@ -38,15 +44,22 @@ FormatOption = Annotated[Format, typer.Option("--format", help="text, or json in
 
 
 def main() -> None:
-    """The console script: a user's mistake is one line and exit code 1, never a traceback."""
+    """The console script: a user's mistake is one line and exit code 1; a defect keeps its traceback and exits with 70."""
     try:
         app()
+    except StageError as error:  # the stage's own process has said why
+        _announce(str(error))
+        sys.exit(runner.USER_ERROR_EXIT)
     except HarnessError as error:
         _fail(str(error))
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        _fail("disk full; nothing finished is lost: free space and run the same command again")
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _fail(DISK_FULL)
+        if error.errno in UNUSABLE:
+            _fail(f"{error.filename}: {error.strerror}; expected a directory that can be written to: check the path and its permissions")
+        _defect()
+    except Exception:
+        _defect()
 
 
 @app.command(context_settings={"help_option_names": []})
@@ -172,14 +185,16 @@ def stage(directory: Annotated[Path, typer.Argument(help="A stage's directory wi
         runner.run_stage(directory)
     except Exception as error:
         # the libraries below report a full disk in their own exception types
-        if "No space left on device" in str(error) or "os error 28" in str(error):
-            raise MachineError("disk full; nothing finished is lost: free space and run the same command again") from None
+        if any(words in str(error) for words in FULL_DISK_WORDS):
+            raise MachineError(DISK_FULL) from None
         raise
 
 
 def _load(recipe: str, machine: str | None) -> tuple[Recipe, Machine]:
     loaded = recipes.load(recipe)
-    return loaded, machines.load(machine) if machine else machines.default_for(loaded.sizes.num_parameters)
+    place = machines.load(machine) if machine else machines.default_for(loaded.sizes.num_parameters)
+    machines.check(place, loaded)
+    return loaded, place
 
 
 def _help(context: typer.Context, recipe: str | None) -> None:
@@ -242,6 +257,11 @@ def _announce(line: str) -> None:
     err.print(line, markup=False)
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     err.print(f"error: {message}", markup=False)
     sys.exit(runner.USER_ERROR_EXIT)
+
+
+def _defect() -> NoReturn:
+    traceback.print_exc()
+    sys.exit(DEFECT_EXIT)

@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from harness.errors import RecipeError
-from harness.recipe import find, load_attribute, shipped
+from harness.errors import MachineError, RecipeError
+from harness.recipe import Recipe, find, load_attribute, shipped
 from harness.strict import Strict
 
 MACHINES_DIR = shipped("machines")
@@ -54,6 +54,18 @@ def load(name_or_file: str) -> Machine:
 def available() -> dict[str, Path]:
     """{machine name: file} of machines/."""
     return {path.stem.replace("_", "-"): path for path in sorted(MACHINES_DIR.glob("*.py")) if path.stem != "__init__"}
+
+
+def check(machine: Machine, recipe: Recipe) -> None:
+    """Raise `MachineError` where a global batch of `recipe` cannot be dealt evenly to the devices, before anything is started."""
+    tunings = {"pretraining": recipe.pretraining, "sft": recipe.sft, **recipe.controls}
+    batches = {f"{row}.global_batch_size": tuning.global_batch_size for row, tuning in tunings.items() if tuning}
+    for field, batch in {"global_batch_size": recipe.global_batch_size, **batches}.items():
+        if batch % machine.num_devices:
+            raise MachineError(
+                f"{recipe.name}'s {field} of {batch} pairs cannot be divided among the {machine.num_devices} devices of machine "
+                f"{machine.name!r}; use a machine whose number of devices divides {batch}"
+            )
 
 
 def default_for(num_parameters: float) -> Machine:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -206,6 +207,15 @@ class Recipe(Strict):
                 raise ValueError(f"iterations.{t}.pairs_from is {iteration.pairs_from}; expected iterations from 0 to {t}")
             if iteration.stop_after_epochs > iteration.schedule_epochs:
                 raise ValueError(f"iterations.{t} stops after {iteration.stop_after_epochs} of {iteration.schedule_epochs} epochs")
+            pairs = self.prompts.num_prompts * len(iteration.pairs_from)
+            if pairs < self.global_batch_size:
+                raise ValueError(f"iterations.{t} has {pairs} pairs, fewer than one global batch of {self.global_batch_size}")
+        return self
+
+    @model_validator(mode="after")
+    def _responses_fit(self) -> Self:
+        if self.max_prompt_length >= self.max_length:
+            raise ValueError(f"max_prompt_length {self.max_prompt_length} leaves a response no token of max_length {self.max_length}")
         return self
 
 
@@ -254,8 +264,12 @@ def load_attribute(path: Path, attribute: str) -> Any:
         spec.loader.exec_module(module)
     except ValidationError as error:
         raise RecipeError(f"{path.name}: {explain(None, error)}") from None
-    except (SyntaxError, NameError, ImportError, TypeError) as error:
-        raise RecipeError(f"{path.name}: {type(error).__name__}: {error}") from None
+    except RecipeError as error:
+        raise RecipeError(f"{path.name}: {error}") from None
+    except Exception as error:  # whatever a user's file raises is the user's mistake
+        line = next((frame.lineno for frame in reversed(traceback.extract_tb(error.__traceback__)) if frame.filename == str(path)), None)
+        where = f"{path.name} line {line}" if line else path.name
+        raise RecipeError(f"{where}: {type(error).__name__}: {error}; correct the file") from None
     if not hasattr(module, attribute):
         raise RecipeError(f"{path.name} defines no `{attribute}`; expected a module-level `{attribute} = ...`")
     return getattr(module, attribute)

@@ -27,7 +27,7 @@ LAYERS = [
     {"artifact"},
     {"deviation", "machine"},
     {"recipe"},
-    {"provenance", "progress", "strict"},
+    {"provenance", "progress", "strict", "lock"},
     {"errors"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

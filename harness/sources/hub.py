@@ -12,9 +12,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import datasets
+from huggingface_hub.errors import HfHubHTTPError
 
 from harness.components import Row
-from harness.errors import InputError
+from harness.errors import InputError, first_line
 from harness.recipe import PromptSource
 
 VERSION = 1
@@ -56,9 +57,9 @@ def _named(conversations: Iterable[list[dict[str, Any]]], spec: PromptSource) ->
 def _dataset(spec: PromptSource) -> datasets.Dataset:
     try:
         return datasets.load_dataset(spec.dataset, spec.config, split=spec.split, revision=spec.revision)
-    except (datasets.exceptions.DatasetNotFoundError, FileNotFoundError, ConnectionError, ValueError) as error:
+    except (datasets.exceptions.DatasetsError, FileNotFoundError, ConnectionError, HfHubHTTPError, ValueError) as error:
         raise InputError(
-            f"dataset {spec.dataset} [{spec.split}] cannot be had: {str(error).splitlines()[0]}; "
+            f"dataset {spec.dataset} [{spec.split}] cannot be had: {first_line(error)}; "
             "check the name, the network, and HF_HUB_OFFLINE with HF_DATASETS_CACHE"
         ) from None
 
