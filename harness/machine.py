@@ -8,9 +8,11 @@ from typing import Literal
 from pydantic import Field
 
 from harness.errors import MachineError, RecipeError
-from harness.recipe import Recipe, find, load_attribute, shipped
+from harness.python_file import find, load_attribute, shipped
+from harness.recipe import Recipe
 from harness.strict import Strict
 
+StageKind = Literal["model", "prompts", "generate", "train", "evaluate"]
 MACHINES_DIR = shipped("machines")
 
 
@@ -18,8 +20,13 @@ class Machine(Strict):
     """Devices, batch sizes per device, and how training is launched.
 
     `micro_batch` counts pairs per device and forward pass. `launcher` is the command put before `-m harness stage DIR` of a
-    training stage ('{python}' is the interpreter). `peak_tflops` (per device, at the training precision), `mfu` and
-    `generate_tokens_per_second` (all devices, per billion parameters) feed estimates only.
+    training stage ('{python}' is the interpreter). A judge's endpoint is asked `judge_threads` things at a time; a request that fails or
+    takes over `judge_timeout_seconds` is asked again up to `judge_retries` times. `peak_tflops` (per device, at the training precision),
+    `mfu` and `generate_tokens_per_second` (all devices, per billion parameters) feed estimates only.
+
+    `python` names the interpreter of a kind of stage ('generate', 'train', 'evaluate') where it is not this one; harness must be
+    installed there too. `vllm` holds arguments of `vllm.LLM` (harness/engines/vllm.py lists which); one engine spans `tensor_parallel`
+    devices.
     """
 
     name: str
@@ -32,10 +39,16 @@ class Machine(Strict):
     generate_batch: int = Field(default=32, gt=0)
     generate_shard: int = Field(default=256, gt=0)
     evaluate_batch: int = Field(default=4, gt=0)
+    judge_threads: int = Field(default=8, gt=0)
+    judge_retries: int = Field(default=5, ge=0)
+    judge_timeout_seconds: float = Field(default=180.0, gt=0)
     gradient_checkpointing: bool = False
     checkpoint_every_seconds: float = 600.0
     launcher: tuple[str, ...] = ("{python}",)
     env: dict[str, str] = {}
+    python: dict[StageKind, str] = {}
+    vllm: dict[str, bool | int | float | str] = {}
+    tensor_parallel: int = Field(default=1, gt=0)
     peak_tflops: float
     mfu: float = 0.3
     generate_tokens_per_second: float

@@ -6,24 +6,15 @@ Where it runs is a `Machine` (harness/machine.py) and never part of a recipe.
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import traceback
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from harness.errors import RecipeError, suggest
-from harness.strict import Strict, build, explain
-
-
-def shipped(folder: str) -> Path:
-    """The directory `folder` of recipes or machines: inside the package in a wheel, beside it in a checkout."""
-    inside = Path(__file__).parent / folder
-    return inside if inside.is_dir() else Path(__file__).parent.parent / folder
-
+from harness.errors import RecipeError
+from harness.python_file import find, load_attribute, shipped
+from harness.strict import Strict, build
 
 RECIPES_DIR = shipped("recipes")
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]*")
@@ -91,10 +82,22 @@ class Optimizer(Strict):
     max_grad_norm: float | None = 1.0
 
 
+class Lora(Strict):
+    """Low-rank adapters (peft) on the linear layers named `targets`: the base weights stay, and are what the opponent is.
+
+    The product is the base with the adapters added in, an ordinary checkpoint. There is no dropout: training is deterministic.
+    """
+
+    rank: int = Field(gt=0)
+    alpha: float = Field(gt=0)
+    targets: tuple[str, ...]
+
+
 class Iteration(Strict):
     """One round of self-play. 2 epochs scheduled and 2 of 6 scheduled are different runs: the learning rate differs at every step.
 
     `beta` is the coefficient of the log-ratio, the paper's lambda. `pairs_from` lists the iterations whose responses are trained on.
+    `parameters` holds what the objective takes beside beta, by the names of its `loss` ({"mu": 1.0} for `space`).
     """
 
     beta: float = Field(gt=0)
@@ -102,6 +105,7 @@ class Iteration(Strict):
     schedule_epochs: int = Field(default=2, gt=0)
     stop_after_epochs: int = Field(default=2, gt=0)
     pairs_from: tuple[int, ...]
+    parameters: dict[str, float] = {}
 
 
 class Finetuning(Strict):
@@ -130,13 +134,17 @@ class Task(Strict):
 class Judge(Strict):
     """Who grades MT-Bench answers. `name` is a component of harness/judges; `model` None means no judge was chosen: answers only.
 
-    The endpoint is OPENAI_BASE_URL and its key OPENAI_API_KEY, both from the environment. A rule-based judge needs neither.
+    `model` is the name the endpoint serves, `revision` the 40-hex commit of the weights behind it where they are open. A turn is graded
+    `repeats` times and its score is the mean of the readable ratings. The endpoint is OPENAI_BASE_URL and its key OPENAI_API_KEY, both
+    from the environment. A rule-based judge needs neither.
     """
 
     name: str = "mt_bench_single"
     model: str | None = None
+    revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
     temperature: float = 0.0
     max_tokens: int = 2048
+    repeats: int = Field(default=1, gt=0)
 
 
 class Benchmark(Strict):
@@ -163,7 +171,7 @@ class Recipe(Strict):
 
     `sft` is `sft_model`, after `pretraining` and a fine-tuning where the recipe has them. `grouping` says how carried-over pairs are
     trained on: 'pairs' shuffles every pair on its own (the paper), 'groups' keeps all pairs of a prompt in one batch. `accepted_checks`
-    names checks of the tokenization audit that may fail.
+    names checks of the tokenization audit that may fail. With `lora`, iterations and controls train adapters only (sft trains in full).
     """
 
     name: str
@@ -181,6 +189,7 @@ class Recipe(Strict):
     objective: str = "spin"
     grouping: Literal["pairs", "groups"] = "pairs"
     accepted_checks: tuple[str, ...] = ()
+    lora: Lora | None = None
     optimizer: Optimizer
     precision: Literal["fp32", "bf16"]
     global_batch_size: int = Field(gt=0)
@@ -240,39 +249,6 @@ def load(name_or_file: str) -> Recipe:
 def available() -> dict[str, Path]:
     """{recipe name: file} of recipes/."""
     return {path.stem.replace("_", "-"): path for path in sorted(RECIPES_DIR.glob("*.py")) if path.stem != "__init__"}
-
-
-def find(name_or_file: str, known: Mapping[str, Path], what: str) -> Path:
-    """The file of a known name, or the file itself; an error with a suggestion for anything else."""
-    if name_or_file in known:
-        return known[name_or_file]
-    path = Path(name_or_file)
-    if path.suffix == ".py":
-        if path.is_file():
-            return path
-        raise RecipeError(f"{what} file {name_or_file} does not exist")
-    raise RecipeError(f"no {what} called {name_or_file!r}{suggest(name_or_file, known)}")
-
-
-def load_attribute(path: Path, attribute: str) -> Any:
-    """Execute the Python file at `path` and return its `attribute`."""
-    spec = importlib.util.spec_from_file_location(f"harness_loaded_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except ValidationError as error:
-        raise RecipeError(f"{path.name}: {explain(None, error)}") from None
-    except RecipeError as error:
-        raise RecipeError(f"{path.name}: {error}") from None
-    except Exception as error:  # whatever a user's file raises is the user's mistake
-        line = next((frame.lineno for frame in reversed(traceback.extract_tb(error.__traceback__)) if frame.filename == str(path)), None)
-        where = f"{path.name} line {line}" if line else path.name
-        raise RecipeError(f"{where}: {type(error).__name__}: {error}; correct the file") from None
-    if not hasattr(module, attribute):
-        raise RecipeError(f"{path.name} defines no `{attribute}`; expected a module-level `{attribute} = ...`")
-    return getattr(module, attribute)
 
 
 def _check_pinned(source: str, name: str, revision: str | None) -> None:

@@ -33,7 +33,7 @@ from harness.artifact import (
     hash_file,
     write_atomic,
 )
-from harness.errors import HarnessError, InputError, StageError, StaleError, suggest
+from harness.errors import HarnessError, InputError, MachineError, StageError, StaleError, suggest
 from harness.machine import Machine
 from harness.plan import plan
 from harness.recipe import Recipe
@@ -191,9 +191,10 @@ def _refuse_unready(stages: Sequence[Stage], run: RunDir) -> None:
 def _launch(stage: Stage, run: RunDir, machine: Machine, lock: int) -> float:
     """Run one stage's process to its end and write its record; return its seconds."""
     directory = run.stage_dir(stage.path)
-    run.begin(stage, machine, provenance.collect())
+    python = _interpreter(stage, machine)
+    run.begin(stage, machine, {**provenance.collect(), **_provenance_in(python)})
     began = time.monotonic()
-    process = subprocess.Popen(_command(stage, machine, directory), env={**os.environ, **machine.env}, pass_fds=(lock,))
+    process = subprocess.Popen(_command(stage, machine, python, directory), env={**os.environ, **machine.env}, pass_fds=(lock,))
     locks.name_stage(lock, stage.path, process.pid)
     try:
         _, status, usage = os.wait4(process.pid, 0)
@@ -208,9 +209,33 @@ def _launch(stage: Stage, run: RunDir, machine: Machine, lock: int) -> float:
     return seconds
 
 
-def _command(stage: Stage, machine: Machine, directory: Path) -> list[str]:
+def _command(stage: Stage, machine: Machine, python: str, directory: Path) -> list[str]:
     launcher = machine.launcher if stage.kind == "train" else ("{python}",)
-    return [*(part.format(python=sys.executable) for part in launcher), "-m", "harness", "stage", str(directory)]
+    return [*(part.format(python=python) for part in launcher), "-m", "harness", "stage", str(directory)]
+
+
+def _interpreter(stage: Stage, machine: Machine) -> str:
+    """The Python that runs the stage: the machine's for its kind, else the one that runs this."""
+    named = {str(kind): path for kind, path in machine.python.items()}.get(stage.kind)
+    if named is None:
+        return sys.executable
+    path = Path(named).expanduser()
+    if not path.is_file():
+        raise MachineError(f"machine {machine.name}: its python for {stage.kind} stages is {named}, which is no file; make it first")
+    return str(path)
+
+
+def _provenance_in(python: str) -> dict[str, Any]:
+    """Python and package versions in another interpreter, which must have harness; nothing for our own."""
+    if python == sys.executable:
+        return {}
+    asked = "import json, platform; from harness.provenance import versions; print(json.dumps([platform.python_version(), versions()]))"
+    done = subprocess.run([python, "-c", asked], capture_output=True, text=True)
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise MachineError(f"{python} cannot import harness ({reason}); install it there: {python} -m pip install -e .")
+    version, packages = json.loads(done.stdout)
+    return {"python": version, "versions": packages}
 
 
 def _failure(stage: Stage, code: int) -> str:
