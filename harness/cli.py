@@ -6,13 +6,12 @@ import errno
 import json
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from harness import explain as explaining
 from harness import listing, runner
@@ -23,6 +22,7 @@ from harness.artifact import RunDir
 from harness.errors import HarnessError, InputError, MachineError, StageError
 from harness.machine import Machine
 from harness.recipe import Recipe
+from harness.terminal import plan_tables, table, without
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 out = Console(soft_wrap=False)
@@ -79,7 +79,7 @@ def reproduce(
     loaded, place = _load(recipe, machine)
     run = RunDir(out_dir or Path("results") / loaded.name)
     if dry_run:
-        _print_plan(listing.plan_list(loaded, run, place))
+        out.print(plan_tables(listing.plan_list(loaded, run, place)))
         return
     ran = runner.reproduce(loaded, run, place, only, _announce)
     if only is None:
@@ -96,9 +96,11 @@ def plan(recipe: RecipeArg, out_dir: OutOption = None, machine: MachineOption = 
     if format == "json":
         _json({**found, "schedule": listing.schedule(loaded), "deviations": listing.deviation_list(loaded)})
         return
-    out.print(_table(f"{loaded.name}: iterations", listing.schedule(loaded)))
-    _print_plan(found)
-    out.print(_table("where it parts from the paper's text, or fills a gap in it", listing.deviation_list(loaded)))
+    out.print(table(f"{loaded.name}: iterations", listing.schedule(loaded)))
+    out.print("", plan_tables(found))
+    parts = listing.deviation_list(loaded)
+    out.print(table("where it parts from the paper's text, or fills a gap in it", without(parts, ("kind", "source", "where"))))
+    out.print(f"stated in: {'; '.join(sorted({row['where'] for row in parts}))}", markup=False)
 
 
 @app.command()
@@ -111,7 +113,7 @@ def status(recipe: RecipeArg, out_dir: OutOption = None, format: FormatOption = 
 @app.command(name="recipes")
 def recipes_(format: FormatOption = "text") -> None:
     """List the recipes."""
-    _show("recipes", listing.recipe_list(), format)
+    _show("recipes", listing.recipe_list(), format, ("model", "file"))
 
 
 @app.command()
@@ -201,52 +203,18 @@ def _help(context: typer.Context, recipe: str | None) -> None:
     if recipe is not None:
         loaded = recipes.load(recipe)
         out.print(f"{loaded.name}: {loaded.summary}\n", markup=False)
-        out.print(_table("iterations", listing.schedule(loaded)))
+        out.print(table("iterations", listing.schedule(loaded)))
         out.print(f"harness plan {loaded.name} shows every stage and its cost", markup=False)
         return
     typer.echo(context.get_help())
-    out.print(_table("recipes", [{"name": row["name"], "summary": row["summary"]} for row in listing.recipe_list()]))
+    out.print(table("recipes", [{"name": row["name"], "summary": row["summary"]} for row in listing.recipe_list()]))
 
 
-def _print_plan(found: dict[str, Any]) -> None:
-    shown = [
-        {
-            "stage": row["path"],
-            "state": row["state"],
-            "from": ", ".join(f"{role}={path}" for role, path in row["inputs"].items()),
-            "tokens": _quantity(row["tokens"]),
-            "FLOPs": _quantity(row["flops"]),
-            "hours": _quantity(row["hours"]),
-            "device-h": _quantity(row["device_hours"]),
-            "disk GB": _quantity(row["disk_gb"]),
-            "judge calls": _quantity(row["judge_calls"]),
-            "paper h": _quantity(row["paper_hours"]),
-        }
-        for row in [*found["stages"], {"path": "total", "state": "", "inputs": {}, **found["totals"]}]
-    ]
-    out.print(_table(f"{found['recipe']} on {found['machine']} (estimates; paper: 8 x A100-80G)", shown))
-
-
-def _quantity(value: float | None) -> str:
-    if not value:
-        return ""
-    return f"{value:.2e}" if value >= 1e5 else f"{value:.3g}"
-
-
-def _show(title: str, rows: listing.Listing, format: Format) -> None:
+def _show(title: str, rows: listing.Listing, format: Format, only_in_json: Sequence[str] = ()) -> None:
     if format == "json":
         _json(rows)
     else:
-        out.print(_table(title, rows))
-
-
-def _table(title: str, rows: listing.Listing) -> Table:
-    table = Table(title=title, title_justify="left")
-    for name in rows[0] if rows else ():
-        table.add_column(name.replace("_", " "), overflow="fold")
-    for row in rows:
-        table.add_row(*("" if value is None else escape(str(value)) for value in row.values()))
-    return table
+        out.print(table(title, without(rows, only_in_json)))
 
 
 def _json(value: Any) -> None:

@@ -22,7 +22,7 @@ class Machine(Strict):
     `micro_batch` counts pairs per device and forward pass. `launcher` is the command put before `-m harness stage DIR` of a
     training stage ('{python}' is the interpreter). A judge's endpoint is asked `judge_threads` things at a time; a request that fails or
     takes over `judge_timeout_seconds` is asked again up to `judge_retries` times. `peak_tflops` (per device, at the training precision),
-    `mfu` and `generate_tokens_per_second` (all devices, per billion parameters) feed estimates only.
+    `mfu` and `generate_tokens_per_second` (per device, of a model of 1e9 parameters) feed estimates only.
 
     `python` names the interpreter of a kind of stage ('generate', 'train', 'evaluate') where it is not this one; harness must be
     installed there too. `vllm` holds arguments of `vllm.LLM` (harness/engines/vllm.py lists which); one engine spans `tensor_parallel`

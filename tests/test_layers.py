@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "harness"
 LAYERS = [
     {"__main__"},
     {"cli"},
+    {"terminal"},
     {"listing"},
     {"runner", "explain", "tables", "estimate"},
     {"seeds"},
