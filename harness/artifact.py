@@ -133,8 +133,10 @@ class RunDir:
         return read_model(Record, path) if path.exists() else None
 
     def begin(self, stage: Stage, machine: Machine, provenance: dict[str, Any]) -> None:
-        """Write `stage.json` for a launch; the inputs must be done and of the recorded sizes."""
-        earlier = self.launch(stage.path)
+        """Write `stage.json` for a launch; the inputs must be whole, and what lies there already must have a `stage.json`."""
+        earlier, folder = self.launch(stage.path), self.stage_dir(stage.path)
+        if earlier is None and ((folder / DONE_FILE).exists() or any(_outputs(folder))):
+            raise InputError(f"{folder} holds files but no {STAGE_FILE} that says what made them; remove {folder} and run again")
         launch = Launch(
             stage=stage,
             machine=machine,
@@ -142,7 +144,7 @@ class RunDir:
             launches=[*(earlier.launches if earlier else []), provenance],
             accepted=earlier.accepted if earlier else [],
         )
-        write_atomic(self.stage_dir(stage.path) / STAGE_FILE, dump(launch))
+        write_atomic(folder / STAGE_FILE, dump(launch))
 
     def checked_inputs(self, stage: Stage) -> dict[str, str]:
         """{role: content hash} of the inputs, which must be whole and those that work already begun in `stage` was made from."""

@@ -121,7 +121,6 @@ def _evaluate(recipe: Recipe, stage: Stage, machine: Machine) -> Parts:
     questions = {task.name: _num_questions(benchmark, task.name) for task in benchmark.tasks}
     tokens = float(sum(num * TASK_SIZES.get(name, DEFAULT_TASK_SIZE)[1] for name, num in questions.items()))
     flops = 2 * recipe.sizes.num_parameters * tokens
-    judge = benchmark.judge
     calls = sum(2 * num for num in questions.values()) * _calls_a_turn(benchmark)
     if benchmark.name == "mt_bench":  # half of the tokens are answers
         return tokens, flops, _decode_hours(recipe, stage, machine, tokens / 2), 0.0, calls

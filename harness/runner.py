@@ -31,9 +31,10 @@ from harness.artifact import (
     difference,
     dump,
     hash_file,
+    read_model,
     write_atomic,
 )
-from harness.errors import HarnessError, InputError, MachineError, StageError, StaleError, suggest
+from harness.errors import InputError, MachineError, StageError, StaleError, suggest
 from harness.machine import Machine
 from harness.plan import plan
 from harness.recipe import Recipe
@@ -253,7 +254,4 @@ def read_recipe(run: RunDir) -> Recipe:
     path = run.path / RECIPE_FILE
     if not path.exists():
         raise InputError(f"{run.path} holds no {RECIPE_FILE}; expected the directory of a run such as results/tiny")
-    try:
-        return Recipe.model_validate(json.loads(path.read_bytes()))
-    except ValueError as error:
-        raise HarnessError(f"{path} is not a readable recipe: {str(error).splitlines()[0]}") from None
+    return read_model(Recipe, path)
