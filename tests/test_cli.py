@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -353,6 +354,31 @@ def test_full_disk_in_the_runner_is_one_line(harness: Cli, monkeypatch: pytest.M
 
     monkeypatch.setattr(os, "fsync", full)
     assert_one_line(harness("reproduce", SMALL, "--out", tmp_path), "disk full while writing recipe.json", "free space and run")
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 16 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(folder)]
+    if os.geteuid() or not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_full_disk_in_a_stage_loses_nothing(harness: Cli, tiny_disk: Path) -> None:
+    """On a really full disk a real stage says so in one `error:` line; with more room the same command finishes it."""
+    command = ("reproduce", SMALL, "--out", tiny_disk / "run", "--only", "prompts")
+    done = harness(*command)
+    assert done.code == 1
+    assert [line for line in done.err.splitlines() if line.startswith("error: disk full while writing ")]
+    assert "Traceback" not in done.err
+    subprocess.run(["mount", "-o", "remount,size=1m", str(tiny_disk)], check=True)
+    done = harness(*command)
+    assert "prompts: finished" in done.err
+    assert RunDir(tiny_disk / "run").record("prompts") is not None
 
 
 def test_wrong_usage_is_no_traceback(harness: Cli) -> None:
