@@ -195,7 +195,8 @@ def _launch(stage: Stage, run: RunDir, machine: Machine, lock: int) -> float:
     python = _interpreter(stage, machine)
     run.begin(stage, machine, {**provenance.collect(), **_provenance_in(python)})
     began = time.monotonic()
-    process = subprocess.Popen(_command(stage, machine, python, directory), env={**os.environ, **machine.env}, pass_fds=(lock,))
+    env = {**os.environ, "TQDM_DISABLE": "1", **machine.env}  # our own progress lines stand in for the libraries' bars
+    process = subprocess.Popen(_command(stage, machine, python, directory), env=env, pass_fds=(lock,))
     locks.name_stage(lock, stage.path, process.pid)
     try:
         _, status, usage = os.wait4(process.pid, 0)
