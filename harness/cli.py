@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import sys
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from harness import explain as explaining
 from harness import listing, runner, sweeping
@@ -20,13 +20,19 @@ from harness import recipe as recipes
 from harness import sweep as sweeps
 from harness import tables as tabulating
 from harness.artifact import RunDir
-from harness.errors import HarnessError, InputError, MachineError
+from harness.errors import HarnessError, InputError, MachineError, StageError
 from harness.machine import Machine
 from harness.recipe import Recipe
+from harness.terminal import plan_tables, table, without
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 out = Console(soft_wrap=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+DISK_FULL = "disk full; nothing finished is lost: free space and run the same command again"
+FULL_DISK_WORDS = ("No space left on device", "os error 28", "Not enough disk space")
+UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
+DEFECT_EXIT = 70
 
 Format = Literal["text", "json"]
 RecipeArg = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name, or a Python file that defines `recipe`.")]
@@ -39,15 +45,22 @@ FormatOption = Annotated[Format, typer.Option("--format", help="text, or json in
 
 
 def main() -> None:
-    """The console script: a user's mistake is one line and exit code 1, never a traceback."""
+    """The console script: a user's mistake is one line and exit code 1; a defect keeps its traceback and exits with 70."""
     try:
         app()
+    except StageError as error:  # the stage's own process has said why
+        _announce(str(error))
+        sys.exit(runner.USER_ERROR_EXIT)
     except HarnessError as error:
         _fail(str(error))
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        _fail("disk full; nothing finished is lost: free space and run the same command again")
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _fail(DISK_FULL)
+        if error.errno in UNUSABLE:
+            _fail(f"{error.filename}: {error.strerror}; expected a directory that can be written to: check the path and its permissions")
+        _defect()
+    except Exception:
+        _defect()
 
 
 @app.command(context_settings={"help_option_names": []})
@@ -67,7 +80,7 @@ def reproduce(
     loaded, place = _load(recipe, machine)
     run = RunDir(out_dir or Path("results") / loaded.name)
     if dry_run:
-        _print_plan(listing.plan_list(loaded, run, place))
+        out.print(plan_tables(listing.plan_list(loaded, run, place)))
         return
     ran = runner.reproduce(loaded, run, place, only, _announce)
     if only is None:
@@ -83,14 +96,15 @@ def sweep(
     machine: MachineOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be made and what is shared, and run nothing.")] = False,
 ) -> None:
-    """Run every recipe of SWEEP, each stage that several share only once, and print the variants side by side."""
+    """Run every recipe of SWEEP, what several share only once, and print the variants side by side."""
     loaded = sweeps.load(file)
-    out.print(_table(f"{loaded.name}: runs", list(sweeping.run_list(loaded))))
-    out.print(_table(f"{loaded.name}: stages", sweeping.shared_list(loaded)))
+    place = machines.load(machine) if machine else sweeping.default_machine(loaded)
+    for recipe in loaded.recipes:
+        machines.check(place, recipe)
+    out.print(table(f"{loaded.name}: runs", list(sweeping.run_list(loaded))))
+    out.print(table(f"{loaded.name}: stages", sweeping.shared_list(loaded)))
     if not dry_run:
-        place = machines.load(machine) if machine else sweeping.default_machine(loaded)
-        table = sweeping.run(loaded, out_dir or Path("results") / loaded.name, place, _announce)
-        tabulating.print_tables(table, out)
+        tabulating.print_tables(sweeping.run(loaded, out_dir or Path("results") / loaded.name, place, _announce), out)
 
 
 @app.command()
@@ -101,9 +115,11 @@ def plan(recipe: RecipeArg, out_dir: OutOption = None, machine: MachineOption = 
     if format == "json":
         _json({**found, "schedule": listing.schedule(loaded), "deviations": listing.deviation_list(loaded)})
         return
-    out.print(_table(f"{loaded.name}: iterations", listing.schedule(loaded)))
-    _print_plan(found)
-    out.print(_table("where it parts from the paper's text, or fills a gap in it", listing.deviation_list(loaded)))
+    out.print(table(f"{loaded.name}: iterations", listing.schedule(loaded)))
+    out.print("", plan_tables(found))
+    parts = listing.deviation_list(loaded)
+    out.print(table("where it parts from the paper's text, or fills a gap in it", without(parts, ("kind", "source", "where"))))
+    out.print(f"stated in: {'; '.join(sorted({row['where'] for row in parts}))}", markup=False)
 
 
 @app.command()
@@ -116,7 +132,7 @@ def status(recipe: RecipeArg, out_dir: OutOption = None, format: FormatOption = 
 @app.command(name="recipes")
 def recipes_(format: FormatOption = "text") -> None:
     """List the recipes."""
-    _show("recipes", listing.recipe_list(), format)
+    _show("recipes", listing.recipe_list(), format, ("model", "file"))
 
 
 @app.command()
@@ -190,66 +206,34 @@ def stage(directory: Annotated[Path, typer.Argument(help="A stage's directory wi
         runner.run_stage(directory)
     except Exception as error:
         # the libraries below report a full disk in their own exception types
-        if "No space left on device" in str(error) or "os error 28" in str(error):
-            raise MachineError("disk full; nothing finished is lost: free space and run the same command again") from None
+        if any(words in str(error) for words in FULL_DISK_WORDS):
+            raise MachineError(DISK_FULL) from None
         raise
 
 
 def _load(recipe: str, machine: str | None) -> tuple[Recipe, Machine]:
     loaded = recipes.load(recipe)
-    return loaded, machines.load(machine) if machine else machines.default_for(loaded.sizes.num_parameters)
+    place = machines.load(machine) if machine else machines.default_for(loaded.sizes.num_parameters)
+    machines.check(place, loaded)
+    return loaded, place
 
 
 def _help(context: typer.Context, recipe: str | None) -> None:
     if recipe is not None:
         loaded = recipes.load(recipe)
         out.print(f"{loaded.name}: {loaded.summary}\n", markup=False)
-        out.print(_table("iterations", listing.schedule(loaded)))
+        out.print(table("iterations", listing.schedule(loaded)))
         out.print(f"harness plan {loaded.name} shows every stage and its cost", markup=False)
         return
     typer.echo(context.get_help())
-    out.print(_table("recipes", [{"name": row["name"], "summary": row["summary"]} for row in listing.recipe_list()]))
+    out.print(table("recipes", [{"name": row["name"], "summary": row["summary"]} for row in listing.recipe_list()]))
 
 
-def _print_plan(found: dict[str, Any]) -> None:
-    shown = [
-        {
-            "stage": row["path"],
-            "state": row["state"],
-            "from": ", ".join(f"{role}={path}" for role, path in row["inputs"].items()),
-            "tokens": _quantity(row["tokens"]),
-            "FLOPs": _quantity(row["flops"]),
-            "hours": _quantity(row["hours"]),
-            "device-h": _quantity(row["device_hours"]),
-            "disk GB": _quantity(row["disk_gb"]),
-            "judge calls": _quantity(row["judge_calls"]),
-            "paper h": _quantity(row["paper_hours"]),
-        }
-        for row in [*found["stages"], {"path": "total", "state": "", "inputs": {}, **found["totals"]}]
-    ]
-    out.print(_table(f"{found['recipe']} on {found['machine']} (estimates; paper: 8 x A100-80G)", shown))
-
-
-def _quantity(value: float | None) -> str:
-    if not value:
-        return ""
-    return f"{value:.2e}" if value >= 1e5 else f"{value:.3g}"
-
-
-def _show(title: str, rows: listing.Listing, format: Format) -> None:
+def _show(title: str, rows: listing.Listing, format: Format, only_in_json: Sequence[str] = ()) -> None:
     if format == "json":
         _json(rows)
     else:
-        out.print(_table(title, rows))
-
-
-def _table(title: str, rows: listing.Listing) -> Table:
-    table = Table(title=title, title_justify="left")
-    for name in rows[0] if rows else ():
-        table.add_column(name.replace("_", " "), overflow="fold")
-    for row in rows:
-        table.add_row(*("" if value is None else escape(str(value)) for value in row.values()))
-    return table
+        out.print(table(title, without(rows, only_in_json)))
 
 
 def _json(value: Any) -> None:
@@ -260,6 +244,11 @@ def _announce(line: str) -> None:
     err.print(line, markup=False)
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     err.print(f"error: {message}", markup=False)
     sys.exit(runner.USER_ERROR_EXIT)
+
+
+def _defect() -> NoReturn:
+    traceback.print_exc()
+    sys.exit(DEFECT_EXIT)

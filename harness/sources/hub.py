@@ -12,9 +12,10 @@ from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import datasets
+from huggingface_hub.errors import HfHubHTTPError
 
 from harness.components import Preference, Row
-from harness.errors import InputError
+from harness.errors import InputError, first_line
 from harness.recipe import PromptSource
 
 VERSION = 1
@@ -82,9 +83,9 @@ def _in_order(spec: PromptSource) -> datasets.Dataset:
 def _dataset(spec: PromptSource) -> datasets.Dataset:
     try:
         return datasets.load_dataset(spec.dataset, spec.config, split=spec.split, revision=spec.revision)
-    except (datasets.exceptions.DatasetNotFoundError, FileNotFoundError, ConnectionError, ValueError) as error:
+    except (datasets.exceptions.DatasetsError, FileNotFoundError, ConnectionError, HfHubHTTPError, ValueError) as error:
         raise InputError(
-            f"dataset {spec.dataset} [{spec.split}] cannot be had: {str(error).splitlines()[0]}; "
+            f"dataset {spec.dataset} [{spec.split}] cannot be had: {first_line(error)}; "
             "check the name, the network, and HF_HUB_OFFLINE with HF_DATASETS_CACHE"
         ) from None
 

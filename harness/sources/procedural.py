@@ -29,6 +29,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from harness.components import Preference, Row
+from harness.errors import InputError, suggest
 from harness.recipe import PromptSource
 
 VERSION = 1
@@ -221,6 +222,8 @@ def load(spec: PromptSource) -> list[Row]:
 
     The real response is one draw from the true distribution; in the split ``pretrain`` half of them are corrupted.
     """
+    if spec.split not in (*SPLITS, "pretrain"):
+        raise InputError(f"the procedural source has no split {spec.split!r}{suggest(spec.split, [*SPLITS, 'pretrain'])}")
     if spec.split == "pretrain":
         examples = noisy(sample("train", spec.num_prompts, spec.shuffle_seed), PRETRAIN_NOISE, spec.shuffle_seed)
     else:
