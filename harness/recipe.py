@@ -105,6 +105,7 @@ class Iteration(Strict):
     """One round of self-play. 2 epochs scheduled and 2 of 6 scheduled are different runs: the learning rate differs at every step.
 
     `beta` is the coefficient of the log-ratio, the paper's lambda. `pairs_from` lists the iterations whose responses are trained on.
+    `parameters` holds what the objective takes beside beta, by the names of its `loss` ({"mu": 1.0} for `space`).
     """
 
     beta: float = Field(gt=0)
@@ -112,6 +113,7 @@ class Iteration(Strict):
     schedule_epochs: int = Field(default=2, gt=0)
     stop_after_epochs: int = Field(default=2, gt=0)
     pairs_from: tuple[int, ...]
+    parameters: dict[str, float] = {}
 
 
 class Finetuning(Strict):
