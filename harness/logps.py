@@ -15,6 +15,7 @@ one padded `prompt + branch` a row.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -54,14 +55,17 @@ class BranchScore(NamedTuple):
 
 
 class GroupScorer(nn.Module):
-    """`group_logps` as a module, so that DDP, FSDP and autocast wrap the whole computation."""
+    """`group_logps` as a module, so that DDP, FSDP and autocast wrap the whole computation; `autocast`: compute in bf16 by itself."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, autocast: bool = False) -> None:
         super().__init__()
         self.model = model
+        self.autocast = autocast
 
     def forward(self, groups: Sequence[Group]) -> Tensor:
-        return group_logps(self.model, groups)
+        device = next(self.model.parameters()).device.type
+        with torch.autocast(device, torch.bfloat16, enabled=True) if self.autocast else nullcontext():
+            return group_logps(self.model, groups)
 
 
 def group_logps(model: nn.Module, groups: Sequence[Group], *, chunk_tokens: int = CHUNK_TOKENS) -> Tensor:

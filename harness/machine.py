@@ -18,8 +18,9 @@ class Machine(Strict):
     """Devices, batch sizes per device, and how training is launched.
 
     `micro_batch` counts pairs per device and forward pass. `launcher` is the command put before `-m harness stage DIR` of a
-    training stage ('{python}' is the interpreter). `peak_tflops` (per device, at the training precision), `mfu` and
-    `generate_tokens_per_second` (all devices, per billion parameters) feed estimates only.
+    training stage ('{python}' is the interpreter). `trackers` get every step's metrics beside `log.jsonl`. `peak_tflops` (per device,
+    at the training precision) is what a step's utilisation is measured against; it, `mfu` and `generate_tokens_per_second` (all devices,
+    per billion parameters) feed estimates.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Machine(Strict):
     gradient_checkpointing: bool = False
     checkpoint_every_seconds: float = 600.0
     launcher: tuple[str, ...] = ("{python}",)
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     env: dict[str, str] = {}
     peak_tflops: float
     mfu: float = 0.3

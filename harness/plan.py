@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from harness.artifact import Stage, make_stage
+from harness.components import branches, parameters, version
 from harness.errors import RecipeError
 from harness.recipe import Benchmark, Finetuning, Lora, ModelRef, Optimizer, PromptSource, Recipe, Sampling
 from harness.strict import Strict

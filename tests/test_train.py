@@ -23,6 +23,7 @@ import harness.opponent
 import harness.train
 import harness.train_state
 from harness.artifact import DONE_FILE, Record, dump, hash_file, read_model
+from harness.batches import plan_steps
 from harness.components import Row
 from harness.data import Encoding, Pair, dump_rows, encode_pair
 from harness.errors import InputError, MachineError, RecipeError, TrainingError
@@ -34,6 +35,8 @@ from tests.checkpoints import MACHINE
 from tests.tiny_checkpoints import byte_checkpoint
 
 NUM_PAIRS = 10
+CLOCK = ("seconds", "tokens_per_second", "mfu", "peak_memory_gb")
+LEFT = {"checkpoint", "log.jsonl", "opponent_logps.json", "audit.json", "samples"}
 
 
 @pytest.fixture(autouse=True)
@@ -103,7 +106,7 @@ def read_log(out: Path) -> list[dict[str, Any]]:
 
 
 def without_clock(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{name: value for name, value in line.items() if name not in ("seconds", "tokens_per_second")} for line in log]
+    return [{name: value for name, value in line.items() if name not in CLOCK} for line in log]
 
 
 def test_what_a_run_leaves(inputs: dict[str, Path], tmp_path: Path) -> None:
@@ -120,7 +123,7 @@ def test_what_a_run_leaves(inputs: dict[str, Path], tmp_path: Path) -> None:
     assert after.keys() == before.keys()
     assert not all(torch.equal(before[name], after[name]) for name in before)
     assert all(weight.dtype == torch.float32 for weight in after.values())
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"checkpoint", "log.jsonl", "opponent_logps.json"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == LEFT
     AutoTokenizer.from_pretrained(tmp_path / "out" / "checkpoint")
     assert str(tmp_path) not in (tmp_path / "out" / "checkpoint" / "config.json").read_text()
 
@@ -197,7 +200,7 @@ def test_stopped_at_any_step_ends_in_the_same_bytes(inputs: dict[str, Path], tmp
         assert without_clock(log) == without_clock(expected)
         for path in ("checkpoint/model.safetensors", "checkpoint/config.json", "opponent_logps.json"):
             assert hash_file(out / path) == hash_file(tmp_path / "undisturbed" / path), (name, when, path)
-        assert {path.name for path in out.iterdir()} == {"checkpoint", "log.jsonl", "opponent_logps.json"}
+        assert {path.name for path in out.iterdir()} == LEFT
 
 
 def failing_at(function: Callable[..., Any], when: int) -> Callable[..., Any]:
@@ -284,7 +287,7 @@ def test_two_processes_continue_what_one_began(inputs: dict[str, Path], tmp_path
     finished = launch(inputs, out, machine(micro_batch=1, checkpoint_every_seconds=0.0), before=world, command=torchrun)
     assert finished.returncode == 0, finished.stderr[-2000:]
     two, log = load_file(out / "checkpoint" / "model.safetensors"), read_log(out)
-    assert {path.name for path in out.iterdir()} == {"checkpoint", "log.jsonl", "opponent_logps.json"}
+    assert {path.name for path in out.iterdir()} == LEFT
     for name in ("loss", "margin", "grad_norm", "logps/real", "tokens", "learning_rate"):
         assert [line[name] for line in log] == pytest.approx([line[name] for line in expected], rel=1e-3, abs=1e-4), name
     for name, weight in one.items():
@@ -356,22 +359,22 @@ def test_non_finite_loss_names_its_prompts(inputs: dict[str, Path], tmp_path: Pa
 def test_counts_of_a_run() -> None:
     """Promise: micro-batch is the largest divisor of a process's share that fits; steps follow the recipe alone."""
     settings = TrainSpec.model_validate(spec(global_batch_size=24, schedule_epochs=6, stop_after_epochs=2))
-    schedule = harness.train.plan_steps(settings, 100, 2, machine(micro_batch=5))
-    assert schedule == (4, 24, 8, 4)
-    assert harness.train.plan_steps(settings, 100, 1, machine(micro_batch=100)).micro_batch == 24
+    schedule = plan_steps(settings, 100, 1, 2, machine(micro_batch=5))
+    assert schedule == (4, 24, 8, 4, 24)
+    assert plan_steps(settings, 100, 1, 1, machine(micro_batch=100)).micro_batch == 24
     fixed = TrainSpec.model_validate(spec(num_steps=7))
-    assert harness.train.plan_steps(fixed, 10, 1, machine())[1:3] == (7, 7)
+    assert plan_steps(fixed, 10, 1, 1, machine())[1:3] == (7, 7)
 
 
 def test_what_cannot_be_run() -> None:
     """Promise: an indivisible batch, too few pairs and a prompt that leaves no room are one clear line each."""
     settings = TrainSpec.model_validate(spec())
     with pytest.raises(MachineError, match="global batch of 4 pairs cannot be divided among 3 processes of machine 'test'"):
-        harness.train.plan_steps(settings, 10, 3, machine())
+        plan_steps(settings, 10, 1, 3, machine())
     with pytest.raises(RecipeError, match="3 pairs do not fill one global batch of 4"):
-        harness.train.plan_steps(settings, 3, 1, machine())
+        plan_steps(settings, 3, 1, 1, machine())
     with pytest.raises(RecipeError, match="max_prompt_length 96 leaves no token"):
-        harness.train.plan_steps(TrainSpec.model_validate(spec(max_prompt_length=96)), 10, 1, machine())
+        plan_steps(TrainSpec.model_validate(spec(max_prompt_length=96)), 10, 1, 1, machine())
 
 
 def test_spin_without_responses_is_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
