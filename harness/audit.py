@@ -7,7 +7,8 @@ A check that fails stops the stage unless the recipe names it in `accepted_check
 
     empty_real          a real response without a token besides EOS: nothing is learned from it. None is expected.
     empty_generated     the opponent said nothing; a few such are a sampled policy's own doing, over 20 % are not.
-    missing_eos         an uncut real response that does not end in EOS: the policy would never learn to stop. None is expected.
+    missing_eos         an uncut real response that does not end in EOS, or a chat template that ends a turn with another token than
+                        the tokenizer's EOS: the policy would not learn to stop where generation stops. None is expected.
     double_bos          a prompt that begins with two BOS: the template brought one and the tokenizer another. None is expected.
     identical_pairs     real and generated are the same tokens, so the margin is 0 whatever the policy: over 75 % are lost work.
     cut_prompts         over 20 % of the prompts lost their beginning to `max_prompt_length`.
@@ -76,6 +77,8 @@ def audit(tokenizer: Any, shared: Sequence[Shared], settings: TrainSpec, out: Pa
     if unknown:
         raise RecipeError(f"accepted_checks names no check called {unknown[0]!r}{suggest(unknown[0], LIMITS)}")
     report = _report([_facts(tokenizer, some, settings) for some in shared], settings.accepted_checks)
+    if settings.template == "chat" and not _ends_turns_with_eos(tokenizer):
+        next(check for check in report["checks"] if check["name"] == "missing_eos")["found"] = 1.0
     if out is not None:
         (out / EXAMPLE_FILE).parent.mkdir(exist_ok=True)
         write_atomic(out / FILE, _json(report))
@@ -111,6 +114,14 @@ def _facts(tokenizer: Any, shared: Shared, settings: TrainSpec) -> Facts:
         cut_real=len(real) < len(whole.branches[0]),
         cut_generated=tuple(map(_is_shorter, generated, whole.branches[1:])),
     )
+
+
+def _ends_turns_with_eos(tokenizer: Any) -> bool:
+    """Whether EOS comes right after the text of an assistant's turn in the tokenizer's chat template."""
+    text = "an answer"
+    turns = [{"role": "user", "content": "a question"}, {"role": "assistant", "content": text}]
+    rendered = str(tokenizer.apply_chat_template(turns, tokenize=False))
+    return rendered.rpartition(text)[2].lstrip().startswith(tokenizer.eos_token or "no EOS")
 
 
 def _may_be_cut(group: Group, settings: TrainSpec) -> bool:
