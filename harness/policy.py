@@ -26,7 +26,7 @@ SCHEDULES = {"linear": "linear", "constant": "constant_with_warmup", "cosine": "
 
 def load_policy(checkpoint: Path, settings: TrainSpec, machine: Machine) -> nn.Module:
     """fp32 weights in evaluation mode, which is what turns dropout off; only gradient checkpointing is told that we train."""
-    model: Any = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True)
+    model: Any = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, local_files_only=True)
     if settings.lora:
         _add_adapters(model, settings.lora, settings.seed)
     model.eval()
