@@ -55,10 +55,15 @@ class BranchScore(NamedTuple):
 
 
 class GroupScorer(nn.Module):
-    """`group_logps` as a module, so that DDP, FSDP and autocast wrap the whole computation; `autocast`: compute in bf16 by itself."""
+    """`group_logps` as a module, so that DDP, FSDP and autocast wrap the whole computation; `autocast`: compute in bf16 by itself.
+
+    Engines that shard a model read its `config` and `_no_split_modules`, the layers they shard one by one.
+    """
 
     def __init__(self, model: nn.Module, *, autocast: bool = False) -> None:
         super().__init__()
+        causal_lm: Any = model
+        self.config, self._no_split_modules = causal_lm.config, causal_lm._no_split_modules
         self.model = model
         self.autocast = autocast
 
