@@ -14,9 +14,10 @@ import typer
 from rich.console import Console
 
 from harness import explain as explaining
-from harness import listing, runner
+from harness import listing, runner, sweeping
 from harness import machine as machines
 from harness import recipe as recipes
+from harness import sweep as sweeps
 from harness import tables as tabulating
 from harness.artifact import RunDir
 from harness.errors import HarnessError, InputError, MachineError, StageError
@@ -89,6 +90,23 @@ def reproduce(
 
 
 @app.command()
+def sweep(
+    file: Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep's name, or a Python file that defines `sweep`.")],
+    out_dir: Annotated[Path | None, typer.Option("--out", help="The sweep's directory (default: results/SWEEP).")] = None,
+    machine: MachineOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be made and what is shared, and run nothing.")] = False,
+) -> None:
+    """Run every recipe of SWEEP, each stage that several share only once, and print the variants side by side."""
+    loaded = sweeps.load(file)
+    out.print(table(f"{loaded.name}: runs", list(sweeping.run_list(loaded))))
+    out.print(table(f"{loaded.name}: stages", sweeping.shared_list(loaded)))
+    if not dry_run:
+        place = machines.load(machine) if machine else sweeping.default_machine(loaded)
+        table = sweeping.run(loaded, out_dir or Path("results") / loaded.name, place, _announce)
+        tabulating.print_tables(table, out)
+
+
+@app.command()
 def plan(recipe: RecipeArg, out_dir: OutOption = None, machine: MachineOption = None, format: FormatOption = "text") -> None:
     """Show the stages of RECIPE: lineage, state, and estimated cost beside the paper's own times."""
     loaded, place = _load(recipe, machine)
@@ -125,11 +143,11 @@ def diff(left: RecipeArg, right: RecipeArg, format: FormatOption = "text") -> No
 
 @app.command()
 def tables(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="One run's directory, or several to combine (seeds).")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="A run's or a sweep's directory, or runs to combine (seeds).")],
     format: Annotated[Literal["text", "json", "markdown", "csv"], typer.Option("--format", help="How to print.")] = "text",
 ) -> None:
     """Rebuild the tables from the committed records alone."""
-    table = tabulating.collect(runs[0]) if len(runs) == 1 else tabulating.combine(runs)
+    table = tabulating.read(runs)
     if format == "text":
         tabulating.print_tables(table, out)
     else:

@@ -12,7 +12,7 @@ from harness.python_file import find, load_attribute, shipped
 from harness.recipe import Recipe
 from harness.strict import Strict
 
-StageKind = Literal["model", "prompts", "generate", "train", "evaluate"]
+StageKind = Literal["model", "prompts", "preferences", "generate", "train", "evaluate"]
 MACHINES_DIR = shipped("machines")
 
 
