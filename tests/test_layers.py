@@ -20,7 +20,7 @@ LAYERS = [
     {"objectives", "engines", "benchmarks", "judges"},
     {"lm_tasks", "questions", "global_batch"},
     {"lm_model", "procedural_tasks", "verdicts", "opponent", "train_state"},
-    {"sources", "stopping"},
+    {"sources", "stopping", "prompt_index", "responses", "replicas"},
     {"data", "logps", "statistics"},
     {"plan", "paper"},
     {"paper_claims", "components"},
