@@ -27,7 +27,7 @@ class Machine(Strict):
 
     Generation runs `num_replicas` engines, each on `tensor_parallel` devices: as processes of this node, or as actors of the Ray cluster
     that RAY_ADDRESS names (of this node where it names none). `replica_env` gives each process variables of its own; without it
-    each sees its own share of the CUDA devices.
+    each sees its own share of the CUDA devices. `server` is the base URL of the server that an `openai_api` recipe generates with.
     """
 
     name: str
@@ -50,6 +50,7 @@ class Machine(Strict):
     num_replicas: int = Field(default=1, gt=0)
     replicas_on: Literal["node", "ray"] = "node"
     replica_env: tuple[dict[str, str], ...] = ()
+    server: str | None = None
     peak_tflops: float
     mfu: float = 0.3
     generate_tokens_per_second: float
