@@ -19,13 +19,18 @@ from harness.errors import InputError, RecipeError
 
 
 class Pair(NamedTuple):
-    """A prompt with its real response and, for self-play, the opponent's. `finish_reason` ('stop', 'length') is the generated one's."""
+    """A prompt with its real response and, for self-play, the opponent's. `finish_reason` ('stop', 'length') is the generated one's.
+
+    `proto`, where the objective has that branch, is iteration 0's response to the prompt.
+    """
 
     prompt_id: str
     prompt: list[dict[str, str]]
     real: str
     generated: str | None
     finish_reason: str | None
+    proto: str | None = None
+    proto_finish_reason: str | None = None
 
 
 class Encoding(NamedTuple):
@@ -45,7 +50,7 @@ class Tokens(NamedTuple):
 
 
 class EncodedPair(NamedTuple):
-    """A pair as token ids; `responses` is (real,) or (real, generated)."""
+    """A pair as token ids; `responses` is (real,), (real, generated) or (real, generated, proto)."""
 
     prompt: Tokens
     responses: tuple[Tokens, ...]
@@ -93,7 +98,13 @@ def read_pairs(inputs: Mapping[str, Path]) -> list[Pair]:
     roles = sorted((role for role in inputs if role.startswith("responses")), key=lambda role: int(role.removeprefix("responses")))
     if not roles:
         return [Pair(row.prompt_id, row.prompt, row.real, None, None) for row in rows]
-    return [pair for role in roles for pair in _answered(rows, role, inputs[role] / "responses")]
+    pairs = [pair for role in roles for pair in _answered(rows, role, inputs[role] / "responses")]
+    if "proto" not in inputs:
+        return pairs
+    protos = {pair.prompt_id: pair for pair in _answered(rows, "proto", inputs["proto"] / "responses")}
+    return [
+        pair._replace(proto=protos[pair.prompt_id].generated, proto_finish_reason=protos[pair.prompt_id].finish_reason) for pair in pairs
+    ]
 
 
 def _answered(rows: Sequence[Row], role: str, folder: Path) -> list[Pair]:
@@ -171,15 +182,15 @@ def _encode_modern(tokenizer: Any, pair: Pair, encoding: Encoding) -> EncodedPai
     """The prompt keeps its last `max_prompt_length` tokens; a response is cut to what fits. Nothing is hidden from attention."""
     prompt = prompt_ids(tokenizer, encoding.template, pair.prompt, add_bos=False)[-encoding.max_prompt_length :]
     responses = [_ids(tokenizer, text, split_special_tokens=True) for text in _texts(pair)]
-    responses[0].append(tokenizer.eos_token_id)
-    if pair.finish_reason == "stop":
-        responses[1].append(tokenizer.eos_token_id)
+    for ids, reason in zip(responses, ("stop", pair.finish_reason, pair.proto_finish_reason), strict=False):
+        if reason == "stop":
+            ids.append(tokenizer.eos_token_id)
     room = encoding.max_length - len(prompt)
     return EncodedPair(_all_visible(prompt), tuple(_all_visible(ids[:room]) for ids in responses))
 
 
 def _texts(pair: Pair) -> list[str]:
-    return [pair.real] if pair.generated is None else [pair.real, pair.generated]
+    return [text for text in (pair.real, pair.generated, pair.proto) if text is not None]
 
 
 def _ids(tokenizer: Any, text: str, split_special_tokens: bool = False) -> list[int]:

@@ -97,7 +97,8 @@ def _evaluate(recipe: Recipe, stage: Stage, machine: Machine) -> Parts:
     questions = {task.name: _num_questions(benchmark, task.name) for task in benchmark.tasks}
     tokens = float(sum(num * TASK_SIZES.get(name, DEFAULT_TASK_SIZE)[1] for name, num in questions.items()))
     flops = 2 * recipe.sizes.num_parameters * tokens
-    calls = sum(2 * num for num in questions.values()) if benchmark.judge and benchmark.judge.model else 0
+    judge = benchmark.judge
+    calls = sum(2 * num for num in questions.values()) * judge.repeats if judge and judge.model else 0
     hours = _decode_hours(recipe, machine, tokens / 2) if benchmark.name == "mt_bench" else _compute_hours(machine, flops)
     return tokens, flops, hours, 0.0, calls
 

@@ -21,12 +21,20 @@ STEP_0_TOLERANCE = {"fp32": 0.02, "bf16": 1.0}
 
 
 def pair_logps(scored: Tensor, groups: Sequence[Group], opponent: Mapping[str, Logps], mean_real_tokens: Tensor) -> PairLogps:
-    """`scored` (B, num_branches) with the opponent's values beside it."""
-    real_tokens = torch.tensor([len(group.branches[0]) for group in groups], device=scored.device)
-    if scored.shape[1] == 1:
-        return PairLogps(scored[:, 0], None, None, None, real_tokens, mean_real_tokens)
+    """`scored` (B, num_branches) with the opponent's values, where there are any, beside it."""
+    real_tokens, generated_tokens, *_ = (*(_lengths(groups, i, scored.device) for i in range(scored.shape[1])), None)
+    assert real_tokens is not None
+    real, generated, proto = (*scored.unbind(1), None, None)[:3]
+    assert real is not None
+    if not opponent:
+        return PairLogps(real, generated, None, None, real_tokens, mean_real_tokens, proto, generated_tokens)
     fixed = torch.tensor([opponent[key_of(group)] for group in groups], device=scored.device)
-    return PairLogps(scored[:, 0], scored[:, 1], fixed[:, 0], fixed[:, 1], real_tokens, mean_real_tokens)
+    return PairLogps(real, generated, fixed[:, 0], fixed[:, 1], real_tokens, mean_real_tokens, proto, generated_tokens)
+
+
+def _lengths(groups: Sequence[Group], branch: int, device: torch.device) -> Tensor:
+    """(B,), in tokens."""
+    return torch.tensor([len(group.branches[branch]) for group in groups], device=device)
 
 
 def gather(accelerator: Accelerator, parts: Sequence[PairLogps]) -> PairLogps:
@@ -36,7 +44,7 @@ def gather(accelerator: Accelerator, parts: Sequence[PairLogps]) -> PairLogps:
         values = [getattr(part, field) for part in parts]
         return None if values[0] is None else accelerator.gather(torch.cat(values).detach())
 
-    per_pair = PairLogps._fields[:-1]
+    per_pair = [field for field in PairLogps._fields if field != "mean_real_tokens"]
     return PairLogps(**{field: whole(field) for field in per_pair}, mean_real_tokens=parts[0].mean_real_tokens)
 
 
@@ -67,7 +75,8 @@ def rewards(whole: PairLogps, beta: float) -> dict[str, float | None]:
     """What is logged of a step, as means over the global batch; None where there is no such response."""
     if whole.policy_generated is None or whole.opponent_real is None or whole.opponent_generated is None:
         absent = ("margin", "rewards/real", "rewards/generated", "rewards/accuracy", "rewards/margin", "logps/generated")
-        return {**dict.fromkeys(absent), "logps/real": float(whole.policy_real.mean())}
+        logps = {"logps/real": whole.policy_real, "logps/generated": whole.policy_generated}
+        return {**dict.fromkeys(absent), **{name: float(value.mean()) for name, value in logps.items() if value is not None}}
     real, generated = whole.policy_real - whole.opponent_real, whole.policy_generated - whole.opponent_generated
     values = {
         "margin": real - generated,

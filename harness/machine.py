@@ -19,8 +19,9 @@ class Machine(Strict):
     """Devices, batch sizes per device, and how training is launched.
 
     `micro_batch` counts pairs per device and forward pass. `launcher` is the command put before `-m harness stage DIR` of a
-    training stage ('{python}' is the interpreter). `peak_tflops` (per device, at the training precision), `mfu` and
-    `generate_tokens_per_second` (all devices, per billion parameters) feed estimates only.
+    training stage ('{python}' is the interpreter). A judge's endpoint is asked `judge_threads` things at a time; a request that fails or
+    takes over `judge_timeout_seconds` is asked again up to `judge_retries` times. `peak_tflops` (per device, at the training precision),
+    `mfu` and `generate_tokens_per_second` (all devices, per billion parameters) feed estimates only.
 
     `python` names the interpreter of a kind of stage ('generate', 'train', 'evaluate') where it is not this one; harness must be
     installed there too. `vllm` holds arguments of `vllm.LLM` (harness/engines/vllm.py lists which).
@@ -40,6 +41,9 @@ class Machine(Strict):
     generate_batch: int = Field(default=32, gt=0)
     generate_shard: int = Field(default=256, gt=0)
     evaluate_batch: int = Field(default=4, gt=0)
+    judge_threads: int = Field(default=8, gt=0)
+    judge_retries: int = Field(default=5, ge=0)
+    judge_timeout_seconds: float = Field(default=180.0, gt=0)
     gradient_checkpointing: bool = False
     checkpoint_every_seconds: float = 600.0
     launcher: tuple[str, ...] = ("{python}",)

@@ -13,8 +13,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from harness.artifact import Stage, make_stage
-from harness.components import version
-from harness.recipe import Benchmark, Finetuning, ModelRef, Optimizer, PromptSource, Recipe, Sampling
+from harness.components import branches, parameters, version
+from harness.errors import RecipeError
+from harness.recipe import Benchmark, Finetuning, Lora, ModelRef, Optimizer, PromptSource, Recipe, Sampling
 from harness.strict import Strict
 
 PIPELINE_VERSIONS = {"train": 1, "generate": 1, "evaluate": 1, "model": 1, "prompts": 1}
@@ -45,10 +46,12 @@ class GenerateSpec(Strict):
 class TrainSpec(Strict):
     """Stage `train`: `checkpoint/` and `log.jsonl`. Inputs: policy, prompts, and responsesI for each iteration I of the pairs.
 
+    An objective with a branch `proto` has iteration 0's responses as the input `proto` as well.
     Training ends after `num_steps` steps where given, else after `stop_after_epochs` of the `schedule_epochs` scheduled.
     """
 
     objective: str
+    parameters: dict[str, float]
     grouping: str
     beta: float
     learning_rate: float
@@ -62,6 +65,7 @@ class TrainSpec(Strict):
     max_length: int
     max_prompt_length: int
     accepted_checks: tuple[str, ...]
+    lora: Lora | None
     precision: str
     seed: int
 
@@ -137,6 +141,7 @@ def _self_play(recipe: Recipe, t: int, policy: Stage, prompts: Stage, responses:
     spec = _train_spec(
         recipe,
         objective=recipe.objective,
+        parameters=_checked_parameters(recipe.objective, iteration.parameters, f"iterations.{t}"),
         beta=iteration.beta,
         learning_rate=iteration.learning_rate,
         optimizer=recipe.optimizer,
@@ -144,8 +149,11 @@ def _self_play(recipe: Recipe, t: int, policy: Stage, prompts: Stage, responses:
         stop_after_epochs=iteration.stop_after_epochs,
         num_steps=None,
         global_batch_size=recipe.global_batch_size,
+        lora=recipe.lora,
     )
     inputs = {"policy": policy, "prompts": prompts, **{f"responses{i}": responses[i] for i in iteration.pairs_from}}
+    if "proto" in branches(recipe.objective):
+        inputs["proto"] = responses[0]
     return make_stage(f"iter{t}/train", "train", spec, _train_versions(recipe.objective), inputs)
 
 
@@ -161,6 +169,7 @@ def _finetune(recipe: Recipe, row: str, sft: Finetuning, policy: Stage, prompts:
     spec = _train_spec(
         recipe,
         objective="sft",
+        parameters={},
         beta=1.0,
         learning_rate=sft.learning_rate,
         optimizer=sft.optimizer,
@@ -168,6 +177,7 @@ def _finetune(recipe: Recipe, row: str, sft: Finetuning, policy: Stage, prompts:
         stop_after_epochs=sft.num_epochs or 1,
         num_steps=sum(steps_of(recipe, t) for t in range(len(recipe.iterations))) if is_control else None,
         global_batch_size=sft.global_batch_size,
+        lora=recipe.lora if is_control else None,
     )
     inputs = {"policy": policy, "prompts": own[0] if own else prompts}
     return [*own, make_stage(f"{row}/train", "train", spec, _train_versions("sft"), inputs)]
@@ -198,6 +208,17 @@ def _evaluate(recipe: Recipe, policy: Policy) -> list[Stage]:
             versions["judge"] = version("judges", benchmark.judge.name)
         stages.append(make_stage(f"{policy.row}/eval/{benchmark.name}", "evaluate", spec, versions, {"policy": policy.stage}))
     return stages
+
+
+def _checked_parameters(objective: str, stated: dict[str, float], where: str) -> dict[str, float]:
+    """What the recipe states, where that is exactly what the objective takes."""
+    taken = parameters(objective)
+    if set(stated) != set(taken):
+        raise RecipeError(
+            f"{where} states the parameters {sorted(stated)}, objective {objective!r} takes {sorted(taken)}; "
+            "give each of them a value in `parameters`, and no other"
+        )
+    return stated
 
 
 def _train_versions(objective: str) -> dict[str, int]:

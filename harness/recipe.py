@@ -90,10 +90,22 @@ class Optimizer(Strict):
     max_grad_norm: float | None = 1.0
 
 
+class Lora(Strict):
+    """Low-rank adapters (peft) on the linear layers named `targets`: the base weights stay, and are what the opponent is.
+
+    The product is the base with the adapters added in, an ordinary checkpoint. There is no dropout: training is deterministic.
+    """
+
+    rank: int = Field(gt=0)
+    alpha: float = Field(gt=0)
+    targets: tuple[str, ...]
+
+
 class Iteration(Strict):
     """One round of self-play. 2 epochs scheduled and 2 of 6 scheduled are different runs: the learning rate differs at every step.
 
     `beta` is the coefficient of the log-ratio, the paper's lambda. `pairs_from` lists the iterations whose responses are trained on.
+    `parameters` holds what the objective takes beside beta, by the names of its `loss` ({"mu": 1.0} for `space`).
     """
 
     beta: float = Field(gt=0)
@@ -101,6 +113,7 @@ class Iteration(Strict):
     schedule_epochs: int = Field(default=2, gt=0)
     stop_after_epochs: int = Field(default=2, gt=0)
     pairs_from: tuple[int, ...]
+    parameters: dict[str, float] = {}
 
 
 class Finetuning(Strict):
@@ -129,13 +142,17 @@ class Task(Strict):
 class Judge(Strict):
     """Who grades MT-Bench answers. `name` is a component of harness/judges; `model` None means no judge was chosen: answers only.
 
-    The endpoint is OPENAI_BASE_URL and its key OPENAI_API_KEY, both from the environment. A rule-based judge needs neither.
+    `model` is the name the endpoint serves, `revision` the 40-hex commit of the weights behind it where they are open. A turn is graded
+    `repeats` times and its score is the mean of the readable ratings. The endpoint is OPENAI_BASE_URL and its key OPENAI_API_KEY, both
+    from the environment. A rule-based judge needs neither.
     """
 
     name: str = "mt_bench_single"
     model: str | None = None
+    revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
     temperature: float = 0.0
     max_tokens: int = 2048
+    repeats: int = Field(default=1, gt=0)
 
 
 class Benchmark(Strict):
@@ -162,7 +179,7 @@ class Recipe(Strict):
 
     `sft` is `sft_model`, after `pretraining` and a fine-tuning where the recipe has them. `grouping` says how carried-over pairs are
     trained on: 'pairs' shuffles every pair on its own (the paper), 'groups' keeps all pairs of a prompt in one batch. `accepted_checks`
-    names checks of the tokenization audit that may fail.
+    names checks of the tokenization audit that may fail. With `lora`, iterations and controls train adapters only (sft trains in full).
     """
 
     name: str
@@ -180,6 +197,7 @@ class Recipe(Strict):
     objective: str = "spin"
     grouping: Literal["pairs", "groups"] = "pairs"
     accepted_checks: tuple[str, ...] = ()
+    lora: Lora | None = None
     optimizer: Optimizer
     precision: Literal["fp32", "bf16"]
     global_batch_size: int = Field(gt=0)

@@ -1,6 +1,6 @@
 """Stage `train`: the policy of the input, trained on pairs, as an accelerate loop.
 
-    opponent_logps.json   the opponent's log-probabilities, computed once before step 0 (objectives with two branches)
+    opponent_logps.json   the opponent's log-probabilities, computed once before step 0 (objectives that read them)
     log.jsonl             a line an optimizer step
     state/step-N          everything a killed run continues from; gone at the end
     checkpoint/           the trained policy, fp32 safetensors, with the tokenizer of the input
@@ -31,7 +31,7 @@ from harness.artifact import DONE_FILE, Record, digest, read_model
 from harness.components import load
 from harness.data import Encoding, Pair, encode_pair, read_pairs
 from harness.errors import InputError, MachineError, RecipeError, TrainingError
-from harness.global_batch import check_finite, check_start, gather, pair_logps, rewards
+from harness.global_batch import Objective, check_finite, check_start, gather, pair_logps, rewards
 from harness.logps import Group, GroupScorer
 from harness.machine import Machine
 from harness.opponent import Logps, score_opponent
@@ -58,6 +58,7 @@ class Training(NamedTuple):
     schedule: Schedule
     accelerator: Accelerator
     objective: ModuleType
+    loss: Objective
     tokenizer: Any
     pairs: Sequence[Pair]
     scorer: nn.Module
@@ -113,8 +114,9 @@ def _open(settings: TrainSpec, inputs: Mapping[str, Path], machine: Machine) -> 
     )
     pairs = read_pairs(inputs)
     objective = load("objectives", settings.objective)
-    if "generated" in objective.BRANCHES and pairs[0].generated is None:
-        raise InputError(f"objective {settings.objective!r} compares two responses, but no generated responses are among the inputs")
+    absent = [branch for branch in objective.BRANCHES if getattr(pairs[0], branch) is None]
+    if absent:
+        raise InputError(f"objective {settings.objective!r} needs {' and '.join(absent)} responses, but none are among the inputs")
     schedule = plan_steps(settings, len(pairs), accelerator.num_processes, machine)
     share = settings.global_batch_size // accelerator.num_processes
     accelerator.gradient_accumulation_steps = share // schedule.micro_batch
@@ -129,7 +131,8 @@ def _open(settings: TrainSpec, inputs: Mapping[str, Path], machine: Machine) -> 
     )
     tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
     prepared = accelerator.prepare(GroupScorer(model), optimizer, scheduler)
-    return Training(settings, schedule, accelerator, objective, tokenizer, pairs, *prepared)
+    loss = partial(objective.loss, **settings.parameters)
+    return Training(settings, schedule, accelerator, objective, loss, tokenizer, pairs, *prepared)
 
 
 def _load_model(checkpoint: Path, machine: Machine) -> nn.Module:
@@ -154,7 +157,7 @@ def _optimizer(settings: TrainSpec, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def _opponent(training: Training, out: Path, identity: str, machine: Machine) -> dict[str, Logps]:
-    if "generated" not in training.objective.BRANCHES:
+    if not training.objective.OPPONENT:
         return {}
     by_length = _by_length(training.pairs, range(len(training.pairs)))
     return score_opponent(
@@ -192,13 +195,13 @@ def _step(training: Training, opponent: Mapping[str, Logps], step: int) -> dict[
     for groups in mine:
         with accelerator.accumulate(training.scorer):
             logps = pair_logps(training.scorer(groups), groups, opponent, mean_real_tokens)
-            accelerator.backward(training.objective.loss(logps, settings.beta).mean())
+            accelerator.backward(training.loss(logps, settings.beta).mean())
         parts.append(logps)
     whole = gather(accelerator, parts)
-    losses = training.objective.loss(whole, settings.beta)
+    losses = training.loss(whole, settings.beta)
     check_finite(losses, _prompt_ids(training, batch))
     if step == 0:
-        check_start(training.objective.loss, whole, settings.beta, settings.precision)
+        check_start(training.loss, whole, settings.beta, settings.precision)
     max_norm = settings.optimizer.max_grad_norm
     grad_norm = float(accelerator.clip_grad_norm_(training.scorer.parameters(), math.inf if max_norm is None else max_norm))
     if not math.isfinite(grad_norm):

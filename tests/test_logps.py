@@ -17,6 +17,7 @@ from transformers import (
     MistralConfig,
     PretrainedConfig,
     Qwen2Config,
+    Qwen3Config,
 )
 
 from harness.errors import InputError
@@ -39,6 +40,8 @@ FAMILIES: dict[str, Callable[[], PretrainedConfig]] = {
     "mistral_no_window": lambda: MistralConfig(**SIZES, sliding_window=None),
     "qwen2": lambda: Qwen2Config(**SIZES),
     "qwen2_window_5": lambda: Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=5, max_window_layers=1),
+    "qwen3": lambda: Qwen3Config(**SIZES, head_dim=8),
+    "qwen3_window_5": lambda: Qwen3Config(**SIZES, head_dim=8, use_sliding_window=True, sliding_window=5, max_window_layers=1),
     "gemma": lambda: GemmaConfig(**SIZES, head_dim=8),
     "gpt2": lambda: GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=128),
 }

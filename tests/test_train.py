@@ -64,8 +64,10 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def spec(**changes: Any) -> dict[str, Any]:
     values = TrainSpec(
         objective="spin",
+        parameters={},
         grouping="pairs",
         accepted_checks=(),
+        lora=None,
         beta=0.1,
         learning_rate=1e-3,
         optimizer=Optimizer(name="rmsprop", warmup_ratio=0.25),
@@ -375,5 +377,5 @@ def test_what_cannot_be_run() -> None:
 def test_spin_without_responses_is_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
     """Promise: self-play without generated responses is an input error, not a crash."""
     roles = {role: inputs[role] for role in ("policy", "prompts")}
-    with pytest.raises(InputError, match="no generated responses"):
+    with pytest.raises(InputError, match="needs generated responses"):
         train(roles, tmp_path / "out", spec(), machine())

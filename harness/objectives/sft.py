@@ -13,6 +13,7 @@ from harness.components import PairLogps
 
 VERSION = 1
 BRANCHES = ("real",)
+OPPONENT = False
 
 
 def loss(logps: PairLogps, beta: float) -> Tensor:

@@ -11,17 +11,19 @@ from typing import Any
 
 import pytest
 
-from harness import verdicts
 from harness.benchmarks.mt_bench import TEMPERATURES, open_benchmark
 from harness.components import Job
 from harness.engines.hf import Engine
 from harness.errors import InputError, JudgeError
+from harness.machine import Machine
 from harness.questions import Question, questions_of, select
 from harness.recipe import Benchmark, Judge, Task
 from tests.checkpoints import MACHINE, save_checkpoint
 
 TINY = Task(name="tiny_mt_bench", metric="points of 10", limit=5)
 MODEL_JUDGE = Judge(model="scripted-judge")
+PATIENT = MACHINE.model_copy(update={"judge_retries": 1, "judge_timeout_seconds": 5.0})
+ALONE = PATIENT.model_copy(update={"judge_threads": 1})
 KEY = "sk-not-for-anyone"
 Script = Callable[[str, int], tuple[int, str]]
 
@@ -67,15 +69,14 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     thread.start()
     monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{server.server_address[1]}/v1")
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr(verdicts, "RETRIES", 1)
     yield server
     server.shutdown()
     server.server_close()
 
 
-def job_of(checkpoint: Path, workspace: Path, judge: Judge | None) -> Job:
+def job_of(checkpoint: Path, workspace: Path, judge: Judge | None, machine: Machine = PATIENT) -> Job:
     benchmark = Benchmark(name="mt_bench", protocol="test", tasks=(TINY,), judge=judge, max_new_tokens=6)
-    return Job(checkpoint, benchmark, "hf", MACHINE, "fp32", 1, workspace)
+    return Job(checkpoint, benchmark, "hf", machine, "fp32", 1, workspace)
 
 
 def test_a_rule_grades_the_tiny_task(checkpoint: Path, tmp_path: Path) -> None:
@@ -146,7 +147,8 @@ def test_good_and_unreadable_verdicts(checkpoint: Path, tmp_path: Path, server: 
     assert (score.value, score.stderr, score.n, score.n_unscored) == (8.0, 0.0, 10, 5)
     assert score.details["turns"] == {"1": {"mean": None, "n": 0}, "2": {"mean": 8.0, "n": 5}}
     assert score.details["judge_models"] == ["scripted-judge-0001"]
-    assert samples[0]["verdicts"] == ["I would rather not say.", "Rating: [[8]]"]
+    assert samples[0]["verdicts"] == [["I would rather not say."], ["Rating: [[8]]"]]
+    assert score.details["verdicts"] == {"asked": 10, "unreadable": 5, "refused": {}}
     assert score.protocol["judge_model"] == "scripted-judge"
     assert {(body["model"], body["temperature"], body["max_tokens"]) for body in server.asked} == {("scripted-judge", 0.0, 2048)}
 
@@ -164,10 +166,10 @@ def test_a_judge_that_goes_down_loses_nothing(
     checkpoint: Path, tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """After the retries one clear line; answers and verdicts stay, and the next launch asks only for the missing ones."""
-    monkeypatch.setattr(verdicts, "THREADS", 1)
     server.script = lambda prompt, number: (200, "[[5]]") if number <= 4 else (503, "down")
-    with pytest.raises(JudgeError, match=r"judge scripted-judge: the endpoint answered HTTP 503") as caught:
-        open_benchmark(job_of(checkpoint, tmp_path, MODEL_JUDGE))(TINY)
+    with pytest.raises(JudgeError, match=r"6 of 10 verdicts are missing: judge scripted-judge: .* after 1 retries \(HTTP 503") as caught:
+        open_benchmark(job_of(checkpoint, tmp_path, MODEL_JUDGE, ALONE))(TINY)
+    assert len(server.asked) == 4 + 3 * 2, "three failures in a row, each asked twice, and nothing more is asked"
     assert "\n" not in str(caught.value)
     assert len(list((tmp_path / "verdicts").glob("*.json"))) == 4
     server.script = lambda prompt, number: (200, "[[5]]")
@@ -183,7 +185,7 @@ def test_a_judge_that_goes_down_loses_nothing(
 def test_nobody_listens(checkpoint: Path, tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """An endpoint nobody listens at is one clear line that names neither address nor key."""
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
-    with pytest.raises(JudgeError, match="no answer from the endpoint after 1 retries") as caught:
+    with pytest.raises(JudgeError, match="no verdict from the endpoint after 1 retries") as caught:
         open_benchmark(job_of(checkpoint, tmp_path, MODEL_JUDGE))(TINY)
     assert "127.0.0.1" not in str(caught.value)
 
