@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import sys
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,8 +14,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from harness import doctor as doctors
 from harness import explain as explaining
-from harness import listing, runner
+from harness import judgments, listing, runner
 from harness import machine as machines
 from harness import recipe as recipes
 from harness import tables as tabulating
@@ -165,6 +167,33 @@ def accept(
         out.print(f"{stage}: kept {field} = {old!r} where the recipe says {new!r}", markup=False)
 
 
+@app.command(name="import-judgments")
+def import_judgments(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="FastChat's *_single.jsonl, plain or .gz.")],
+    format: FormatOption = "text",
+) -> None:
+    """Re-read MT-Bench verdicts made elsewhere: means by model, turn and category, and how many cannot be read."""
+    found = judgments.summarize(judgments.read_judgments(files))
+    if format == "json":
+        _json(found)
+    else:
+        _show("judgments, points of 10", judgments.rows(found), format)
+
+
+@app.command()
+def doctor(
+    recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="Check also what this recipe needs.")] = None,
+    format: FormatOption = "text",
+) -> None:
+    """Check Python, packages, caches, disk, keys (by presence alone) and judges; exit code 1 where something is missing."""
+    loaded = recipes.load(recipe) if recipe else None
+    findings = doctors.examine(doctors.Context(loaded, Path("results"), date.today()))
+    _show("doctor", doctors.listing(findings), format)
+    errors = [finding.check for finding in findings if finding.state == "error"]
+    if errors:
+        raise MachineError(f"{len(errors)} thing(s) to mend: {', '.join(errors)}")
+
+
 @app.command(hidden=True)
 def stage(directory: Annotated[Path, typer.Argument(help="A stage's directory with its stage.json.")]) -> None:
     """Do the work of one stage; the runner calls this in a process of its own."""
@@ -210,6 +239,8 @@ def _print_plan(found: dict[str, Any]) -> None:
         for row in [*found["stages"], {"path": "total", "state": "", "inputs": {}, **found["totals"]}]
     ]
     out.print(_table(f"{found['recipe']} on {found['machine']} (estimates; paper: 8 x A100-80G)", shown))
+    for line in found["warnings"]:
+        out.print(f"warning: {line}", markup=False)
 
 
 def _quantity(value: float | None) -> str:

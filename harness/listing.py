@@ -4,7 +4,7 @@ Layouts (stable; a new field may be added, none is renamed):
 
     recipes   [{name, summary, model, iterations, file}]
     plan      {recipe, machine, stages: [{path, kind, state, fingerprint, inputs, tokens, flops, hours, device_hours, disk_gb,
-              judge_calls, paper_hours}], totals: {the same sums}}
+              judge_calls, paper_hours}], totals: {the same sums}, warnings: [a judge past its shutdown date, or near it]}
     schedule  [{iteration, opponent, pairs_from, pairs, beta, learning_rate, epochs, steps}]
     status    [{path, state, seconds, peak_memory_mb, outputs}]
     diff      [{field, left, right, left_reason, right_reason}]
@@ -13,6 +13,7 @@ Layouts (stable; a new field may be added, none is renamed):
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any
 
 from harness import paper
@@ -20,6 +21,7 @@ from harness import recipe as recipes
 from harness.artifact import RunDir
 from harness.deviation import deviations, flatten, reason_for
 from harness.estimate import Cost, estimate
+from harness.known_judges import judges_of, warning
 from harness.machine import Machine
 from harness.plan import plan, steps_of
 from harness.recipe import Recipe
@@ -78,7 +80,8 @@ def plan_list(recipe: Recipe, run: RunDir, machine: Machine) -> dict[str, Any]:
             }
         )
     totals = {name: sum(stage[name] or 0 for stage in stages) for name in Cost._fields}
-    return {"recipe": recipe.name, "machine": machine.name, "stages": stages, "totals": totals}
+    warnings = [found for judge in judges_of(recipe.benchmarks) if (found := warning(judge, date.today()))]
+    return {"recipe": recipe.name, "machine": machine.name, "stages": stages, "totals": totals, "warnings": warnings}
 
 
 def status_list(recipe: Recipe, run: RunDir) -> Listing:

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "harness"
 LAYERS = [
     {"__main__"},
     {"cli"},
-    {"listing"},
+    {"listing", "doctor"},
     {"runner", "estimate", "explain", "tables"},
     {"seeds"},
     {"cells", "rendering"},
@@ -23,7 +23,7 @@ LAYERS = [
     {"sources"},
     {"data", "logps", "statistics"},
     {"resampling"},
-    {"plan", "paper"},
+    {"plan", "paper", "known_judges"},
     {"paper_claims", "components"},
     {"artifact"},
     {"deviation", "machine"},
