@@ -15,7 +15,7 @@ LAYERS = [
     {"cells", "rendering"},
     {"differences"},
     {"scores"},
-    {"comparability", "results"},
+    {"comparability", "results", "gains"},
     {"model", "prompts", "generate", "train", "evaluate"},
     {"objectives", "engines", "benchmarks", "judges"},
     {"lm_tasks", "questions", "global_batch", "judgments"},
