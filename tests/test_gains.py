@@ -13,7 +13,7 @@ from harness.statistics import mcnemar
 
 
 def test_only_the_first_iterations_of_the_paper_stand_out() -> None:
-    """Of 28 gains of its leaderboard five exceed their unpaired error, none after iter1; after Holm GSM8K and the average of iter0 remain."""
+    """Of 28 gains five exceed their unpaired error, none after iter1; after Holm GSM8K and the average of iter0 remain."""
     found = gains("paper/leaderboard")
     assert len(found) == 28
     exceeding = {(gain.row, gain.task) for gain in found if gain.exceeds}
