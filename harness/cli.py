@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from harness import anchors as anchoring
 from harness import doctor as doctors
 from harness import explain as explaining
 from harness import judgments, listing, runner
@@ -36,6 +37,7 @@ OutOption = Annotated[Path | None, typer.Option("--out", help="The run's directo
 MachineOption = Annotated[
     str | None, typer.Option("--machine", help="A machine's name or file (default: the smallest shipped one that holds the model).")
 ]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would run, and run nothing.")]
 FormatOption = Annotated[Format, typer.Option("--format", help="text, or json in a stable layout.")]
 
 
@@ -58,7 +60,7 @@ def reproduce(
     out_dir: OutOption = None,
     machine: MachineOption = None,
     only: Annotated[str | None, typer.Option("--only", help="Run only the stages whose path matches this glob.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, and run nothing.")] = False,
+    dry_run: DryRunOption = False,
     help_: Annotated[bool, typer.Option("--help", help="Show this message, or with RECIPE its iteration schedule.")] = False,
 ) -> None:
     """Generate, train and evaluate every iteration of RECIPE, then print the tables. Finished work is never redone."""
@@ -167,6 +169,34 @@ def accept(
         out.print(f"{stage}: kept {field} = {old!r} where the recipe says {new!r}", markup=False)
 
 
+@app.command()
+def anchors(
+    recipe: RecipeArg,
+    out_dir: OutOption = None,
+    machine: MachineOption = None,
+    dry_run: DryRunOption = False,
+    format: FormatOption = "text",
+) -> None:
+    """Evaluate the published checkpoints RECIPE names and set them beside their published figures: does our evaluation differ?"""
+    loaded, place = _load(recipe, machine)
+    anchoring.require(loaded)
+    run = RunDir(out_dir or Path("results") / loaded.name)
+    planned = listing.plan_list(loaded, run, place) if dry_run else None
+    if planned is None:
+        runner.reproduce(loaded, run, place, None, _announce)
+        tabulating.write_tables(run.path)
+    found = anchoring.compare(loaded, run.path)
+    notes, conclusions = anchoring.notes(loaded), anchoring.conclusions(found)
+    if format == "json":
+        _json({"plan": planned, "notes": notes, "comparisons": [one._asdict() for one in found], "conclusions": conclusions})
+        return
+    if planned:
+        _print_plan(planned)
+    out.print(_table(f"{loaded.name}: the same weights, evaluated here and there", anchoring.rows(found)))
+    for line in (*notes, *conclusions):
+        out.print(line, markup=False)
+
+
 @app.command(name="import-judgments")
 def import_judgments(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="FastChat's *_single.jsonl, plain or .gz.")],
@@ -223,30 +253,9 @@ def _help(context: typer.Context, recipe: str | None) -> None:
 
 
 def _print_plan(found: dict[str, Any]) -> None:
-    shown = [
-        {
-            "stage": row["path"],
-            "state": row["state"],
-            "from": ", ".join(f"{role}={path}" for role, path in row["inputs"].items()),
-            "tokens": _quantity(row["tokens"]),
-            "FLOPs": _quantity(row["flops"]),
-            "hours": _quantity(row["hours"]),
-            "device-h": _quantity(row["device_hours"]),
-            "disk GB": _quantity(row["disk_gb"]),
-            "judge calls": _quantity(row["judge_calls"]),
-            "paper h": _quantity(row["paper_hours"]),
-        }
-        for row in [*found["stages"], {"path": "total", "state": "", "inputs": {}, **found["totals"]}]
-    ]
-    out.print(_table(f"{found['recipe']} on {found['machine']} (estimates; paper: 8 x A100-80G)", shown))
+    out.print(_table(f"{found['recipe']} on {found['machine']} (estimates; paper: 8 x A100-80G)", listing.plan_rows(found)))
     for line in found["warnings"]:
         out.print(f"warning: {line}", markup=False)
-
-
-def _quantity(value: float | None) -> str:
-    if not value:
-        return ""
-    return f"{value:.2e}" if value >= 1e5 else f"{value:.3g}"
 
 
 def _show(title: str, rows: listing.Listing, format: Format) -> None:

@@ -84,6 +84,31 @@ def plan_list(recipe: Recipe, run: RunDir, machine: Machine) -> dict[str, Any]:
     return {"recipe": recipe.name, "machine": machine.name, "stages": stages, "totals": totals, "warnings": warnings}
 
 
+def plan_rows(planned: dict[str, Any]) -> Listing:
+    """`plan_list` as a printed table: a row for each stage, quantities short, the sums last."""
+    return [
+        {
+            "stage": row["path"],
+            "state": row["state"],
+            "from": ", ".join(f"{role}={path}" for role, path in row["inputs"].items()),
+            "tokens": _quantity(row["tokens"]),
+            "FLOPs": _quantity(row["flops"]),
+            "hours": _quantity(row["hours"]),
+            "device-h": _quantity(row["device_hours"]),
+            "disk GB": _quantity(row["disk_gb"]),
+            "judge calls": _quantity(row["judge_calls"]),
+            "paper h": _quantity(row["paper_hours"]),
+        }
+        for row in [*planned["stages"], {"path": "total", "state": "", "inputs": {}, **planned["totals"]}]
+    ]
+
+
+def _quantity(value: float | None) -> str:
+    if not value:
+        return ""
+    return f"{value:.2e}" if value >= 1e5 else f"{value:.3g}"
+
+
 def status_list(recipe: Recipe, run: RunDir) -> Listing:
     """What stands on disk for each planned stage."""
     found = []

@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from harness.definitions import find, load_attribute, shipped
 from harness.errors import RecipeError
-from harness.recipe import find, load_attribute, shipped
 from harness.strict import Strict
 
 MACHINES_DIR = shipped("machines")

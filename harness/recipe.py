@@ -6,23 +6,15 @@ Where it runs is a `Machine` (harness/machine.py) and never part of a recipe.
 
 from __future__ import annotations
 
-import importlib.util
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from harness.errors import RecipeError, suggest
-from harness.strict import Strict, build, explain
-
-
-def shipped(folder: str) -> Path:
-    """The directory `folder` of recipes or machines: inside the package in a wheel, beside it in a checkout."""
-    inside = Path(__file__).parent / folder
-    return inside if inside.is_dir() else Path(__file__).parent.parent / folder
-
+from harness.definitions import find, load_attribute, shipped
+from harness.errors import RecipeError
+from harness.strict import Strict, build
 
 RECIPES_DIR = shipped("recipes")
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]*")
@@ -152,6 +144,35 @@ class Benchmark(Strict):
     max_new_tokens: int | None = None
 
 
+class Figure(Strict):
+    """A number somebody published for a checkpoint, under rules called `protocol`, read at `where`. `n` questions where that is known."""
+
+    task: str
+    value: float
+    protocol: str
+    where: str
+    metric: str | None = None
+    shots: int | None = None
+    n: int | None = None
+
+
+class Anchor(Strict):
+    """A checkpoint somebody else published, to be evaluated here, and figures for it besides those of harness/paper_claims.py.
+
+    `model` None: the weights cannot be pinned yet, and `note` says what is known and what must be found.
+    """
+
+    model: ModelRef | None = None
+    note: str | None = None
+    figures: tuple[Figure, ...] = ()
+
+    @model_validator(mode="after")
+    def _is_pinned_or_explained(self) -> Self:
+        if self.model is None and not self.note:
+            raise ValueError("an anchor needs a model, or a note that says why its weights cannot be pinned")
+        return self
+
+
 class Sizes(Strict):
     """What cost estimates assume; never part of an identity. Lengths are mean tokens."""
 
@@ -166,7 +187,7 @@ class Recipe(Strict):
 
     `sft` is `sft_model`, after `pretraining` and a fine-tuning where the recipe has them. `grouping` says how carried-over pairs are
     trained on: 'pairs' shuffles every pair on its own (the paper), 'groups' keeps all pairs of a prompt in one batch. `accepted_checks`
-    names checks of the tokenization audit that may fail.
+    names checks of the tokenization audit that may fail. A recipe with `anchors` trains nothing: its rows are these checkpoints.
     """
 
     name: str
@@ -175,6 +196,7 @@ class Recipe(Strict):
     pretraining: Finetuning | None = None
     sft: Finetuning | None = None
     controls: dict[str, Finetuning] = {}
+    anchors: dict[str, Anchor] = {}
     prompts: PromptSource
     engine: str
     sampling: Sampling
@@ -202,6 +224,12 @@ class Recipe(Strict):
         if not NAME_PATTERN.fullmatch(name):
             raise ValueError(f"{name!r} is not a usable directory name; use lower-case letters, digits, '.', '_' and '-'")
         return name
+
+    @model_validator(mode="after")
+    def _anchors_stand_alone(self) -> Self:
+        if self.anchors and (self.iterations or self.pretraining or self.sft or self.controls):
+            raise ValueError("a recipe with anchors trains nothing; expected no iterations, pretraining, sft or controls")
+        return self
 
     @model_validator(mode="after")
     def _pairs_exist(self) -> Self:
@@ -234,35 +262,6 @@ def load(name_or_file: str) -> Recipe:
 def available() -> dict[str, Path]:
     """{recipe name: file} of recipes/."""
     return {path.stem.replace("_", "-"): path for path in sorted(RECIPES_DIR.glob("*.py")) if path.stem != "__init__"}
-
-
-def find(name_or_file: str, known: Mapping[str, Path], what: str) -> Path:
-    """The file of a known name, or the file itself; an error with a suggestion for anything else."""
-    if name_or_file in known:
-        return known[name_or_file]
-    path = Path(name_or_file)
-    if path.suffix == ".py":
-        if path.is_file():
-            return path
-        raise RecipeError(f"{what} file {name_or_file} does not exist")
-    raise RecipeError(f"no {what} called {name_or_file!r}{suggest(name_or_file, known)}")
-
-
-def load_attribute(path: Path, attribute: str) -> Any:
-    """Execute the Python file at `path` and return its `attribute`."""
-    spec = importlib.util.spec_from_file_location(f"harness_loaded_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except ValidationError as error:
-        raise RecipeError(f"{path.name}: {explain(None, error)}") from None
-    except (SyntaxError, NameError, ImportError, TypeError) as error:
-        raise RecipeError(f"{path.name}: {type(error).__name__}: {error}") from None
-    if not hasattr(module, attribute):
-        raise RecipeError(f"{path.name} defines no `{attribute}`; expected a module-level `{attribute} = ...`")
-    return getattr(module, attribute)
 
 
 def _check_pinned(source: str, name: str, revision: str | None) -> None:

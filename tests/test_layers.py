@@ -11,7 +11,7 @@ LAYERS = [
     {"cli"},
     {"listing", "doctor"},
     {"runner", "estimate", "explain", "tables"},
-    {"seeds"},
+    {"seeds", "anchors"},
     {"cells", "rendering"},
     {"differences"},
     {"scores"},
@@ -28,6 +28,7 @@ LAYERS = [
     {"artifact"},
     {"deviation", "machine"},
     {"recipe"},
+    {"definitions"},
     {"provenance", "progress", "strict"},
     {"errors"},
 ]
