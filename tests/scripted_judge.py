@@ -37,7 +37,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self, script: Script) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.script, self.asked, self.times = script, list[dict[str, Any]](), list[float]()
-        self.lock = threading.Lock()
+        self.lock, self.served = threading.Lock(), SERVED
 
     @property
     def url(self) -> str:
@@ -64,7 +64,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _answer(self, reply: Reply) -> None:
         choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": reply.text}}
-        completion = {"id": "x", "object": "chat.completion", "created": 0, "model": SERVED, "choices": [choice]}
+        completion = {"id": "x", "object": "chat.completion", "created": 0, "model": self.server.served, "choices": [choice]}
         body = reply.raw if reply.raw is not None else json.dumps(completion if reply.status == 200 else {"error": {"message": reply.text}})
         data = body.encode()
         try:

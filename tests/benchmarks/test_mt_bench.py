@@ -15,8 +15,9 @@ from harness.errors import InputError, JudgeError
 from harness.machine import Machine
 from harness.questions import Question, questions_of, select
 from harness.recipe import Benchmark, Judge, Task
+from harness.scores import other_rules
 from tests.checkpoints import MACHINE, save_checkpoint
-from tests.scripted_judge import Reply, Server, serving
+from tests.scripted_judge import SERVED, Reply, Server, serving
 
 TINY = Task(name="tiny_mt_bench", metric="points of 10", limit=5)
 MODEL_JUDGE = Judge(model="scripted-judge")
@@ -110,7 +111,7 @@ def test_good_and_unreadable_verdicts(checkpoint: Path, tmp_path: Path, server: 
     score, samples = open_benchmark(job_of(checkpoint, tmp_path, MODEL_JUDGE))(TINY)
     assert (score.value, score.stderr, score.n, score.n_unscored) == (8.0, 0.0, 10, 5)
     assert score.details["turns"] == {"1": {"mean": None, "n": 0}, "2": {"mean": 8.0, "n": 5}}
-    assert score.details["judge_models"] == ["scripted-judge-0001"]
+    assert score.protocol["judge_served"] == ["scripted-judge-0001"]
     assert samples[0]["verdicts"] == [["I would rather not say."], ["Rating: [[8]]"]]
     assert score.details["verdicts"] == {"asked": 10, "unreadable": 5, "refused": {}}
     assert score.protocol["judge_model"] == "scripted-judge"
@@ -164,6 +165,28 @@ def test_repeated_verdicts_are_averaged(checkpoint: Path, tmp_path: Path, server
     assert score.details["verdicts"] == {"asked": 30, "unreadable": 10, "refused": {}}
     assert sorted(samples[0]["verdicts"][0]) == ["[[4]]", "[[7]]", "no rating"]
     assert (score.protocol["judge_revision"], score.protocol["judge_repeats"]) == ("0123456789" * 4, 3)
+
+
+@pytest.mark.usefixtures("fake_space")
+@pytest.mark.parametrize(
+    ("changed", "served", "field"),
+    [
+        ({"model": "another"}, SERVED, "judge_model"),
+        ({"revision": "f" * 40}, SERVED, "judge_revision"),
+        ({"temperature": 0.7}, SERVED, "judge_temperature"),
+        ({"repeats": 2}, SERVED, "judge_repeats"),
+        ({}, "scripted-judge-0002", "judge_served"),
+    ],
+)
+def test_rows_under_different_judges_are_not_compared(
+    checkpoint: Path, tmp_path: Path, server: Server, changed: dict[str, Any], served: str, field: str
+) -> None:
+    """Another model, revision, sampling or number of repeats, or another model behind the same name, is another column's judge."""
+    first, _ = open_benchmark(job_of(checkpoint, tmp_path / "first", MODEL_JUDGE))(TINY)
+    server.served = served
+    judge = MODEL_JUDGE.model_copy(update=changed)
+    other, _ = open_benchmark(job_of(checkpoint, tmp_path / "other", judge))(TINY)
+    assert [reason.split(" ")[6] for reason in other_rules(other, first)] == [f"protocol.{field}"]
 
 
 def test_a_judge_without_a_key_is_refused_first(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
