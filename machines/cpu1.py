@@ -2,4 +2,5 @@
 
 from harness.machine import load
 
-machine = load("cpu").model_copy(update={"name": "cpu1", "summary": "one CPU thread, fp32", "num_threads": 1, "env": {"OMP_NUM_THREADS": "1"}})
+changes = {"name": "cpu1", "summary": "one CPU thread, fp32", "num_threads": 1, "env": {"OMP_NUM_THREADS": "1"}}
+machine = load("cpu").model_copy(update=changes)
