@@ -130,3 +130,15 @@ def test_an_empty_prompt_is_refused(engine: Engine) -> None:
     """A prompt without tokens cannot be answered and says so."""
     with pytest.raises(InputError, match="empty prompt"):
         engine.generate([Request("r", [], 3, 0.0, 1.0, 0)])
+
+
+def test_a_batch_ends_with_its_longest_response(engine: Engine) -> None:
+    """Once every row of a batch has stopped, by EOS or its own limit, no further token is computed."""
+    asked = [request._replace(max_new_tokens=40) for request in requests(1.0, 12)]
+    ending = [request for request, response in zip(asked, engine.generate(asked), strict=True) if response.finish_reason == "stop"][:4]
+    calls: list[int] = []
+    handle = engine.model.register_forward_hook(lambda *_: calls.append(1))
+    responses = engine.generate(ending)
+    handle.remove()
+    assert len(responses) > 1
+    assert len(calls) == max(len(response.token_ids) for response in responses) + 1 < 40
