@@ -58,6 +58,13 @@ def test_draws_depend_on_the_seed_alone(engine: Engine, top_p: float) -> None:
     assert together == alone == backwards
 
 
+def test_a_response_is_the_same_alone_and_among_64(checkpoint: Path) -> None:
+    """At temperature 1 a batch of 64 gives each request what it gets alone."""
+    large = open_engine(checkpoint, "float32", MACHINE.model_copy(update={"generate_batch": 64}))
+    asked = requests(1.0, 64)
+    assert large.generate(asked) == [large.generate([request])[0] for request in asked]
+
+
 def test_another_seed_draws_anew(engine: Engine) -> None:
     """Seeds matter: the same prompt with many seeds is answered in many ways."""
     asked = [request._replace(seed=seed, token_ids=[2, 9, 3], max_new_tokens=8) for seed, request in enumerate(requests(1.0, 20))]
