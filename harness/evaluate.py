@@ -7,7 +7,6 @@ the tasks that have none.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Mapping
@@ -24,7 +23,6 @@ from harness.recipe import Task
 
 def run(spec: dict[str, Any], inputs: Mapping[str, Path], out: Path, machine: Machine) -> None:
     """Score the tasks that have no score yet."""
-    os.environ["TQDM_DISABLE"] = "1"  # read when tqdm is imported; our own progress lines stand in for lm-eval's bars
     stage = EvaluateSpec.model_validate(spec)
     missing = [task for task in _named_once(stage.benchmark.tasks) if not score_path(out, task).exists()]
     job = Job(
