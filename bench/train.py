@@ -137,7 +137,8 @@ def _gemm_flops() -> tuple[float, float]:
 
 def _table(found: dict[str, dict[str, Any]], size: Size) -> str:
     all_epochs = f"{size.epochs} epochs s"
-    header = ("peer", "epoch s", all_epochs, "CPU s", "tokens/s", "of GEMM", "by CPU", "peak GB", "x faster", "x by CPU", "loss diff", "grad diff")
+    costs = ("epoch s", all_epochs, "CPU s", "tokens/s", "of GEMM", "by CPU", "peak GB")
+    header = ("peer", *costs, "x faster", "x by CPU", "loss diff", "grad diff")
     lines = [header, ("---",) * len(header)]
     for peer, values in found.items():
         base = found.get(BASELINE.get(peer, "released"))
