@@ -198,7 +198,6 @@ class RunDir:
         launches = {path: self.launch(path) for path in self.stages() if self.record(path)}
         return {launch.stage.fingerprint: path for path, launch in launches.items() if launch}
 
-
 def canonical(value: Any) -> str:
     """JSON that is the same for equal values; what cannot be encoded the same way twice is an error."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)

@@ -26,7 +26,7 @@ def sweep(
     machine: MachineOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be made and what is shared, and run nothing.")] = False,
 ) -> None:
-    """Run every recipe of SWEEP, what several share only once, and print the variants side by side."""
+    """Run every recipe of SWEEP, each stage that several share only once, and print the variants side by side."""
     loaded = sweeps.load(file)
     place = machines.load(machine) if machine else sweeping.default_machine(loaded)
     for recipe in loaded.recipes:
