@@ -29,6 +29,7 @@ class Shared(NamedTuple):
 
 def share(stages: Iterable[Stage], run: RunDir, others: Sequence[RunDir]) -> list[Shared]:
     """Link into `run` every missing stage of its plan that one of `others` has finished; `stages` have inputs before their readers."""
+    shutil.rmtree(run.path / BESIDE, ignore_errors=True)  # of a launch that was killed while linking
     found = []
     finished = [(other, other.finished()) for other in others]
     for stage in stages:
@@ -47,7 +48,6 @@ def _take(stage: Stage, run: RunDir, other: RunDir, path: str) -> bool:
     if launch is None or record is None or not _is_whole(other, path) or not _has_inputs(stage, run, launch):
         return False
     beside, target = run.path / BESIDE, run.stage_dir(stage.path)
-    shutil.rmtree(beside, ignore_errors=True)
     for name in record.outputs:
         _link(other.stage_dir(path) / name, beside / name)
     launches = [{"shared_from": f"{other.path.name}/{path}", **one} for one in launch.launches]

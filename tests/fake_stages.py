@@ -39,7 +39,7 @@ if path == stage["path"]:
         os.kill(os.getpid(), int(number[0]))
     sys.exit(int(number[0]))
 name = {"model": "checkpoint/model.safetensors", "train": "checkpoint/model.safetensors", "prompts": "prompts.jsonl",
-        "generate": "responses/00000.jsonl", "evaluate": "scores/kl.json"}[stage["kind"]]
+        "preferences": "prompts.jsonl", "generate": "responses/00000.jsonl", "evaluate": "scores/kl.json"}[stage["kind"]]
 (folder / name).parent.mkdir(exist_ok=True)
 (folder / name).write_text(os.environ.get("FAKE_BYTES", "") + stage["fingerprint"])
 if stage["kind"] == "train":

@@ -105,6 +105,24 @@ def test_linked_files_survive_the_other_run(made: RunDir, tmp_path: Path) -> Non
     assert runner.verify(run)[:2] == ([], [])
 
 
+def test_killed_while_linking(made: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: a launch that dies between linking and renaming leaves no stage behind; the next one shares it all and clears up."""
+    run = RunDir(tmp_path / "other")
+    stages = plan(small_recipe("other"))
+
+    def die(path: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", die)
+        with pytest.raises(KeyboardInterrupt):
+            share(stages, run, [made])
+    assert {run.state(stage) for stage in stages} == {"missing"}
+    assert len(share(stages, run, [made])) == len(stages)
+    assert not (run.path / sharing.BESIDE).exists()
+    assert runner.verify(run)[0] == []
+
+
 def test_across_disks_files_are_copied(made: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Promise: where no hard link can be made the file is copied; other errors are not swallowed."""
 
