@@ -50,7 +50,7 @@ class Tokens(NamedTuple):
 
 
 class EncodedPair(NamedTuple):
-    """A pair as token ids; `responses` is (real,), (real, generated) or (real, generated, proto)."""
+    """Pairs that share a prompt as token ids; `responses` is real, then a generated one a pair, then `proto` where there is one."""
 
     prompt: Tokens
     responses: tuple[Tokens, ...]
@@ -149,17 +149,30 @@ def prompt_ids(tokenizer: Any, template: str, messages: Sequence[Mapping[str, st
     return ids if ids[:1] == [bos] else [bos, *ids]
 
 
-def encode_pair(tokenizer: Any, pair: Pair, encoding: Encoding) -> EncodedPair:
-    """The pair's token ids under `encoding`. A response may be cut, and empty where nothing is left of it."""
+def encode_pairs(tokenizer: Any, pairs: Sequence[Pair], encoding: Encoding) -> EncodedPair:
+    """The token ids of one prompt with the real and every generated response of `pairs`, which share them; `proto` comes last.
+
+    A response may be cut, and empty where nothing is left of it.
+    """
     encode = _encode_release if encoding.tokenization == "release" else _encode_modern
-    return encode(tokenizer, pair, encoding)
+    return encode(tokenizer, pairs[0].prompt, _responses(pairs), encoding)
 
 
-def _encode_release(tokenizer: Any, pair: Pair, encoding: Encoding) -> EncodedPair:
-    """SPIN's trainer (TRL 0.7.4): where the longer response does not fit, first the prompt keeps its end, then responses their start."""
+def encode_pair(tokenizer: Any, pair: Pair, encoding: Encoding) -> EncodedPair:
+    """`encode_pairs` of one pair."""
+    return encode_pairs(tokenizer, [pair], encoding)
+
+
+Messages = Sequence[Mapping[str, str]]
+TextResponse = tuple[str, str | None]
+"""A response as text, and how it ended: 'stop' or 'length'."""
+
+
+def _encode_release(tokenizer: Any, messages: Messages, texts: Sequence[TextResponse], encoding: Encoding) -> EncodedPair:
+    """SPIN's trainer (TRL 0.7.4): where the longest response does not fit, first the prompt keeps its end, then responses their start."""
     end_of_turn = f"{tokenizer.eos_token}\n" if encoding.template == "zephyr" else ""
-    prompt = _hiding_eos(tokenizer, prompt_ids(tokenizer, encoding.template, pair.prompt, add_bos=False))
-    responses = [_hiding_eos(tokenizer, _ids(tokenizer, text + end_of_turn)) for text in _texts(pair)]
+    prompt = _hiding_eos(tokenizer, prompt_ids(tokenizer, encoding.template, messages, add_bos=False))
+    responses = [_hiding_eos(tokenizer, _ids(tokenizer, text + end_of_turn)) for text, _ in texts]
     responses = [Tokens([*r.ids, tokenizer.eos_token_id], [*r.keys, True]) for r in responses]
     longest = max(len(r.ids) for r in responses)
     if len(prompt.ids) + longest > encoding.max_length:
@@ -170,19 +183,22 @@ def _encode_release(tokenizer: Any, pair: Pair, encoding: Encoding) -> EncodedPa
     return EncodedPair(prompt, tuple(responses))
 
 
-def _encode_modern(tokenizer: Any, pair: Pair, encoding: Encoding) -> EncodedPair:
+def _encode_modern(tokenizer: Any, messages: Messages, texts: Sequence[TextResponse], encoding: Encoding) -> EncodedPair:
     """The prompt keeps its last `max_prompt_length` tokens; a response is cut to what fits. Nothing is hidden from attention."""
-    prompt = prompt_ids(tokenizer, encoding.template, pair.prompt, add_bos=False)[-encoding.max_prompt_length :]
-    responses = [_ids(tokenizer, text, split_special_tokens=True) for text in _texts(pair)]
-    for ids, reason in zip(responses, ("stop", pair.finish_reason, pair.proto_finish_reason), strict=False):
+    prompt = prompt_ids(tokenizer, encoding.template, messages, add_bos=False)[-encoding.max_prompt_length :]
+    responses = [_ids(tokenizer, text, split_special_tokens=True) for text, _ in texts]
+    for ids, (_, reason) in zip(responses, texts, strict=True):
         if reason == "stop":
             ids.append(tokenizer.eos_token_id)
     room = encoding.max_length - len(prompt)
     return EncodedPair(_all_visible(prompt), tuple(_all_visible(ids[:room]) for ids in responses))
 
 
-def _texts(pair: Pair) -> list[str]:
-    return [text for text in (pair.real, pair.generated, pair.proto) if text is not None]
+def _responses(pairs: Sequence[Pair]) -> list[TextResponse]:
+    first = pairs[0]
+    generated = [(pair.generated, pair.finish_reason) for pair in pairs if pair.generated is not None]
+    proto = [(first.proto, first.proto_finish_reason)] if first.proto is not None else []
+    return [(first.real, "stop"), *generated, *proto]
 
 
 def _ids(tokenizer: Any, text: str, split_special_tokens: bool = False) -> list[int]:

@@ -20,21 +20,33 @@ STEP_0_TOLERANCE = {"fp32": 0.02, "bf16": 1.0}
 """How far the mean margin may be from 0 before the first step, in nats: what two batchings of the same model may differ by."""
 
 
-def pair_logps(scored: Tensor, groups: Sequence[Group], opponent: Mapping[str, Logps], mean_real_tokens: Tensor) -> PairLogps:
-    """`scored` (B, num_branches) with the opponent's values, where there are any, beside it."""
-    real_tokens, generated_tokens, *_ = (*(_lengths(groups, i, scored.device) for i in range(scored.shape[1])), None)
-    assert real_tokens is not None
-    real, generated, proto = (*scored.unbind(1), None, None)[:3]
+def pair_logps(
+    scored: Tensor, groups: Sequence[Group], opponent: Mapping[str, Logps], mean_real_tokens: Tensor, num_generated: int
+) -> PairLogps:
+    """The pairs (B,) of `scored` (num_groups, num_branches): real, `num_generated` generated responses, then perhaps `proto`.
+
+    A group holds `num_generated` pairs (at least 1), which follow one another: the value of its real response stands in each of them.
+    `opponent`'s values are put beside the policy's where there are any.
+    """
+    lengths = torch.tensor([[len(branch) for branch in group.branches] for group in groups], device=scored.device)
+    real, generated, proto = _by_pair(scored, num_generated)
+    real_tokens, generated_tokens, _ = _by_pair(lengths, num_generated)
     assert real is not None
-    if not opponent:
-        return PairLogps(real, generated, None, None, real_tokens, mean_real_tokens, proto, generated_tokens)
-    fixed = torch.tensor([opponent[key_of(group)] for group in groups], device=scored.device)
-    return PairLogps(real, generated, fixed[:, 0], fixed[:, 1], real_tokens, mean_real_tokens, proto, generated_tokens)
+    assert real_tokens is not None
+    fixed_real, fixed_generated = None, None
+    if opponent:
+        fixed = torch.tensor([opponent[key_of(group)] for group in groups], device=scored.device)
+        fixed_real, fixed_generated, _ = _by_pair(fixed, num_generated)
+    return PairLogps(real, generated, fixed_real, fixed_generated, real_tokens, mean_real_tokens, proto, generated_tokens)
 
 
-def _lengths(groups: Sequence[Group], branch: int, device: torch.device) -> Tensor:
-    """(B,), in tokens."""
-    return torch.tensor([len(group.branches[branch]) for group in groups], device=device)
+def _by_pair(values: Tensor, num_generated: int) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """(num_groups, num_branches) -> real, generated and proto (B,)."""
+    pairs = max(num_generated, 1)
+    real = values[:, 0].repeat_interleave(pairs)
+    generated = values[:, 1 : 1 + num_generated].reshape(-1) if num_generated else None
+    proto = values[:, -1].repeat_interleave(pairs) if values.shape[1] > 1 + num_generated else None
+    return real, generated, proto
 
 
 def gather(accelerator: Accelerator, parts: Sequence[PairLogps]) -> PairLogps:

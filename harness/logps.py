@@ -15,6 +15,7 @@ one padded `prompt + branch` a row.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -54,14 +55,22 @@ class BranchScore(NamedTuple):
 
 
 class GroupScorer(nn.Module):
-    """`group_logps` as a module, so that DDP, FSDP and autocast wrap the whole computation."""
+    """`group_logps` as a module, so that DDP, FSDP and autocast wrap the whole computation; `autocast`: compute in bf16 by itself.
 
-    def __init__(self, model: nn.Module) -> None:
+    Engines that shard a model read its `config` and `_no_split_modules`, the layers they shard one by one.
+    """
+
+    def __init__(self, model: nn.Module, *, autocast: bool = False) -> None:
         super().__init__()
+        causal_lm: Any = model
+        self.config, self._no_split_modules = causal_lm.config, causal_lm._no_split_modules
         self.model = model
+        self.autocast = autocast
 
     def forward(self, groups: Sequence[Group]) -> Tensor:
-        return group_logps(self.model, groups)
+        device = next(self.model.parameters()).device.type
+        with torch.autocast(device, torch.bfloat16, enabled=True) if self.autocast else nullcontext():
+            return group_logps(self.model, groups)
 
 
 def group_logps(model: nn.Module, groups: Sequence[Group], *, chunk_tokens: int = CHUNK_TOKENS) -> Tensor:

@@ -20,9 +20,10 @@ class Machine(Strict):
     """Devices, batch sizes per device, and how training is launched.
 
     `micro_batch` counts pairs per device and forward pass. `launcher` is the command put before `-m harness stage DIR` of a
-    training stage ('{python}' is the interpreter). A judge's endpoint is asked `judge_threads` things at a time; a request that fails or
-    takes over `judge_timeout_seconds` is asked again up to `judge_retries` times. `peak_tflops` (per device, at the training precision),
-    `mfu` and `generate_tokens_per_second` (per device, of a model of 1e9 parameters) feed estimates only.
+    training stage ('{python}' is the interpreter). `trackers` get every step's metrics beside `log.jsonl`. A judge's endpoint is asked
+    `judge_threads` things at a time; a request that fails or takes over `judge_timeout_seconds` is asked again up to `judge_retries` times.
+    `peak_tflops` (per device, at the training precision) is what a step's utilisation is measured against; it, `mfu` and
+    `generate_tokens_per_second` (per device, of a model of 1e9 parameters) feed estimates.
 
     `python` names the interpreter of a kind of stage ('generate', 'train', 'evaluate') where it is not this one; harness must be
     installed there too. `vllm` holds arguments of `vllm.LLM` (harness/engines/vllm.py lists which); one engine spans `tensor_parallel`
@@ -45,6 +46,7 @@ class Machine(Strict):
     gradient_checkpointing: bool = False
     checkpoint_every_seconds: float = 600.0
     launcher: tuple[str, ...] = ("{python}",)
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     env: dict[str, str] = {}
     python: dict[StageKind, str] = {}
     vllm: dict[str, bool | int | float | str] = {}

@@ -26,6 +26,7 @@ machine = Machine(
         "--fsdp_version=2",
         "--fsdp_auto_wrap_policy=TRANSFORMER_BASED_WRAP",
         "--fsdp_state_dict_type=FULL_STATE_DICT",
+        "--fsdp_cpu_ram_efficient_loading=false",
         "--no_python",
         "{python}",
     ),
