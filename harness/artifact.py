@@ -194,6 +194,10 @@ class RunDir:
         """Paths of the stages found on disk."""
         return sorted(str(path.parent.relative_to(self.path)) for path in self.path.rglob(STAGE_FILE))
 
+    def finished(self) -> dict[str, str]:
+        """{fingerprint: path} of the stages whose work is done."""
+        launches = {path: self.launch(path) for path in self.stages() if self.record(path)}
+        return {launch.stage.fingerprint: path for path, launch in launches.items() if launch}
 
 def canonical(value: Any) -> str:
     """JSON that is the same for equal values; what cannot be encoded the same way twice is an error."""

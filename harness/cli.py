@@ -13,14 +13,16 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 from rich.console import Console
 
+from harness import exchange, listing, runner, sweeping
 from harness import explain as explaining
-from harness import listing, runner
 from harness import machine as machines
 from harness import recipe as recipes
+from harness import sweep as sweeps
 from harness import tables as tabulating
 from harness.artifact import RunDir
 from harness.errors import HarnessError, InputError, MachineError, StageError
 from harness.machine import Machine
+from harness.pair_files import Layout
 from harness.recipe import Recipe
 from harness.terminal import plan_tables, table, without
 
@@ -36,6 +38,7 @@ DEFECT_EXIT = 70
 Format = Literal["text", "json"]
 RecipeArg = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name, or a Python file that defines `recipe`.")]
 RunArg = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory, such as results/tiny.")]
+IterationArg = Annotated[int, typer.Argument(metavar="ITERATION", help="An iteration's number, from 0.")]
 OutOption = Annotated[Path | None, typer.Option("--out", help="The run's directory (default: results/RECIPE).")]
 MachineOption = Annotated[
     str | None, typer.Option("--machine", help="A machine's name or file (default: the smallest shipped one that holds the model).")
@@ -89,6 +92,23 @@ def reproduce(
 
 
 @app.command()
+def sweep(
+    file: Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep's name, or a Python file that defines `sweep`.")],
+    out_dir: Annotated[Path | None, typer.Option("--out", help="The sweep's directory (default: results/SWEEP).")] = None,
+    machine: MachineOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be made and what is shared, and run nothing.")] = False,
+) -> None:
+    """Run every recipe of SWEEP, each stage that several share only once, and print the variants side by side."""
+    loaded = sweeps.load(file)
+    out.print(table(f"{loaded.name}: runs", list(sweeping.run_list(loaded))))
+    out.print(table(f"{loaded.name}: stages", sweeping.shared_list(loaded)))
+    if not dry_run:
+        place = machines.load(machine) if machine else sweeping.default_machine(loaded)
+        results = sweeping.run(loaded, out_dir or Path("results") / loaded.name, place, _announce)
+        tabulating.print_tables(results, out)
+
+
+@app.command()
 def plan(recipe: RecipeArg, out_dir: OutOption = None, machine: MachineOption = None, format: FormatOption = "text") -> None:
     """Show the stages of RECIPE: lineage, state, and estimated cost beside the paper's own times."""
     loaded, place = _load(recipe, machine)
@@ -125,11 +145,11 @@ def diff(left: RecipeArg, right: RecipeArg, format: FormatOption = "text") -> No
 
 @app.command()
 def tables(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="One run's directory, or several to combine (seeds).")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="A run's or a sweep's directory, or runs to combine (seeds).")],
     format: Annotated[Literal["text", "json", "markdown", "csv"], typer.Option("--format", help="How to print.")] = "text",
 ) -> None:
     """Rebuild the tables from the committed records alone."""
-    table = tabulating.collect(runs[0]) if len(runs) == 1 else tabulating.combine(runs)
+    table = tabulating.read(runs)
     if format == "text":
         tabulating.print_tables(table, out)
     else:
@@ -178,6 +198,33 @@ def accept(
     run = RunDir(out_dir or Path("results") / loaded.name)
     for field, old, new in runner.accept(loaded, run, stage, because):
         out.print(f"{stage}: kept {field} = {old!r} where the recipe says {new!r}", markup=False)
+
+
+@app.command()
+def export(
+    run: RunArg,
+    iteration: IterationArg,
+    out_dir: Annotated[Path, typer.Option("--out", help="A new directory for the data set.")],
+    layout: Annotated[Layout, typer.Option("--layout", help="ucla: real, generated; trl: prompt, chosen, rejected.")] = "ucla",
+) -> None:
+    """Write an iteration's pairs as a data set for other tools (parquet, splits train and test)."""
+    count = exchange.export(RunDir(run), runner.read_recipe(RunDir(run)), iteration, layout, out_dir)
+    _announce(f"{out_dir}: {', '.join(f'{split} {num} pairs' for split, num in count.items())}")
+
+
+@app.command()
+def import_pairs(
+    recipe: RecipeArg,
+    iteration: IterationArg,
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A file, a directory, or OWNER/NAME@REVISION on the Hub.")],
+    because: Annotated[str, typer.Option("--because", help="The reason, kept beside the pairs and shown in tables.")],
+    split: Annotated[str, typer.Option("--split", help="Which split; train+test joins two.")] = "train",
+    out_dir: OutOption = None,
+) -> None:
+    """Train an iteration of RECIPE on pairs made elsewhere, such as the released SPIN sets."""
+    loaded, place = _load(recipe, None)
+    run = RunDir(out_dir or Path("results") / loaded.name)
+    _announce(f"{exchange.import_pairs(loaded, run, place, iteration, source, split, because)} pairs are iter{iteration}'s in {run.path}")
 
 
 @app.command(hidden=True)

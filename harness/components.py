@@ -4,6 +4,7 @@ Every component has `VERSION: int`, part of the identity of what it makes: bump 
 
     sources/NAME.py      load(spec: PromptSource) -> list[Row]
                          prompts and real responses, in training order
+                         load_preferences(spec) -> list[Preference], where the source holds preferences
     engines/NAME.py      open_engine(checkpoint: Path, dtype: str, machine: Machine) -> Engine
                          Engine.generate(requests: Sequence[Request]) -> list[Response], in the order of the requests
     objectives/NAME.py   BRANCHES: tuple[str, ...]       the responses scored: a beginning of ("real", "generated", "proto")
@@ -40,6 +41,15 @@ class Row(NamedTuple):
     prompt_id: str
     prompt: list[dict[str, str]]
     real: str
+
+
+class Preference(NamedTuple):
+    """An instruction with the response that was preferred and the one that was not."""
+
+    prompt_id: str
+    prompt: list[dict[str, str]]
+    chosen: str
+    rejected: str
 
 
 class Request(NamedTuple):
@@ -133,11 +143,16 @@ def branches(objective: str) -> tuple[str, ...]:
 
 def parameters(objective: str) -> tuple[str, ...]:
     """What an objective's `loss` takes beside `beta`: its keyword-only arguments, read from its source without importing it."""
-    path = _path("objectives", objective)
-    for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.FunctionDef) and node.name == "loss":
-            return tuple(argument.arg for argument in node.args.kwonlyargs)
-    raise RecipeError(f"{path.name} defines no `loss`; add `def loss(logps: PairLogps, beta: float) -> Tensor`")
+    defined = functions("objectives", objective)
+    if "loss" not in defined:
+        raise RecipeError(f"{objective}.py defines no `loss`; add `def loss(logps: PairLogps, beta: float) -> Tensor`")
+    return defined["loss"]
+
+
+def functions(kind: Kind, name: str) -> dict[str, tuple[str, ...]]:
+    """{function: its keyword-only arguments} of a component, read from its source without importing it."""
+    body = ast.parse(_path(kind, name).read_text()).body
+    return {node.name: tuple(argument.arg for argument in node.args.kwonlyargs) for node in body if isinstance(node, ast.FunctionDef)}
 
 
 def _constant(path: Path, constant: str, example: str) -> Any:

@@ -71,14 +71,22 @@ def read_rows(path: Path) -> list[Row]:
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a JSON-lines file; a cut or damaged line is an `InputError` naming file and line."""
-    with open(path, encoding="utf-8") as file:
+    for _, value in read_jsonl_offsets(path):
+        yield value
+
+
+def read_jsonl_offsets(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The byte offset of each line of a JSON-lines file and its object, as in `read_jsonl`."""
+    offset = 0
+    with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             try:
-                yield json.loads(line)
+                yield offset, json.loads(line)
             except ValueError:
                 raise InputError(
                     f"{path.parent.name}/{path.name} line {number} is not whole JSON (cut or damaged); remove the file and run again"
                 ) from None
+            offset += len(line)
 
 
 def read_pairs(inputs: Mapping[str, Path]) -> list[Pair]:

@@ -23,7 +23,7 @@ from harness import paper
 from harness.artifact import Stage
 from harness.components import load
 from harness.machine import Machine
-from harness.plan import EvaluateSpec, PromptsSpec, TrainSpec
+from harness.plan import EvaluateSpec, PreferencesSpec, PromptsSpec, TrainSpec, steps_of
 from harness.recipe import Benchmark, Recipe
 
 # questions in the full set, and tokens scored or generated a question at the paper's shots; counted on the real sets, rounded
@@ -66,6 +66,7 @@ def estimate(recipe: Recipe, stage: Stage, machine: Machine) -> Cost:
     tokens, flops, hours, disk, calls = {
         "model": _model,
         "prompts": _prompts,
+        "preferences": _preferences,
         "generate": _generate,
         "train": _train,
         "evaluate": _evaluate,
@@ -79,6 +80,22 @@ def devices_of(stage: Stage, machine: Machine) -> int:
     return {"train": machine.num_devices, "generate": machine.tensor_parallel}.get(stage.kind, 1)
 
 
+def steps_at_equal_flops(recipe: Recipe, global_batch_size: int) -> int:
+    """Steps of further SFT that cost what all iterations cost: generation, the opponent's forward passes and training together.
+
+    Example: 100 prompts, one iteration of 10 steps of 10 pairs, lengths 10 + 10 + 10: generation 2 * 100 * 20, opponent 2 * 100 * 30,
+    training 6 * 10 * 10 * 30 make 28 000 per parameter; an SFT step of 10 rows is 6 * 10 * 20 = 1200, so 23 steps.
+    """
+    sizes, num = recipe.sizes, recipe.prompts.num_prompts
+    row = sizes.prompt_tokens + sizes.real_tokens + sizes.generated_tokens
+    spent = 0.0
+    for t, iteration in enumerate(recipe.iterations):
+        generation = 2 * num * (sizes.prompt_tokens + sizes.generated_tokens)
+        opponent = 2 * num * len(iteration.pairs_from) * row
+        spent += generation + opponent + 6 * steps_of(recipe, t) * recipe.global_batch_size * row
+    return round(spent / (6 * global_batch_size * (sizes.prompt_tokens + sizes.real_tokens)))
+
+
 Parts = tuple[float, float, float, float, int]
 
 
@@ -89,6 +106,11 @@ def _model(recipe: Recipe, stage: Stage, machine: Machine) -> Parts:
 def _prompts(recipe: Recipe, stage: Stage, machine: Machine) -> Parts:
     num, sizes = PromptsSpec.model_validate(stage.spec).prompts.num_prompts, recipe.sizes
     return 0.0, 0.0, 0.0, num * (sizes.prompt_tokens + sizes.real_tokens) * 5 / 1e9, 0
+
+
+def _preferences(recipe: Recipe, stage: Stage, machine: Machine) -> Parts:
+    num, sizes = PreferencesSpec.model_validate(stage.spec).prompts.num_prompts, recipe.sizes
+    return 0.0, 0.0, 0.0, num * (sizes.prompt_tokens + 2 * sizes.real_tokens) * 5 / 1e9, 0
 
 
 def _generate(recipe: Recipe, stage: Stage, machine: Machine) -> Parts:
@@ -112,7 +134,8 @@ def _train(recipe: Recipe, stage: Stage, machine: Machine) -> Parts:
 
 def _num_prompts(recipe: Recipe, stage: Stage) -> int:
     """Of the prompts a training reads: the recipe's, or its row's own."""
-    own = {"pretraining": recipe.pretraining, "sft": recipe.sft, **recipe.controls}.get(stage.path.split("/")[0])
+    trainings = {"pretraining": recipe.pretraining, "sft": recipe.sft, **recipe.controls, **recipe.rivals}
+    own = trainings.get(stage.path.split("/")[0])
     return (own.prompts if own and own.prompts else recipe.prompts).num_prompts
 
 
@@ -166,8 +189,7 @@ def _checkpoint_gb(recipe: Recipe) -> float:
 def _paper_hours(recipe: Recipe, stage: Stage) -> float | None:
     """The paper's own time for a stage of the iterations, where the recipe makes the paper's model."""
     row, _, step = stage.path.partition("/")
-    if recipe.claims is None or not row.startswith("iter") or step not in ("generate", "train"):
+    if recipe.claims is None or step not in ("generate", "train"):
         return None
     hours = paper.TIMES["generation_hours" if step == "generate" else "training_hours"].value
-    t = int(row.removeprefix("iter"))
-    return float(hours[t]) if t < len(hours) else None
+    return {f"iter{t}": float(value) for t, value in enumerate(hours)}.get(row)

