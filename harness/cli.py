@@ -3,47 +3,43 @@
 from __future__ import annotations
 
 import errno
-import json
 import sys
 import traceback
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
-from rich.console import Console
 
-from harness import exchange, listing, runner, sweeping
+from harness import cli_checks, cli_pairs, listing, runner
 from harness import explain as explaining
-from harness import machine as machines
 from harness import recipe as recipes
-from harness import sweep as sweeps
 from harness import tables as tabulating
 from harness.artifact import RunDir
+from harness.console import (
+    DryRunOption,
+    FormatOption,
+    MachineOption,
+    OutOption,
+    RecipeArg,
+    RunArg,
+    announce,
+    err,
+    load,
+    out,
+    show,
+    show_json,
+)
 from harness.errors import HarnessError, InputError, MachineError, StageError
-from harness.machine import Machine
-from harness.pair_files import Layout
-from harness.recipe import Recipe
 from harness.terminal import plan_tables, table, without
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-out = Console(soft_wrap=False)
-err = Console(stderr=True, soft_wrap=True, highlight=False)
+app.add_typer(cli_pairs.app)
+app.add_typer(cli_checks.app)
 
 DISK_FULL = "disk full; nothing finished is lost: free space and run the same command again"
 FULL_DISK_WORDS = ("No space left on device", "os error 28", "Not enough disk space")
 UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
 DEFECT_EXIT = 70
-
-Format = Literal["text", "json"]
-RecipeArg = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name, or a Python file that defines `recipe`.")]
-RunArg = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory, such as results/tiny.")]
-IterationArg = Annotated[int, typer.Argument(metavar="ITERATION", help="An iteration's number, from 0.")]
-OutOption = Annotated[Path | None, typer.Option("--out", help="The run's directory (default: results/RECIPE).")]
-MachineOption = Annotated[
-    str | None, typer.Option("--machine", help="A machine's name or file (default: the smallest shipped one that holds the model).")
-]
-FormatOption = Annotated[Format, typer.Option("--format", help="text, or json in a stable layout.")]
 
 
 def main() -> None:
@@ -51,7 +47,7 @@ def main() -> None:
     try:
         app()
     except StageError as error:  # the stage's own process has said why
-        _announce(str(error))
+        announce(str(error))
         sys.exit(runner.USER_ERROR_EXIT)
     except HarnessError as error:
         _fail(str(error))
@@ -72,49 +68,32 @@ def reproduce(
     out_dir: OutOption = None,
     machine: MachineOption = None,
     only: Annotated[str | None, typer.Option("--only", help="Run only the stages whose path matches this glob.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, and run nothing.")] = False,
+    dry_run: DryRunOption = False,
     help_: Annotated[bool, typer.Option("--help", help="Show this message, or with RECIPE its iteration schedule.")] = False,
 ) -> None:
     """Generate, train and evaluate every iteration of RECIPE, then print the tables. Finished work is never redone."""
     if help_ or recipe is None:
         _help(context, recipe)
         return
-    loaded, place = _load(recipe, machine)
+    loaded, place = load(recipe, machine)
     run = RunDir(out_dir or Path("results") / loaded.name)
     if dry_run:
         out.print(plan_tables(listing.plan_list(loaded, run, place)))
         return
-    ran = runner.reproduce(loaded, run, place, only, _announce)
+    ran = runner.reproduce(loaded, run, place, only, announce)
     if only is None:
         tabulating.write_tables(run.path)
     tabulating.print_tables(tabulating.collect(run.path), out)
-    _announce(f"{ran} stage(s) ran; everything is in {run.path}")
-
-
-@app.command()
-def sweep(
-    file: Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep's name, or a Python file that defines `sweep`.")],
-    out_dir: Annotated[Path | None, typer.Option("--out", help="The sweep's directory (default: results/SWEEP).")] = None,
-    machine: MachineOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be made and what is shared, and run nothing.")] = False,
-) -> None:
-    """Run every recipe of SWEEP, each stage that several share only once, and print the variants side by side."""
-    loaded = sweeps.load(file)
-    out.print(table(f"{loaded.name}: runs", list(sweeping.run_list(loaded))))
-    out.print(table(f"{loaded.name}: stages", sweeping.shared_list(loaded)))
-    if not dry_run:
-        place = machines.load(machine) if machine else sweeping.default_machine(loaded)
-        results = sweeping.run(loaded, out_dir or Path("results") / loaded.name, place, _announce)
-        tabulating.print_tables(results, out)
+    announce(f"{ran} stage(s) ran; everything is in {run.path}")
 
 
 @app.command()
 def plan(recipe: RecipeArg, out_dir: OutOption = None, machine: MachineOption = None, format: FormatOption = "text") -> None:
     """Show the stages of RECIPE: lineage, state, and estimated cost beside the paper's own times."""
-    loaded, place = _load(recipe, machine)
+    loaded, place = load(recipe, machine)
     found = listing.plan_list(loaded, RunDir(out_dir or Path("results") / loaded.name), place)
     if format == "json":
-        _json({**found, "schedule": listing.schedule(loaded), "deviations": listing.deviation_list(loaded)})
+        show_json({**found, "schedule": listing.schedule(loaded), "deviations": listing.deviation_list(loaded)})
         return
     out.print(table(f"{loaded.name}: iterations", listing.schedule(loaded)))
     out.print("", plan_tables(found))
@@ -127,20 +106,20 @@ def plan(recipe: RecipeArg, out_dir: OutOption = None, machine: MachineOption = 
 def status(recipe: RecipeArg, out_dir: OutOption = None, format: FormatOption = "text") -> None:
     """Show what is done, partial, missing or stale."""
     loaded = recipes.load(recipe)
-    _show(f"{loaded.name}: stages", listing.status_list(loaded, RunDir(out_dir or Path("results") / loaded.name)), format)
+    show(f"{loaded.name}: stages", listing.status_list(loaded, RunDir(out_dir or Path("results") / loaded.name)), format)
 
 
 @app.command(name="recipes")
 def recipes_(format: FormatOption = "text") -> None:
     """List the recipes."""
-    _show("recipes", listing.recipe_list(), format, ("model", "file"))
+    show("recipes", listing.recipe_list(), format, ("model", "file"))
 
 
 @app.command()
 def diff(left: RecipeArg, right: RecipeArg, format: FormatOption = "text") -> None:
     """Show the fields in which two recipes part, with their reasons."""
     a, b = recipes.load(left), recipes.load(right)
-    _show(f"{a.name} (left) and {b.name} (right)", listing.diff_list(a, b), format)
+    show(f"{a.name} (left) and {b.name} (right)", listing.diff_list(a, b), format)
 
 
 @app.command()
@@ -177,7 +156,7 @@ def verify(run: RunArg, format: FormatOption = "text") -> None:
     runner.read_recipe(RunDir(run))
     damage, absent, checked = runner.verify(RunDir(run))
     if format == "json":
-        _json({"damage": [item._asdict() for item in damage], "absent": absent, "checked": checked})
+        show_json({"damage": [item._asdict() for item in damage], "absent": absent, "checked": checked})
     else:
         for item in damage:
             err.print(f"{item.path}: {item.reason}", markup=False)
@@ -200,33 +179,6 @@ def accept(
         out.print(f"{stage}: kept {field} = {old!r} where the recipe says {new!r}", markup=False)
 
 
-@app.command()
-def export(
-    run: RunArg,
-    iteration: IterationArg,
-    out_dir: Annotated[Path, typer.Option("--out", help="A new directory for the data set.")],
-    layout: Annotated[Layout, typer.Option("--layout", help="ucla: real, generated; trl: prompt, chosen, rejected.")] = "ucla",
-) -> None:
-    """Write an iteration's pairs as a data set for other tools (parquet, splits train and test)."""
-    count = exchange.export(RunDir(run), runner.read_recipe(RunDir(run)), iteration, layout, out_dir)
-    _announce(f"{out_dir}: {', '.join(f'{split} {num} pairs' for split, num in count.items())}")
-
-
-@app.command()
-def import_pairs(
-    recipe: RecipeArg,
-    iteration: IterationArg,
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A file, a directory, or OWNER/NAME@REVISION on the Hub.")],
-    because: Annotated[str, typer.Option("--because", help="The reason, kept beside the pairs and shown in tables.")],
-    split: Annotated[str, typer.Option("--split", help="Which split; train+test joins two.")] = "train",
-    out_dir: OutOption = None,
-) -> None:
-    """Train an iteration of RECIPE on pairs made elsewhere, such as the released SPIN sets."""
-    loaded, place = _load(recipe, None)
-    run = RunDir(out_dir or Path("results") / loaded.name)
-    _announce(f"{exchange.import_pairs(loaded, run, place, iteration, source, split, because)} pairs are iter{iteration}'s in {run.path}")
-
-
 @app.command(hidden=True)
 def stage(directory: Annotated[Path, typer.Argument(help="A stage's directory with its stage.json.")]) -> None:
     """Do the work of one stage; the runner calls this in a process of its own."""
@@ -239,13 +191,6 @@ def stage(directory: Annotated[Path, typer.Argument(help="A stage's directory wi
         raise
 
 
-def _load(recipe: str, machine: str | None) -> tuple[Recipe, Machine]:
-    loaded = recipes.load(recipe)
-    place = machines.load(machine) if machine else machines.default_for(loaded.sizes.num_parameters)
-    machines.check(place, loaded)
-    return loaded, place
-
-
 def _help(context: typer.Context, recipe: str | None) -> None:
     if recipe is not None:
         loaded = recipes.load(recipe)
@@ -255,21 +200,6 @@ def _help(context: typer.Context, recipe: str | None) -> None:
         return
     typer.echo(context.get_help())
     out.print(table("recipes", [{"name": row["name"], "summary": row["summary"]} for row in listing.recipe_list()]))
-
-
-def _show(title: str, rows: listing.Listing, format: Format, only_in_json: Sequence[str] = ()) -> None:
-    if format == "json":
-        _json(rows)
-    else:
-        out.print(table(title, without(rows, only_in_json)))
-
-
-def _json(value: Any) -> None:
-    print(json.dumps(value, indent=1))
-
-
-def _announce(line: str) -> None:
-    err.print(line, markup=False)
 
 
 def _fail(message: str) -> NoReturn:

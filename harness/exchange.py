@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import pair_files, provenance
+from harness import lock, pair_files, provenance
 from harness.artifact import RECIPE_FILE, Accepted, RunDir, Stage, digest, dump, write_atomic
 from harness.components import Row
 from harness.data import Pair, dump_rows, read_pairs, read_rows
@@ -75,7 +75,7 @@ def import_pairs(recipe: Recipe, run: RunDir, machine: Machine, iteration: int, 
             f"make a recipe with num_prompts={len(pairs)}"
         )
     origin = {"source": Path(source).name, "split": split, "sha256": pair_files.hash_source(source), "rows": len(pairs)}
-    with run.lock():
+    with lock.hold(run.path):
         if run.state(stage) != "missing":
             raise InputError(f"{stage.path} is {run.state(stage)} in {run.path}; remove it to import responses, or name another --out")
         run.checked_content(stage.inputs["policy"])

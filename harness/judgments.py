@@ -75,6 +75,28 @@ def summarize(judgments: Sequence[Judgment]) -> list[dict[str, Any]]:
     return [{"judge": judge, "model": model, **_summary(group)} for (judge, model), group in found.items()]
 
 
+def rows(summaries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The summaries as a printed table: a row for each measure, a column for each model under its judge."""
+    shown = {f"{one['model']} by {one['judge']}": _measures(one) for one in summaries}
+    names = dict.fromkeys(name for measures in shown.values() for name in measures)
+    return [{"measure": name, **{column: measures.get(name, "-") for column, measures in shown.items()}} for name in names]
+
+
+def _measures(one: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "mean": _short(one["mean"]),
+        "standard error": _short(one["stderr"]),
+        **{f"95 %, {name}": " to ".join(map(_short, found)) if found else "-" for name, found in one["intervals"].items()},
+        **{f"turn {turn}": _short(found["mean"]) for turn, found in sorted(one["turns"].items())},
+        **{name: _short(one["categories"][name]["mean"]) for name in (*CATEGORIES, "other") if name in one["categories"]},
+        **{name.replace("n_", ""): str(one[name]) for name in ("n", "n_unscored", "verdicts", "unreadable", "disagree")},
+    }
+
+
+def _short(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
 def category_of(question_id: str) -> str:
     """The category of an MT-Bench question by its number; 'other' for a question that is not MT-Bench's."""
     place = int(question_id) - FIRST_QUESTION if question_id.isdigit() else -1

@@ -4,7 +4,8 @@ Layouts (stable; a new field may be added, none is renamed):
 
     recipes   [{name, summary, model, iterations, file}]
     plan      {recipe, machine, stages: [{path, kind, state, fingerprint, inputs, tokens, flops, hours, device_hours, memory_gb,
-              disk_gb, judge_calls, paper_hours}], totals: {the same summed, memory_gb the largest}, warnings: [line],
+              disk_gb, judge_calls, paper_hours}], totals: {the same summed, memory_gb the largest},
+              warnings: [too little memory, or a judge past or near its shutdown],
               schedule, deviations}
     schedule  [{iteration, opponent, pairs_from, pairs, beta, learning_rate, epochs, steps}]
     status    [{path, state, seconds, peak_memory_mb, outputs}]
@@ -14,6 +15,7 @@ Layouts (stable; a new field may be added, none is renamed):
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any
 
 from harness import paper
@@ -21,6 +23,7 @@ from harness import recipe as recipes
 from harness.artifact import RunDir
 from harness.deviation import deviations, flatten, reason_for
 from harness.estimate import Cost, estimate
+from harness.known_judges import judges_of, warning
 from harness.machine import Machine
 from harness.plan import plan, steps_of
 from harness.recipe import Recipe
@@ -80,7 +83,9 @@ def plan_list(recipe: Recipe, run: RunDir, machine: Machine) -> dict[str, Any]:
         )
     totals: dict[str, float] = {name: sum(stage[name] or 0 for stage in stages) for name in Cost._fields}
     totals["memory_gb"] = max(stage["memory_gb"] for stage in stages)
-    return {"recipe": recipe.name, "machine": machine.name, "stages": stages, "totals": totals, "warnings": _warnings(stages, machine)}
+    judges = [found for judge in judges_of(recipe.benchmarks) if (found := warning(judge, date.today()))]
+    warnings = [*_warnings(stages, machine), *judges]
+    return {"recipe": recipe.name, "machine": machine.name, "stages": stages, "totals": totals, "warnings": warnings}
 
 
 def _warnings(stages: Listing, machine: Machine) -> list[str]:

@@ -11,6 +11,7 @@ makes stale exactly iter1/train and what follows it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from harness.artifact import Stage, make_stage
@@ -95,9 +96,14 @@ class Policy(NamedTuple):
 
 
 def plan(recipe: Recipe) -> tuple[Stage, ...]:
-    """Every stage of the reproduction, in an order in which each stage's inputs come before it."""
+    """Every stage of the reproduction, in an order in which each stage's inputs come before it.
+
+    Of a recipe with anchors: each pinned checkpoint and its evaluations.
+    """
+    if recipe.anchors:
+        return tuple(_anchors(recipe))
     prompts = _prompts("prompts", recipe.prompts)
-    stages = [make_stage("sft/model", "model", ModelSpec(model=recipe.sft_model), _versions("model"), {}), prompts]
+    stages = [_model("sft/model", recipe.sft_model), prompts]
     sft = stages[0]
     for row, tuning in (("pretraining", recipe.pretraining), ("sft", recipe.sft)):
         if tuning:
@@ -113,6 +119,8 @@ def plan(recipe: Recipe) -> tuple[Stage, ...]:
 
 def rows(recipe: Recipe) -> tuple[str, ...]:
     """The rows of the tables, in order: a rival stands before the iterations, or after them where it starts from one."""
+    if recipe.anchors:
+        return tuple(recipe.anchors)
     iterations = tuple(f"iter{t}" for t in range(len(recipe.iterations)))
     late = tuple(row for row in recipe.rivals if row not in baselines(recipe))
     return (*baselines(recipe), *iterations, *late)
@@ -122,6 +130,18 @@ def steps_of(recipe: Recipe, t: int) -> int:
     """Gradient steps of iteration t; the last partial batch of an epoch is dropped, as in the release's loader."""
     iteration = recipe.iterations[t]
     return iteration.stop_after_epochs * (recipe.prompts.num_prompts * len(iteration.pairs_from) // recipe.global_batch_size)
+
+
+def _anchors(recipe: Recipe) -> Iterator[Stage]:
+    for row, anchor in recipe.anchors.items():
+        if anchor.model is not None:
+            model = _model(f"{row}/model", anchor.model)
+            yield model
+            yield from _evaluate(recipe, Policy(row, model))
+
+
+def _model(path: str, ref: ModelRef) -> Stage:
+    return make_stage(path, "model", ModelSpec(model=ref), _versions("model"), {})
 
 
 def _iterations(recipe: Recipe, sft: Stage, prompts: Stage) -> list[Stage]:

@@ -136,6 +136,35 @@ class Benchmark(Strict):
     max_new_tokens: int | None = None
 
 
+class Figure(Strict):
+    """A number somebody published for a checkpoint, under rules called `protocol`, read at `where`. `n` questions where that is known."""
+
+    task: str
+    value: float
+    protocol: str
+    where: str
+    metric: str | None = None
+    shots: int | None = None
+    n: int | None = None
+
+
+class Anchor(Strict):
+    """A checkpoint somebody else published, to be evaluated here, and figures for it besides those of harness/paper_claims.py.
+
+    `model` None: the weights cannot be pinned yet, and `note` says what is known and what must be found.
+    """
+
+    model: ModelRef | None = None
+    note: str | None = None
+    figures: tuple[Figure, ...] = ()
+
+    @model_validator(mode="after")
+    def _is_pinned_or_explained(self) -> Self:
+        if self.model is None and not self.note:
+            raise ValueError("an anchor needs a model, or a note that says why its weights cannot be pinned")
+        return self
+
+
 class Sizes(Strict):
     """What cost estimates assume; never part of an identity. Lengths are mean tokens."""
 
@@ -152,6 +181,7 @@ class Recipe(Strict):
     `sft` is `sft_model`, after `pretraining` and a fine-tuning where the recipe has them. `grouping` says how carried-over pairs are
     trained on: 'pairs' shuffles every pair on its own (the paper), 'groups' keeps all pairs of a prompt in one batch. `accepted_checks`
     names checks of the tokenization audit that may fail. With `lora`, iterations and controls train adapters only (sft trains in full).
+    A recipe with `anchors` trains nothing: its rows are these checkpoints.
     """
 
     name: str
@@ -161,6 +191,7 @@ class Recipe(Strict):
     sft: Finetuning | None = None
     controls: dict[str, Finetuning] = {}
     rivals: dict[str, PairTraining] = {}
+    anchors: dict[str, Anchor] = {}
     prompts: PromptSource
     engine: str
     sampling: Sampling
@@ -197,6 +228,12 @@ class Recipe(Strict):
             if row in taken or not ROW_PATTERN.fullmatch(row):
                 raise ValueError(f"a control or rival is called {row!r}; use lower-case letters, digits and '._+-', each name once")
             taken.add(row)
+        return self
+
+    @model_validator(mode="after")
+    def _anchors_stand_alone(self) -> Self:
+        if self.anchors and (self.iterations or self.pretraining or self.sft or self.controls or self.rivals):
+            raise ValueError("a recipe with anchors trains nothing; expected no iterations, pretraining, sft, controls or rivals")
         return self
 
     @model_validator(mode="after")

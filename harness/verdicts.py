@@ -93,7 +93,7 @@ class Endpoint:
                 if error.status_code in BUSY:
                     with self.lock:
                         self.resume_at = max(self.resume_at, time.monotonic() + pause)
-            except openai.OpenAIError as error:
+            except (openai.OpenAIError, ValueError) as error:  # ValueError: the body is not JSON
                 reason = type(error).__name__
             else:
                 if isinstance(reply, ChatCompletion) and reply.choices:

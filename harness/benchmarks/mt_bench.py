@@ -60,7 +60,8 @@ def open_benchmark(job: Job) -> Callable[[Task], Result]:
         answers = answer(task.name, questions)
         turns = {f"{q.question_id}-{t + 1}": _turn(q, t, answers[q.question_id]) for q in questions for t in range(len(q.turns))}
         verdicts = _verdicts(job, turns, ask) if ask else None
-        score = _score(job, task, turns, verdicts).model_copy(update={"protocol": _protocol(job, task, answer.chat_template)})
+        protocol = {**_protocol(job, task, answer.chat_template), "judge_served": _served(verdicts)}
+        score = _score(job, task, turns, verdicts).model_copy(update={"protocol": protocol})
         return Result(score, [_sample(q, answers[q.question_id], score, verdicts) for q in questions])
 
     return score_task
@@ -188,7 +189,6 @@ def _score(job: Job, task: Task, turns: Mapping[str, Turn], verdicts: Verdicts |
         details["reason"] = "no judge was chosen: answers only"
     else:
         asked = [verdict for found in verdicts.values() for verdict in found]
-        details["judge_models"] = sorted({verdict.model for verdict in asked if verdict.model})
         details["verdicts"] = {
             "asked": len(asked),
             "unreadable": sum(rating is None for found in read.values() for rating in found),
@@ -207,6 +207,11 @@ def _score(job: Job, task: Task, turns: Mapping[str, Turn], verdicts: Verdicts |
         values=ratings,
         details=details,
     )
+
+
+def _served(verdicts: Verdicts | None) -> list[str]:
+    """The model names the endpoint reported: what stands behind the judge's name may change between two rows."""
+    return sorted({verdict.model for found in (verdicts or {}).values() for verdict in found if verdict.model})
 
 
 def _ratings(job: Job, verdicts: Verdicts) -> dict[str, list[float | None]]:
