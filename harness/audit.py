@@ -29,7 +29,7 @@ from harness.artifact import write_atomic
 from harness.batches import Shared, encode
 from harness.errors import InputError, RecipeError, suggest
 from harness.logps import Group
-from harness.plan import TrainSpec
+from harness.specs import TrainSpec
 
 FILE = "audit.json"
 EXAMPLE_FILE = "samples/example.json"

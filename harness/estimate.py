@@ -23,8 +23,9 @@ from harness import paper
 from harness.artifact import Stage
 from harness.components import load
 from harness.machine import Machine
-from harness.plan import EvaluateSpec, PreferencesSpec, PromptsSpec, TrainSpec, steps_of
+from harness.plan import steps_of
 from harness.recipe import Benchmark, Recipe
+from harness.specs import EvaluateSpec, PreferencesSpec, PromptsSpec, TrainSpec
 
 # questions in the full set, and tokens scored or generated a question at the paper's shots; counted on the real sets, rounded
 TASK_SIZES = {
