@@ -21,14 +21,14 @@ LAYERS = [
         "responses", "runner", "scores",
     },
     {
-        "data", "evaluate", "global_batch", "judgments", "known_judges", "model", "objectives", "plan", "procedural_tasks",
-        "sources", "stopping", "verdicts",
+        "comparability", "data", "evaluate", "global_batch", "judgments", "known_judges", "model", "objectives", "plan",
+        "procedural_tasks", "sources", "stopping", "verdicts",
     },
-    {"comparability", "components", "opponent", "sharing"},
+    {"components", "opponent", "sharing"},
     {"artifact", "memory", "replicas"},
     {"contests", "deviation", "machine", "specs", "sweep"},
     {"recipe"},
-    {"flops", "gains", "lm_model", "python_file", "references", "results"},
+    {"flops", "gains", "lm_model", "python_file", "results"},
     {"lock", "logps", "paper", "statistics", "strict"},
     {"errors", "paper_claims", "progress", "provenance", "resampling", "shared_attention", "vllm_traps"},
 ]
