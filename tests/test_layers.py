@@ -28,7 +28,7 @@ LAYERS = [
     {"artifact", "memory", "replicas"},
     {"contests", "deviation", "machine", "specs", "sweep"},
     {"recipe"},
-    {"flops", "gains", "lm_model", "python_file", "results"},
+    {"flops", "gains", "lm_model", "python_file", "references", "results"},
     {"lock", "logps", "paper", "statistics", "strict"},
     {"errors", "paper_claims", "progress", "provenance", "resampling", "shared_attention", "vllm_traps"},
 ]
