@@ -83,6 +83,18 @@ def sentence(gain: Gain) -> str:
     return f"{place}, {'exceeds' if gain.exceeds else 'within'} its sampling error ({gain.low:+.2f} to {gain.high:+.2f})"
 
 
+def summary(table: str) -> str | None:
+    """One line for under a published table: which gains over the row before exceed their sampling error. None where no gain has one."""
+    known = [gain for gain in gains(table) if gain.exceeds is not None]
+    if not known:
+        return None
+    beyond = [f"{gain.row} {gain.task} {gain.gain:+.2f}" for gain in known if gain.exceeds]
+    return (
+        f"Of {len(known)} gains over the row before, {len(beyond)} exceed their own unpaired 95 % sampling error"
+        f"{': ' if beyond else ''}{', '.join(beyond)}"
+    )
+
+
 def _leaderboard_tasks() -> set[str]:
     return {claim.task for claim in CLAIMS if claim.table == ERRORS_OF and claim.task != AVERAGE}
 
