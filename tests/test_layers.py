@@ -21,10 +21,10 @@ LAYERS = [
         "responses", "runner", "scores",
     },
     {
-        "data", "evaluate", "global_batch", "judgments", "known_judges", "model", "objectives", "plan", "procedural_tasks",
-        "sources", "stopping", "verdicts",
+        "comparability", "data", "evaluate", "global_batch", "judgments", "known_judges", "model", "objectives", "plan",
+        "procedural_tasks", "sources", "stopping", "verdicts",
     },
-    {"comparability", "components", "opponent", "sharing"},
+    {"components", "opponent", "sharing"},
     {"artifact", "memory", "replicas"},
     {"contests", "deviation", "machine", "specs", "sweep"},
     {"recipe"},
