@@ -171,7 +171,7 @@ def _published_tables(recipe: Recipe, scores: Scores) -> Iterator[PublishedTable
             rows=printed,
             reasons=reasons,
             notes={claim.row: claim.note for claim in cells if claim.note},
-            gains=summary(name),
+            gains=summary(name, {claim.task for claim in cells}),
         )
 
 

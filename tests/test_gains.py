@@ -37,6 +37,7 @@ def test_a_line_for_under_the_table() -> None:
         "iter0 gsm8k +8.34, iter0 hellaswag +1.53, iter0 average +2.66, iter1 truthfulqa_mc2 +5.99"
     )
     assert str(summary("paper/big_bench")).startswith("Of 12 gains over the row before, 0 exceed")
+    assert str(summary("paper/leaderboard", {"gsm8k"})).startswith("Of 4 gains over the row before, 1 exceed")
     assert summary("paper/mt_bench") is None
 
 
