@@ -93,7 +93,8 @@ def _measure(peer: str, folder: Path, size: Size) -> None:
     inputs = {role: folder / role for role in ("policy", "prompts", "responses0", "responses1")}
     before = _gemm_flops()
     outcome = RUNS[peer](inputs, size)
-    peak = (before + _gemm_flops()) / 2
+    after = _gemm_flops()
+    peak, peak_by_cpu = ((one + other) / 2 for one, other in zip(before, after, strict=True))
     carried = peer.endswith("carried")
     made = batches(inputs, size, "groups" if carried else "pairs", 2 if carried else 1)
     groups = list(made.groups())
@@ -108,7 +109,7 @@ def _measure(peer: str, folder: Path, size: Size) -> None:
         "useful_tokens_per_second": tokens * size.epochs / (outcome.opponent + sum(outcome.steps)),
         "gemm_gflops": peak / 1e9,
         "utilisation": flops / (outcome.opponent + sum(outcome.steps)) / peak,
-        "cpu_utilisation": flops / outcome.cpu / (peak / size.threads),
+        "cpu_utilisation": flops / outcome.cpu / peak_by_cpu,
         "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
         "losses": outcome.losses,
     }
@@ -122,20 +123,22 @@ def _useful_flops(checkpoint: Path, groups: list[Group], epochs: int) -> float:
     return epochs * step_flops(sizes, groups, adapters=False) + forward_flops(sizes, groups)
 
 
-def _gemm_flops() -> float:
-    """Of the fastest of five fp32 matrix products, a second."""
+def _gemm_flops() -> tuple[float, float]:
+    """Of fp32 matrix products: a second of the fastest of five, and a CPU second of all of them."""
     left, right = torch.randn(GEMM, GEMM), torch.randn(GEMM, GEMM)
-    seconds = []
+    left @ right
+    seconds, cpu = [], time.process_time()
     for _ in range(5):
         began = time.perf_counter()
         left @ right
         seconds.append(time.perf_counter() - began)
-    return 2 * GEMM**3 / min(seconds)
+    return 2 * GEMM**3 / min(seconds), 5 * 2 * GEMM**3 / (time.process_time() - cpu)
 
 
 def _table(found: dict[str, dict[str, Any]], size: Size) -> str:
     all_epochs = f"{size.epochs} epochs s"
-    header = ("peer", "epoch s", all_epochs, "CPU s", "tokens/s", "of GEMM", "peak GB", "x faster", "x by CPU", "loss diff", "grad diff")
+    costs = ("epoch s", all_epochs, "CPU s", "tokens/s", "of GEMM", "by CPU", "peak GB")
+    header = ("peer", *costs, "x faster", "x by CPU", "loss diff", "grad diff")
     lines = [header, ("---",) * len(header)]
     for peer, values in found.items():
         base = found.get(BASELINE.get(peer, "released"))
@@ -147,6 +150,7 @@ def _table(found: dict[str, dict[str, Any]], size: Size) -> str:
                 f"{values['cpu_seconds']:.1f}",
                 f"{values['useful_tokens_per_second']:.1f}",
                 f"{values['utilisation']:.0%} of {values['gemm_gflops']:.0f}",
+                f"{values['cpu_utilisation']:.0%}",
                 f"{values['peak_memory_gb']:.2f}",
                 f"{base['seconds'] / values['seconds']:.2f}" if base else "",
                 f"{base['cpu_seconds'] / values['cpu_seconds']:.2f}" if base else "",
@@ -171,7 +175,7 @@ def _scaling(model_dir: Path) -> str:
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
-    lines = ["| tokens | seconds | CPU ms a token | of GEMM |", "|---|---|---|---|"]
+    lines = ["| tokens | seconds | CPU ms a token | of GEMM by CPU |", "|---|---|---|---|"]
     for length in LENGTHS:
         prompt, branch = length // 4, length * 3 // 8
         group = Group(list(range(100, 100 + prompt)), [list(range(300, 300 + branch)), list(range(900, 900 + branch))])
@@ -182,7 +186,7 @@ def _scaling(model_dir: Path) -> str:
             times.append(time.perf_counter() - began)
             cpu.append(time.process_time() - used)
             model.zero_grad()
-        share = step_flops(measure(model), [group], adapters=False) / min(times) / _gemm_flops()
+        share = step_flops(measure(model), [group], adapters=False) / min(cpu) / _gemm_flops()[1]
         lines.append(f"| {length} | {min(times):.2f} | {1000 * min(cpu) / length:.2f} | {share:.0%} |")
     return "\n".join(lines)
 

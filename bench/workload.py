@@ -16,8 +16,8 @@ from harness.components import Row
 from harness.data import dump_rows, read_pairs
 from harness.logps import Group
 from harness.machine import Machine
-from harness.plan import TrainSpec
 from harness.recipe import Optimizer
+from harness.specs import TrainSpec
 
 DATASET = "trl-lib/ultrafeedback_binarized"
 BETA, LEARNING_RATE, SEED = 0.1, 1e-6, 0

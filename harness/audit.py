@@ -10,7 +10,7 @@ A check that fails stops the stage unless the recipe names it in `accepted_check
     missing_eos         an uncut real response that does not end in EOS, or a chat template that ends a turn with another token than
                         the tokenizer's EOS: the policy would not learn to stop where generation stops. None is expected.
     double_bos          a prompt that begins with two BOS: the template brought one and the tokenizer another. None is expected.
-    identical_pairs     real and generated are the same tokens, so the margin is 0 whatever the policy: over 75 % are lost work.
+    identical_pairs     real and generated are the same tokens, so the margin is 0 whatever the policy: over half are lost work.
     cut_prompts         over 20 % of the prompts lost their beginning to `max_prompt_length`.
     cut_real            over 20 % of the real responses lost their end, and with it their EOS, to `max_length`.
     length_shortcut     real is longer in over 98 % of the pairs, or shorter in over 98 %: the policy can tell them apart by length
@@ -29,7 +29,7 @@ from harness.artifact import write_atomic
 from harness.batches import Shared, encode
 from harness.errors import InputError, RecipeError, suggest
 from harness.logps import Group
-from harness.plan import TrainSpec
+from harness.specs import TrainSpec
 
 FILE = "audit.json"
 EXAMPLE_FILE = "samples/example.json"
@@ -40,7 +40,7 @@ LIMITS = {
     "empty_generated": 0.2,
     "missing_eos": 0.0,
     "double_bos": 0.0,
-    "identical_pairs": 0.75,
+    "identical_pairs": 0.5,
     "cut_prompts": 0.2,
     "cut_real": 0.2,
     "length_shortcut": 0.98,

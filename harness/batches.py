@@ -15,7 +15,7 @@ from harness.data import Encoding, Pair, encode_pairs
 from harness.errors import MachineError, RecipeError
 from harness.logps import Group
 from harness.machine import Machine
-from harness.plan import TrainSpec
+from harness.specs import TrainSpec
 
 Shared = tuple[Pair, ...]
 """Pairs that share prompt and real response and are scored as one group; one pair alone under grouping 'pairs'."""

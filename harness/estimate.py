@@ -21,10 +21,11 @@ from typing import NamedTuple
 
 from harness import paper
 from harness.artifact import Stage
-from harness.components import load
+from harness.components import branches, has_opponent, load
 from harness.machine import Machine
-from harness.plan import EvaluateSpec, PreferencesSpec, PromptsSpec, TrainSpec, steps_of
+from harness.plan import steps_of
 from harness.recipe import Benchmark, Recipe
+from harness.specs import EvaluateSpec, PreferencesSpec, PromptsSpec, TrainSpec
 
 # questions in the full set, and tokens scored or generated a question at the paper's shots; counted on the real sets, rounded
 TASK_SIZES = {
@@ -121,14 +122,14 @@ def _generate(recipe: Recipe, stage: Stage, machine: Machine) -> Parts:
 
 
 def _train(recipe: Recipe, stage: Stage, machine: Machine) -> Parts:
-    """Policy forward and backward over every pair seen, and the opponent's forward once over each pair."""
+    """Policy forward and backward over every pair seen, and the opponent's forward, where it is read, once over each pair."""
     spec, sizes = TrainSpec.model_validate(stage.spec), recipe.sizes
     iterations = sum(role.startswith("responses") for role in stage.inputs)
-    row = sizes.prompt_tokens + sizes.real_tokens + (sizes.generated_tokens if iterations else 0)
+    row = sizes.prompt_tokens + sizes.real_tokens + (len(branches(spec.objective)) - 1) * sizes.generated_tokens
     pairs = _num_prompts(recipe, stage) * max(iterations, 1)
     steps = spec.num_steps or spec.stop_after_epochs * (pairs // spec.global_batch_size)
     tokens = steps * spec.global_batch_size * row
-    flops = sizes.num_parameters * (6 * tokens + (2 * pairs * row if iterations else 0))
+    flops = sizes.num_parameters * (6 * tokens + (2 * pairs * row if has_opponent(spec.objective) else 0))
     return tokens, flops, _compute_hours(stage, machine, flops), _checkpoint_gb(recipe), 0
 
 

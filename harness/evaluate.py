@@ -17,8 +17,8 @@ from harness.artifact import dump, write_atomic
 from harness.components import Job, Result, load
 from harness.errors import InputError, RecipeError
 from harness.machine import Machine
-from harness.plan import EvaluateSpec
 from harness.recipe import Task
+from harness.specs import EvaluateSpec
 
 
 def run(spec: dict[str, Any], inputs: Mapping[str, Path], out: Path, machine: Machine) -> None:

@@ -25,11 +25,11 @@ from harness.artifact import write_atomic
 from harness.components import Response, load
 from harness.errors import InputError
 from harness.machine import Machine
-from harness.plan import GenerateSpec
 from harness.progress import progress
 from harness.prompt_index import PromptFile
 from harness.replicas import Replica, Shard, answer
 from harness.responses import Line, Responses
+from harness.specs import GenerateSpec
 
 
 class Job(NamedTuple):

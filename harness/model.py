@@ -16,8 +16,8 @@ from harness.artifact import naming_full_disk
 from harness.components import load
 from harness.errors import InputError, first_line
 from harness.machine import Machine
-from harness.plan import ModelSpec
 from harness.recipe import ModelRef
+from harness.specs import ModelSpec
 
 PAD, EOS, USER, ASSISTANT, UNKNOWN = "<pad>", "<eos>", "<user>", "<assistant>", "<unk>"
 CHAT_TEMPLATE = (

@@ -18,8 +18,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from harness.batches import Schedule
 from harness.errors import MachineError, RecipeError
 from harness.machine import Machine
-from harness.plan import TrainSpec
 from harness.recipe import Lora
+from harness.specs import TrainSpec
 
 SCHEDULES = {"linear": "linear", "constant": "constant_with_warmup", "cosine": "cosine"}
 

@@ -16,8 +16,8 @@ from typing import Any
 from harness.artifact import write_atomic
 from harness.components import Row, load
 from harness.machine import Machine
-from harness.plan import PreferencesSpec
 from harness.prompts import write_prompts
+from harness.specs import PreferencesSpec
 
 
 def run(spec: dict[str, Any], inputs: Mapping[str, Path], out: Path, machine: Machine) -> None:

@@ -11,7 +11,7 @@ from harness.artifact import digest
 from harness.components import Request
 from harness.data import prompt_ids, read_jsonl_offsets
 from harness.errors import InputError
-from harness.plan import GenerateSpec
+from harness.specs import GenerateSpec
 
 
 class Prompt(NamedTuple):

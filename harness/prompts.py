@@ -11,8 +11,8 @@ from harness.components import Row, load
 from harness.data import dump_rows
 from harness.errors import InputError
 from harness.machine import Machine
-from harness.plan import PromptsSpec
 from harness.recipe import PromptSource
+from harness.specs import PromptsSpec
 
 
 def run(spec: dict[str, Any], inputs: Mapping[str, Path], out: Path, machine: Machine) -> None:

@@ -39,9 +39,9 @@ from harness.logps import Group, GroupScorer
 from harness.machine import Machine
 from harness.memory import naming_the_setting, peak_memory_gb
 from harness.opponent import Logps, score_opponent
-from harness.plan import TrainSpec
 from harness.policy import is_deepspeed_launch, load_policy, make_optimizer, make_scheduler, open_accelerator, tell_engine
 from harness.progress import progress
+from harness.specs import TrainSpec
 from harness.train_state import load_state, remove_state, save_checkpoint, save_state
 
 

@@ -11,7 +11,7 @@ import pytest
 from harness.audit import LIMITS, audit
 from harness.data import Pair
 from harness.errors import InputError, RecipeError
-from harness.plan import TrainSpec
+from harness.specs import TrainSpec
 from tests.test_data import CHATML, TOKENIZER, letters_tokenizer
 from tests.test_train import spec
 

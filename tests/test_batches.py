@@ -9,8 +9,9 @@ import pytest
 from harness.batches import Batches, plan_steps, share_prompts
 from harness.data import Pair
 from harness.errors import MachineError, RecipeError
-from harness.plan import TrainSpec, steps_of
+from harness.plan import steps_of
 from harness.recipe import load, replace
+from harness.specs import TrainSpec
 from tests.checkpoints import MACHINE
 from tests.test_train import spec
 

@@ -38,6 +38,12 @@ SELECTING = {
     "verify": {"format"},
     "accept": {"because", "out_dir"},
     "stage": set(),
+    "sweep": {"out_dir", "machine", "dry_run"},
+    "export": {"out_dir", "layout"},
+    "import-pairs": {"because", "split", "out_dir"},
+    "anchors": {"out_dir", "machine", "dry_run", "format"},
+    "import-judgments": {"format"},
+    "doctor": {"format"},
 }
 
 
@@ -117,8 +123,8 @@ def test_every_command_explains_itself(harness: Cli, name: str) -> None:
 
 def test_stage_is_hidden_and_the_rest_is_listed(harness: Cli) -> None:
     """`harness --help` lists the commands a person calls."""
-    shown = harness("--help").out
-    assert [name for name in SELECTING if f" {name} " in shown] == [name for name in SELECTING if name != "stage"]
+    shown = {line.split()[0] for line in harness("--help").out.splitlines() if line.startswith("  ") and line.strip()}
+    assert [name for name in SELECTING if name in shown] == [name for name in SELECTING if name != "stage"]
 
 
 def test_help_of_reproduce_lists_recipes_and_of_a_recipe_its_schedule(harness: Cli) -> None:

@@ -13,7 +13,8 @@ from harness.doctor import Context, Finding, examine
 from harness.known_judges import RECOMMENDED, SHUTDOWN, warning
 from harness.listing import plan_list
 from harness.machine import load as load_machine
-from harness.recipe import REVISION_PATTERN, Judge, Recipe, load, replace
+from harness.recipe import Judge, Recipe, load, replace
+from harness.references import REVISION_PATTERN
 
 DAY = date(2026, 11, 24)
 

@@ -17,9 +17,9 @@ from harness.components import Response, Row
 from harness.data import dump_rows, read_jsonl
 from harness.engines.hf import Engine
 from harness.errors import InputError
-from harness.plan import GenerateSpec
 from harness.recipe import Sampling
 from harness.sources import procedural
+from harness.specs import GenerateSpec
 from tests.checkpoints import MACHINE, save_checkpoint
 
 NUM = 17

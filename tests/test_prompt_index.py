@@ -9,10 +9,10 @@ import pytest
 from harness.components import Row
 from harness.data import dump_rows
 from harness.model import build_tokenizer
-from harness.plan import GenerateSpec
 from harness.prompt_index import PromptFile, seed_of
 from harness.recipe import Sampling
 from harness.sources.procedural import VOCABULARY
+from harness.specs import GenerateSpec
 
 SETTINGS = GenerateSpec(engine="hf", sampling=Sampling(temperature=0.5, max_new_tokens=6), template="chat", dtype="float32", seed=3)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness import preferences
+from harness.comparability import reasons_against
 from harness.components import Preference
 from harness.contests import baselines, contests
 from harness.data import read_pairs
@@ -128,6 +129,30 @@ def test_equal_compute_is_that_of_the_estimates() -> None:
     costs = {stage.path: estimate(recipe, stage, load_machine("cpu")).flops for stage in plan(recipe)}
     spent = sum(cost for path, cost in costs.items() if path.startswith(("iter0/", "iter1/")) and "/eval/" not in path)
     assert abs(costs["control/train"] - spent) <= costs["control/train"] / steps / 2 * 1.001
+
+
+def test_other_losses_are_not_set_beside_the_papers_numbers() -> None:
+    """Promise: the published iterations are SPIN's, so another objective's iteration says why it may not be compared with them."""
+    recipe = replace(load("zephyr-7b"), name="hinge", objective="spin_hinge")
+    task = recipe.benchmarks[0].tasks[3]
+    for row, expected in (("iter0", True), ("sft", False)):
+        claim = next(one for one in claims("paper/leaderboard") if (one.row, one.task) == (row, task.name))
+        reasons = reasons_against(recipe, recipe.benchmarks[0], task, None, claim)
+        assert ("another objective: spin_hinge, the paper's is spin" in reasons) is expected
+
+
+def test_costs_follow_the_branches_and_the_opponent() -> None:
+    """Promise: a third branch costs a response more a pair, and an objective without opponent no pass of one."""
+    recipe = replace(small_recipe(), name="t", iterations=small_recipe().iterations[:1], controls={}, rivals={})
+    first = recipe.iterations[0].model_copy(update={"parameters": {"proto_weight": 0.1}})
+    flops = [
+        next(estimate(one, stage, load_machine("cpu")).flops for stage in plan(one) if stage.path == "iter0/train")
+        for one in (recipe, replace(recipe, name="t", objective="t_spin", iterations=(first,)))
+    ]
+    sizes = recipe.sizes
+    pair, triplet = (sizes.prompt_tokens + sizes.real_tokens + number * sizes.generated_tokens for number in (1, 2))
+    assert flops[0] == pytest.approx(sizes.num_parameters * 32 * pair * (6 * 2 + 2))
+    assert flops[1] == pytest.approx(sizes.num_parameters * 32 * triplet * 6 * 2)
 
 
 def test_proto_reaches_training() -> None:

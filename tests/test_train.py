@@ -29,9 +29,9 @@ from harness.data import Encoding, Pair, dump_rows, encode_pair
 from harness.errors import InputError, MachineError, RecipeError, TrainingError
 from harness.logps import Group, group_logps
 from harness.machine import Machine
-from harness.plan import TrainSpec
 from harness.policy import load_policy, merged
 from harness.recipe import Optimizer
+from harness.specs import TrainSpec
 from tests.checkpoints import MACHINE
 from tests.tiny_checkpoints import byte_checkpoint
 
