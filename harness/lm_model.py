@@ -214,7 +214,8 @@ class SharedPromptLM(HFLM):  # type: ignore[misc]
             noise = SeededNoise(prompts, self.seed, generation_kwargs.pop("temperature"))
             generation_kwargs["logits_processor"] = LogitsProcessorList([noise])
         generation_kwargs.pop("temperature", None)
-        return super()._model_generate(context, max_length, stop, do_sample=False, temperature=0.0, **generation_kwargs)
+        tokens: Tensor = super()._model_generate(context, max_length, stop, do_sample=False, temperature=0.0, **generation_kwargs)
+        return tokens
 
 
 class SeededNoise(LogitsProcessor):  # type: ignore[misc]

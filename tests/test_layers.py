@@ -19,7 +19,7 @@ LAYERS = [
     {"model", "prompts", "generate", "train", "evaluate"},
     {"objectives", "engines", "benchmarks", "judges"},
     {"lm_tasks", "questions", "global_batch"},
-    {"lm_model", "procedural_tasks", "verdicts", "opponent", "train_state"},
+    {"lm_model", "lm_definitions", "procedural_tasks", "verdicts", "opponent", "train_state"},
     {"sources", "decoding"},
     {"prefix_forward"},
     {"data", "logps", "statistics", "prefixes"},

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import lm_eval.tasks
 import pytest
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from harness import lm_tasks, machine
+from harness import lm_definitions, lm_tasks, machine
 from harness.benchmarks import open_llm
 from harness.components import Job, Result
 from harness.errors import InputError, RecipeError
@@ -65,6 +66,10 @@ def test_every_real_task_is_asked_under_its_shots_and_metric(bytes_model: Path) 
         assert score.protocol["chat_template"] is None
         assert score.protocol["add_bos"] is False
         assert samples[0]["prompt"].count("Answer:") in (0, (task.shots or 0) + 1)
+        under = score.details.get("under", {})
+        assert ("lm-eval@46c7966" in under) == (task.name in ("truthfulqa_mc2", "mmlu"))
+        if task.name == "mmlu":  # as many questions in both subjects: their mean is the mean of all
+            assert under["lm-eval@46c7966"]["value"] == pytest.approx(score.value)
 
 
 @pytest.mark.usefixtures("hf_cache")
@@ -72,7 +77,7 @@ def test_scores_equal_those_of_lm_eval_itself(bytes_model: Path) -> None:
     """Value and standard error are what `simple_evaluate` with the `hf` model gives, with questions matched by hash."""
     task = Task(name="arc_challenge", shots=3, metric="acc_norm", limit=6)
     ours = _score(bytes_model, task)[0].score
-    folder = Path(lm_tasks.lm_eval.tasks.__file__).parent
+    folder = Path(lm_eval.tasks.__file__).parent
     theirs = simple_evaluate(
         model=HFLM(pretrained=str(bytes_model), device="cpu", dtype="float32", batch_size=4, add_bos_token=False),
         tasks=[str(folder / "arc" / "arc_challenge.yaml")],
@@ -90,7 +95,7 @@ def test_scores_equal_those_of_lm_eval_itself(bytes_model: Path) -> None:
 @pytest.mark.usefixtures("hf_cache")
 def test_a_data_set_that_is_not_in_the_cache_is_one_clear_line(bytes_model: Path) -> None:
     """Offline, the message names the data set and says what to do."""
-    protocols = {"current": {"arc_easy": lm_tasks.Definition("arc/arc_easy.yaml")}}
+    protocols = {"current": {"arc_easy": lm_definitions.Definition("arc/arc_easy.yaml")}}
     task = Task(name="arc_easy", shots=0, metric="acc", limit=2)
     score = lm_tasks.open_suite(_job(bytes_model, task), protocols)
     with pytest.raises(InputError, match=r"arc_easy cannot be had: .*allenai/ai2_arc.*HF_HUB_OFFLINE") as error:
@@ -152,6 +157,7 @@ def test_the_standard_error_of_a_mean_over_subjects_adds_their_variances() -> No
     """(0, 100) has variance 5000 and so 2500 for its mean; (100, 100) has 0: sqrt(2500 + 0) / 2 = 25."""
     assert lm_tasks.standard_error([[0.0, 100.0], [100.0, 100.0]]) == pytest.approx(25.0)
     assert lm_tasks.standard_error([[0.0, 100.0]]) == pytest.approx(50.0)
+    assert lm_tasks.standard_error([[0.0, 100.0], [100.0, 100.0, 100.0, 100.0]], by_size=True) == pytest.approx(50.0 / 3)
     assert lm_tasks.standard_error([[0.0], [100.0]]) == pytest.approx(50.0)
     assert lm_tasks.standard_error([[0.0]]) is None
     assert lm_tasks.standard_error([]) is None
