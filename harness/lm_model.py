@@ -25,7 +25,7 @@ from harness.decoding import Draw, Ends, decode, greedy, read
 from harness.errors import InputError
 from harness.prefix_forward import PrefixForward, is_supported
 from harness.prefixes import Row, Scored, layout
-from harness.progress import Advance, progress
+from harness.progress import progress
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 ROW_TOKENS = {"cpu": 256, "cuda": 4096}
@@ -65,7 +65,6 @@ class SharedPromptLM(HFLM):  # type: ignore[misc]
         self.asked = 0
         self._workspace = workspace
         self._identity = [hash_checkpoint(checkpoint) if workspace else None, precision, device, batch, seed, self.max_length]
-        self._advance: Advance = lambda _: None
 
     @property
     def row_tokens(self) -> int:
@@ -110,17 +109,19 @@ class SharedPromptLM(HFLM):  # type: ignore[misc]
     ) -> dict[int, Any]:
         """{request: answer} over all units: those on disk as they are, the others by asking."""
         kept = Answers(self._workspace, identity([*self._identity, way, *requests])) if self._workspace else None
+        found = {number: kept.get(number) if kept is not None else None for number in range(len(units))}
+        missing = sum(size for number, (_, size) in enumerate(units) if found[number] is None)
         answers: dict[int, Any] = {}
-        with progress("score" if way != "text" else "answer", sum(size for _, size in units), "requests") as advance:
+        with progress("answer" if way == "text" else "score", missing, "requests") as advance:
             for number, (unit, size) in enumerate(units):
-                found = kept.get(number) if kept is not None else None
-                if found is None:
-                    found = [*ask(unit).items()]
+                some = found[number]
+                if some is None:
+                    some = [*ask(unit).items()]
                     self.asked += size
                     if kept is not None:
-                        kept.add(number, found)
-                answers.update(dict(found))
-                advance(size)
+                        kept.add(number, some)
+                    advance(size)
+                answers.update(dict(some))
         return answers
 
     def _sequence(self, context: list[int], continuation: list[int]) -> Scored:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import lm_eval.tasks
@@ -10,10 +11,12 @@ from lm_eval.evaluator import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from harness import lm_definitions, lm_tasks, machine
+from harness import evaluate, lm_definitions, lm_tasks, machine
+from harness.answers import Answers
 from harness.benchmarks import open_llm
 from harness.components import Job, Result
 from harness.errors import InputError, RecipeError
+from harness.plan import EvaluateSpec
 from harness.recipe import Benchmark, Task
 from tests.tiny_checkpoints import byte_checkpoint, word_checkpoint
 
@@ -113,6 +116,38 @@ def test_procedural_tasks_go_through_lm_eval_in_the_chat_format(words_model: Pat
         assert samples[0]["prompt"].endswith("<assistant>")
         assert samples[0]["prompt"].count("<assistant>") == 1 + (task.shots or 0)
     assert results == [*reversed(again)]
+
+
+def test_an_evaluation_killed_within_a_task_ends_in_the_same_bytes(
+    words_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after three units of work and run again: the files are those of an undisturbed stage, and no unit was computed twice."""
+    policy = tmp_path / "policy"
+    shutil.copytree(words_model, policy / "checkpoint")
+    tasks = tuple(task.model_copy(update={"limit": 60}) for task in TINY_TASKS)
+    benchmark = _job(words_model, *tasks).benchmark
+    spec = EvaluateSpec(benchmark=benchmark, engine="hf", precision="fp32", seed=0).model_dump(mode="json")
+    units: dict[str, int] = {}
+
+    def run(name: str, dies_after: int | None) -> dict[str, bytes]:
+        add = Answers.add
+
+        def counted(self: Answers, unit: int, answers: object) -> None:
+            units[name] = units.get(name, 0) + 1
+            add(self, unit, answers)
+            if units[name] == dies_after:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Answers, "add", counted)
+            evaluate.run(spec, {"policy": policy}, tmp_path / name, machine.load("cpu"))
+        return {str(path.relative_to(tmp_path / name)): path.read_bytes() for path in (tmp_path / name).rglob("*.json*")}
+
+    undisturbed = run("undisturbed", None)
+    with pytest.raises(KeyboardInterrupt):
+        run("killed", 3)
+    assert run("killed", None) == undisturbed
+    assert units["killed"] == units["undisturbed"] > 6
 
 
 def test_a_choice_ends_with_the_end_token(words_model: Path) -> None:
