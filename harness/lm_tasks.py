@@ -1,7 +1,7 @@
 """lm-eval behind one function: a benchmark component hands `open_suite` its definitions and gets back what scores a task.
 
-Where another protocol of the component asks the same and only counts otherwise, the same answers are scored under it too; the score's
-`details` hold that under the protocol's name.
+Where another protocol of the component asks the same, the same answers are scored under it too; the score's `details` hold the value
+under the protocol's name.
 """
 
 from __future__ import annotations
@@ -105,11 +105,11 @@ def ask(lm: LM, subtasks: Mapping[str, ConfigurableTask], limit: int | None, *, 
 
 
 def _under_others(suite: Suite, task: Task, questions: Sequence[Question], definition: Definition) -> dict[str, dict[str, float | None]]:
-    """{protocol: value and standard error} of the same answers, for the other protocols that ask the same and count otherwise."""
+    """{protocol: value and standard error} of the same answers, for the other protocols that ask the same."""
     found = {}
     for rules, definitions in suite.protocols.items():
         other = definitions.get(task.name)
-        if other is None or other == definition or other.filter != definition.filter or not other.asks_as(definition):
+        if rules == suite.job.benchmark.protocol or other is None or not (other.asks_as(definition) and other.filter == definition.filter):
             continue
         subtasks = load_definition(task, other)
         again = [

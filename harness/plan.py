@@ -10,6 +10,7 @@ makes stale exactly iter1/train and what follows it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from harness.artifact import Stage, make_stage
@@ -109,6 +110,12 @@ def steps_of(recipe: Recipe, t: int) -> int:
     return iteration.stop_after_epochs * (recipe.prompts.num_prompts * len(iteration.pairs_from) // recipe.global_batch_size)
 
 
+def folder_of(benchmark: Benchmark, benchmarks: Sequence[Benchmark]) -> str:
+    """Where a benchmark's results lie: under its name and, where the recipe has it under several protocols, under each protocol."""
+    same = [one for one in benchmarks if one.name == benchmark.name]
+    return benchmark.name if len(same) == 1 else f"{benchmark.name}/{benchmark.protocol}"
+
+
 def _iterations(recipe: Recipe, sft: Stage, prompts: Stage) -> list[Stage]:
     stages: list[Stage] = []
     policy, responses = sft, dict[int, Stage]()
@@ -196,7 +203,8 @@ def _evaluate(recipe: Recipe, policy: Policy) -> list[Stage]:
         versions = {**_versions("evaluate"), "benchmark": version("benchmarks", benchmark.name)}
         if benchmark.judge:
             versions["judge"] = version("judges", benchmark.judge.name)
-        stages.append(make_stage(f"{policy.row}/eval/{benchmark.name}", "evaluate", spec, versions, {"policy": policy.stage}))
+        path = f"{policy.row}/eval/{folder_of(benchmark, recipe.benchmarks)}"
+        stages.append(make_stage(path, "evaluate", spec, versions, {"policy": policy.stage}))
     return stages
 
 
