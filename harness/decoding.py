@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from harness.prefix_forward import PrefixForward, windowed
@@ -30,6 +30,12 @@ Draw = Callable[[list[int], Tensor], Tensor]
 """(indices of the prompts, logits (B, V)) -> token ids (B,)."""
 Ends = Callable[[list[int]], bool]
 """Whether the tokens said so far end an answer."""
+
+
+def cache_bytes(model: PreTrainedModel) -> int:
+    """Bytes of one token's keys and values."""
+    layers = model.base_model.layers
+    return int(2 * len(layers) * layers[0].self_attn.k_proj.out_features * model.dtype.itemsize)
 
 
 def greedy(_: list[int], logits: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from harness.answers import Answers, hash_checkpoint, identity
 from harness.artifact import canonical
-from harness.decoding import Draw, Ends, decode, greedy, read
+from harness.decoding import Draw, Ends, cache_bytes, decode, greedy, read
 from harness.errors import InputError
 from harness.prefix_forward import PrefixForward, is_supported
 from harness.prefixes import Row, Scored, layout
@@ -32,6 +32,8 @@ ROW_TOKENS = {"cpu": 256, "cuda": 4096}
 """Tokens of one forward pass where prompts are short: enough to be bound by arithmetic, few enough that the mask stays small."""
 DECODED_ROWS = 4
 """Questions decoded together, for each the machine scores together: a decoding step is bound by reading the weights."""
+CACHE_BYTES = {"cpu": 2**30, "cuda": 2**34}
+"""Keys and values of the questions decoded together; the trunks above them are one path of the tree and come on top."""
 STOP_MARGIN = 2
 """A stop string is looked for in as many last tokens as it has, and these more, as lm-eval does."""
 NEUTRAL = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0, "num_beams": 1, "min_new_tokens": 0}
@@ -171,7 +173,10 @@ class SharedPromptLM(HFLM):  # type: ignore[misc]
             stops = [*settings.stops]
             return {i: postprocess_generated_text(self.tok_decode(tokens), stops, None) for i, tokens in said.items()}
 
-        units = [(unit, sum(len(row.paths) for row in unit)) for unit in _units(rows, DECODED_ROWS * int(self.batch_size))]
+        size = DECODED_ROWS * int(self.batch_size)
+        longest = max(map(len, prompts)) + settings.max_new_tokens
+        size = max(1, min(size, CACHE_BYTES[self.device.type] // (longest * cache_bytes(self.model))))
+        units = [(unit, sum(len(row.paths) for row in unit)) for unit in _units(rows, size)]
         answers = self._answered("text", [prompts, settings], units, ask)
         return [answers[i] for i in range(len(requests))]
 
@@ -245,12 +250,12 @@ def _seed_of(prompt: list[int], seed: int) -> int:
 
 
 def _units(rows: Sequence[Row], size: int) -> Iterator[list[Row]]:
-    """Consecutive rows that hold at least `size` prompts together."""
+    """Consecutive rows that hold at most `size` prompts together (more where one row does)."""
     unit: list[Row] = []
     for row in rows:
-        unit.append(row)
-        if sum(len(one.paths) for one in unit) >= size:
+        if unit and sum(len(one.paths) for one in (*unit, row)) > size:
             yield unit
             unit = []
+        unit.append(row)
     if unit:
         yield unit

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.decoding import decode, greedy, read
+from harness.decoding import cache_bytes, decode, greedy, read
 from harness.prefix_forward import PrefixForward
 from harness.prefixes import Scored, layout
 from tests.families import FAMILIES, small_model
@@ -28,6 +28,9 @@ def test_greedy_answers_equal_those_of_generate(family: str) -> None:
     forward = PrefixForward(model)
     rows = layout([Scored((*prompt, -1), len(prompt)) for prompt in PROMPTS], 8)
     prompts = [prompt for row in rows for prompt in read(forward, row)]
+    for prompt in prompts:
+        held = sum(tensor.numel() * tensor.itemsize for states in prompt.states for tensor in states)
+        assert held == len(PROMPTS[prompt.number]) * cache_bytes(model)
     said = decode(forward, prompts, NUM_NEW, greedy, lambda tokens: tokens[-1] < STOP)
     assert [said[i] for i in range(len(PROMPTS))] == expected
 
