@@ -42,6 +42,7 @@ def greedy(_: list[int], logits: Tensor) -> Tensor:
     return logits.argmax(dim=1)
 
 
+@torch.inference_mode()
 def read(forward: PrefixForward, row: Row) -> list[Prompt]:
     """The prompts of a row, in its order."""
     hidden, cache = forward.run(row)

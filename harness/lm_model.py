@@ -76,7 +76,6 @@ class SharedPromptLM(HFLM):  # type: ignore[misc]
         """(log-probability in nats, whether greedy decoding would say it) for each (context, continuation)."""
         return super().loglikelihood(requests, disable_tqdm=True)
 
-    @torch.inference_mode()
     def _loglikelihood_tokens(
         self, requests: list[TokenRequest], disable_tqdm: bool = True, override_bs: int | None = None
     ) -> list[tuple[float, bool]]:

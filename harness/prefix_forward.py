@@ -40,6 +40,7 @@ class PrefixForward:
         self.head: Any = model.get_output_embeddings()
         self._caches: dict[int, tuple[Trunk, DynamicCache]] = {}
 
+    @torch.inference_mode()
     def score(self, row: Row, sequences: Sequence[Scored]) -> dict[int, Continuation]:
         """{index: score} of the sequences in a row; at no time more than `CHUNK_TOKENS` rows of logits exist."""
         hidden, _ = self.run(row)
@@ -72,6 +73,7 @@ class PrefixForward:
         logps = logits[rows, tokens] - logits.logsumexp(dim=1)[rows]
         return logps.tolist(), (logits.argmax(dim=1)[rows] == tokens).tolist()
 
+    @torch.inference_mode()
     def run(self, row: Row) -> tuple[Tensor, DynamicCache]:
         """The hidden states (T, D) of a row's tokens, and the cache of its trunk and itself, one batch row."""
         past = self._cache_of(row.trunk)

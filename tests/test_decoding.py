@@ -19,7 +19,6 @@ STOP = 20
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@torch.no_grad()
 def test_greedy_answers_equal_those_of_generate(family: str) -> None:
     """Prompts of other lengths, with and without a cached preamble, each ending by itself; the batch shrinks on the way."""
     model = small_model(FAMILIES[family]())
@@ -31,6 +30,7 @@ def test_greedy_answers_equal_those_of_generate(family: str) -> None:
     for prompt in prompts:
         held = sum(tensor.numel() * tensor.itemsize for states in prompt.states for tensor in states)
         assert held == len(PROMPTS[prompt.number]) * cache_bytes(model)
+        assert not prompt.logits.requires_grad
     said = decode(forward, prompts, NUM_NEW, greedy, lambda tokens: tokens[-1] < STOP)
     assert [said[i] for i in range(len(PROMPTS))] == expected
 
