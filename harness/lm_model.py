@@ -36,7 +36,19 @@ CACHE_BYTES = {"cpu": 2**30, "cuda": 2**34}
 """Keys and values of the questions decoded together; the trunks above them are one path of the tree and come on top."""
 STOP_MARGIN = 2
 """A stop string is looked for in as many last tokens as it has, and these more, as lm-eval does."""
-NEUTRAL = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0, "num_beams": 1, "min_new_tokens": 0}
+NEUTRAL: dict[str, Any] = {
+    "repetition_penalty": 1.0,
+    "encoder_repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "num_beams": 1,
+    "min_length": 0,
+    "min_new_tokens": 0,
+    **dict.fromkeys(
+        ("bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id", "forced_eos_token_id", "sequence_bias",
+         "exponential_decay_length_penalty", "guidance_scale", "stop_strings")
+    ),
+}  # fmt: skip
 """Settings of a generation_config that change greedy decoding, at the values (or None) that do not."""
 
 TokenRequest = tuple[tuple[str, str], list[int], list[int]]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
+from transformers import GenerationConfig
 
 from harness.errors import InputError
 from harness.lm_model import SeededNoise, SharedPromptLM
@@ -94,6 +96,20 @@ def test_an_unknown_family_takes_the_plain_path(tmp_path: Path) -> None:
     texts = [(context, settings) for context, _ in QUESTIONS[:3]]
     assert ours.generate_until(_requests("generate_until", texts)) == theirs.generate_until(_requests("generate_until", texts), True)
     assert len([*(tmp_path / "answers").glob("*.jsonl")]) == 2
+
+
+def test_a_generation_config_that_bends_decoding_is_obeyed(checkpoint: Path, tmp_path: Path) -> None:
+    """With a repetition penalty greedy text differs, and is what lm-eval's own path says."""
+    bent = tmp_path / "bent"
+    shutil.copytree(checkpoint, bent)
+    GenerationConfig(eos_token_id=0, pad_token_id=0, repetition_penalty=1.8).save_pretrained(bent)
+    settings = {"until": [], "max_gen_toks": 12, "do_sample": False}
+    requests = [(context, settings) for context, _ in QUESTIONS[:3]]
+    theirs = HFLM(pretrained=str(bent), device="cpu", dtype="float32", batch_size=2, add_bos_token=False)
+    models = [SharedPromptLM(one, "fp32", "cpu", 2, seed=0) for one in (checkpoint, bent)]
+    plain, ours = (model.generate_until(_requests("generate_until", requests)) for model in models)
+    assert ours == theirs.generate_until(_requests("generate_until", requests), disable_tqdm=True)
+    assert ours != plain
 
 
 def test_a_sampled_answer_depends_on_its_prompt_and_the_seed_alone(checkpoint: Path) -> None:
