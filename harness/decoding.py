@@ -7,7 +7,7 @@ there. A prompt that has ended leaves the batch as soon as half of the batch has
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,15 +16,6 @@ from transformers.cache_utils import DynamicLayer
 
 from harness.prefix_forward import PrefixForward, windowed
 from harness.prefixes import Row
-
-
-class Prompt(NamedTuple):
-    """A prompt a row computed: its number, the logits (V,) of its first new token, each layer's keys and values (heads, T, D)."""
-
-    number: int
-    logits: Tensor
-    states: list[tuple[Tensor, Tensor]]
-
 
 Draw = Callable[[list[int], Tensor], Tensor]
 """(indices of the prompts, logits (B, V)) -> token ids (B,)."""
@@ -43,37 +34,25 @@ def greedy(_: list[int], logits: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def read(forward: PrefixForward, row: Row) -> list[Prompt]:
-    """The prompts of a row, in its order."""
-    hidden, cache = forward.run(row)
-    num_past = row.trunk.end if row.trunk else 0
-    prompts = []
-    for index, path in row.paths.items():
-        places = torch.tensor([*range(num_past), *(num_past + place for place in path)], device=hidden.device)
-        states = [(layer.keys[0].index_select(1, places), layer.values[0].index_select(1, places)) for layer in cache.layers]
-        prompts.append(Prompt(index, forward.head(hidden[path[-1]]).float(), states))
-    return prompts
-
-
-@torch.inference_mode()
-def decode(forward: PrefixForward, prompts: Sequence[Prompt], max_new_tokens: int, draw: Draw, ends: Ends) -> dict[int, list[int]]:
-    """{index: token ids} of the answers: each goes on until `ends` says so, for at most `max_new_tokens`."""
-    said: dict[int, list[int]] = {prompt.number: [] for prompt in prompts}
-    rows, alive = [*said], {*said}
-    batch = _Batch(forward, prompts, max_new_tokens)
-    logits = torch.stack([prompt.logits for prompt in prompts])
+def decode(forward: PrefixForward, rows: Sequence[Row], max_new_tokens: int, draw: Draw, ends: Ends) -> dict[int, list[int]]:
+    """{index: token ids} of the answers to the prompts in `rows`: each goes on until `ends` says so, for at most `max_new_tokens`."""
+    order = [index for row in rows for index in row.paths]
+    said: dict[int, list[int]] = {index: [] for index in order}
+    alive = {*order}
+    batch = _Batch(forward, rows, max_new_tokens)
+    logits = batch.read(rows)
     for step in range(1, max_new_tokens + 1):
-        tokens = draw(rows, logits)
-        for index, token in zip(rows, tokens.tolist(), strict=True):
+        tokens = draw(order, logits)
+        for index, token in zip(order, tokens.tolist(), strict=True):
             if index in alive:
                 said[index].append(token)
                 if ends(said[index]):
                     alive.remove(index)
         if not alive or step == max_new_tokens:
             break
-        if 2 * len(alive) <= len(rows):
-            kept = [b for b, index in enumerate(rows) if index in alive]
-            rows, tokens = [rows[b] for b in kept], tokens[kept]
+        if 2 * len(alive) <= len(order):
+            kept = [b for b, index in enumerate(order) if index in alive]
+            order, tokens = [order[b] for b in kept], tokens[kept]
             batch.keep(kept)
         logits = batch.step(tokens)
     return said
@@ -82,15 +61,28 @@ def decode(forward: PrefixForward, prompts: Sequence[Prompt], max_new_tokens: in
 class _Batch:
     """The keys and values of a batch of prompts, and the step that reads one token more of each."""
 
-    def __init__(self, forward: PrefixForward, prompts: Sequence[Prompt], max_new_tokens: int) -> None:
+    def __init__(self, forward: PrefixForward, rows: Sequence[Row], max_new_tokens: int) -> None:
         self.forward = forward
-        lengths = [prompt.states[0][0].shape[1] for prompt in prompts]
-        self.width = max(lengths)
-        self.positions = torch.tensor(lengths, device=prompts[0].logits.device)  # (B,) of the next token
+        lengths = [_num_past(row) + len(path) for row in rows for path in row.paths.values()]
+        self.width, self.size = max(lengths), max(lengths) + max_new_tokens
+        self.positions = torch.tensor(lengths, device=forward.model.device)  # (B,) of the next token
         self.starts = self.width - self.positions  # (B,) the first place that is not padding
         self.cache = DynamicCache()
-        size = self.width + max_new_tokens
-        self.cache.layers = [_Buffer([p.states[n] for p in prompts], self.width, size) for n in range(len(prompts[0].states))]
+
+    def read(self, rows: Sequence[Row]) -> Tensor:
+        """Run the prompts and lay their keys and values into the buffers; the logits (B, V) of their first new tokens."""
+        last: list[Tensor] = []
+        for row in rows:
+            hidden, cache = self.forward.run(row)
+            if not self.cache.layers:
+                self.cache.layers = [_Buffer(layer, len(self.positions), self.width, self.size) for layer in cache.layers]
+            num_past = _num_past(row)
+            for path in row.paths.values():
+                places = torch.tensor([*range(num_past), *(num_past + place for place in path)], device=hidden.device)
+                for buffer, layer in zip(self.cache.layers, cache.layers, strict=True):
+                    buffer.lay(len(last), layer, places)
+                last.append(hidden[path[-1]])
+        return self.forward.head(torch.stack(last)).float()  # type: ignore[no-any-return]
 
     def keep(self, rows: list[int]) -> None:
         """Drop all rows but these."""
@@ -120,11 +112,17 @@ class _Batch:
 class _Buffer(DynamicLayer):  # type: ignore[misc]
     """A layer's keys and values (B, heads, size, D) with room for the whole answer; prompts lie flush right before `width`."""
 
-    def __init__(self, states: Sequence[tuple[Tensor, Tensor]], width: int, size: int) -> None:
+    def __init__(self, like: DynamicLayer, num_rows: int, width: int, size: int) -> None:
         super().__init__()
         self.width = width
-        self.buffers = [_laid(list(some), width, size) for some in zip(*states, strict=True)]
+        _, heads, _, depth = like.keys.shape
+        self.buffers = [like.keys.new_zeros(num_rows, heads, size, depth) for _ in range(2)]
         self.is_initialized = True
+
+    def lay(self, row: int, layer: DynamicLayer, places: Tensor) -> None:
+        """Copy these places of a layer's keys and values (1, heads, T, D) before `width`."""
+        for buffer, states in zip(self.buffers, (layer.keys, layer.values), strict=True):
+            buffer[row, :, self.width - len(places) : self.width] = states[0].index_select(1, places)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """The keys and values up to and including the new token's."""
@@ -143,10 +141,5 @@ class _Buffer(DynamicLayer):  # type: ignore[misc]
         self.buffers = [buffer.index_select(0, rows) for buffer in self.buffers]
 
 
-def _laid(states: list[Tensor], width: int, size: int) -> Tensor:
-    """(B, heads, size, D) with each (heads, T, D) of `states` ending before place `width`."""
-    heads, _, depth = states[0].shape
-    buffer = states[0].new_zeros(len(states), heads, size, depth)
-    for b, state in enumerate(states):
-        buffer[b, :, width - state.shape[1] : width] = state
-    return buffer
+def _num_past(row: Row) -> int:
+    return row.trunk.end if row.trunk else 0

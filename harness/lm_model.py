@@ -21,7 +21,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from harness.answers import Answers, hash_checkpoint, identity
 from harness.artifact import canonical
-from harness.decoding import Draw, Ends, cache_bytes, decode, greedy, read
+from harness.decoding import Draw, Ends, cache_bytes, decode, greedy
 from harness.errors import InputError
 from harness.prefix_forward import PrefixForward, is_supported
 from harness.prefixes import Row, Scored, layout
@@ -178,9 +178,8 @@ class SharedPromptLM(HFLM):  # type: ignore[misc]
         forward = PrefixForward(self.model)
 
         def ask(unit: list[Row]) -> dict[int, Any]:
-            read_prompts = [prompt for row in unit for prompt in read(forward, row)]
-            draw = self._draw({prompt.number: prompts[prompt.number] for prompt in read_prompts}, settings.temperature)
-            said = decode(forward, read_prompts, settings.max_new_tokens, draw, self._ends(settings.stops))
+            draw = self._draw({i: prompts[i] for row in unit for i in row.paths}, settings.temperature)
+            said = decode(forward, unit, settings.max_new_tokens, draw, self._ends(settings.stops))
             stops = [*settings.stops]
             return {i: postprocess_generated_text(self.tok_decode(tokens), stops, None) for i, tokens in said.items()}
 
