@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from harness.artifact import RunDir
-from harness.comparability import AVERAGE, claim_for, published_tables, reasons_against
-from harness.differences import REFERENCE, average_difference, comparisons, delta, difference, with_holm
+from harness.comparability import AVERAGE, claim_for, reasons_against, shown_tables
+from harness.differences import REFERENCE, average_difference, comparisons, delta, difference, from_published, gains, with_holm
+from harness.findings import findings
 from harness.paper import Claim, claims
 from harness.plan import plan, rows
 from harness.recipe import Recipe
-from harness.results import Cell, Column, Published, PublishedTable, ResultTable, Unit
+from harness.results import Cell, Column, Part, Published, PublishedTable, ResultTable, Unit
 from harness.scores import Scores, Source, first_score, leaderboard, other_rules, read_recipe, read_scores, sources
 from harness.statistics import Estimate, mean_of_tasks
 
@@ -32,6 +33,9 @@ def collect(run: Path) -> ResultTable:
         columns=columns,
         cells=tuple(with_holm([cell for row in rows(recipe) for cell in _row(recipe, row, scores)])),
         comparisons=tuple(comparisons(recipe, columns, scores)),
+        gains=tuple(gains(recipe, columns, scores)),
+        findings=tuple(findings(recipe, columns, scores)),
+        parts=tuple(_parts(recipe, scores)),
         published=tuple(_published_tables(recipe, scores)),
         notes=tuple(_identity_notes(RunDir(run), recipe)),
     )
@@ -77,7 +81,8 @@ def _row(recipe: Recipe, row: str, scores: Scores) -> Iterator[Cell]:
 def _cell(recipe: Recipe, row: str, source: Source, scores: Scores) -> Cell:
     score = scores.get((row, source.label))
     claim = claim_for(recipe, row, source.task.name, source.benchmark.protocol)
-    published = _published(claim, reasons_against(recipe, source.benchmark, source.task, score, claim) if claim else ())
+    reasons = reasons_against(recipe, source.benchmark, source.task, score, claim) if claim else ()
+    published = _published(claim, reasons)
     first = first_score(recipe, source, scores)
     if score is None or first is None:
         return Cell(row=row, column=source.label, status="not run", **published)
@@ -91,9 +96,21 @@ def _cell(recipe: Recipe, row: str, source: Source, scores: Scores) -> Cell:
         n=score.n,
         n_unscored=score.n_unscored,
         delta=delta(REFERENCE, found.paired) if found else None,
+        from_published=from_published(score, claim) if claim and not reasons else None,
         notes=(*other_rules(score, first), *([found.note] if found and found.note else [])),
         **published,
     )
+
+
+def _parts(recipe: Recipe, scores: Scores) -> Iterator[Part]:
+    """MT-Bench by turn and by category, from the details of its scores."""
+    kinds: tuple[tuple[Literal["turn", "category"], str], ...] = (("turn", "turns"), ("category", "categories"))
+    for source in sources(recipe):
+        for row in rows(recipe) if source.benchmark.name == "mt_bench" else ():
+            score = scores.get((row, source.label))
+            for kind, key in kinds if score else ():
+                for name, found in score.details.get(key, {}).items() if score else ():
+                    yield Part(row=row, column=source.label, kind=kind, name=name, value=found["mean"], n=found["n"])
 
 
 def _average(recipe: Recipe, row: str, scores: Scores) -> Cell:
@@ -149,7 +166,7 @@ def _published(claim: Claim | None, reasons: tuple[str, ...]) -> dict[str, Any]:
 
 def _published_tables(recipe: Recipe, scores: Scores) -> Iterator[PublishedTable]:
     by_task = {source.task.name: source for source in sources(recipe)}
-    for name in published_tables(recipe):
+    for name in shown_tables(recipe):
         cells = [claim for claim in claims(name) if claim.task in by_task or (claim.task == AVERAGE and leaderboard(recipe))]
         if not cells:
             continue

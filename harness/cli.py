@@ -111,7 +111,7 @@ def diff(left: RecipeArg, right: RecipeArg, format: FormatOption = "text") -> No
 @app.command()
 def tables(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="One run's directory, or several to combine (seeds).")],
-    format: Annotated[Literal["text", "json", "markdown", "csv"], typer.Option("--format", help="How to print.")] = "text",
+    format: Annotated[Literal["text", "json", "markdown", "latex", "csv"], typer.Option("--format", help="How to print.")] = "text",
 ) -> None:
     """Rebuild the tables from the committed records alone."""
     table = tabulating.collect(runs[0]) if len(runs) == 1 else tabulating.combine(runs)

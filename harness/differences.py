@@ -6,12 +6,15 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from scipy import special
+
 from harness.artifact import Score
 from harness.comparability import AVERAGE
+from harness.paper import Claim
 from harness.recipe import Recipe
 from harness.results import Cell, Column, Comparison, Delta
 from harness.scores import Scores, Source, leaderboard, other_rules, sources
-from harness.statistics import Paired, holm, mean_of_differences, paired_difference
+from harness.statistics import CONFIDENCE, Paired, holm, mean_of_differences, paired_difference
 
 REFERENCE = "sft"
 GOAL_MET = "goal met"
@@ -76,6 +79,33 @@ def comparisons(recipe: Recipe, columns: Sequence[Column], scores: Scores) -> It
     last = f"iter{len(recipe.iterations) - 1}"
     for against in (REFERENCE, *recipe.controls) if recipe.iterations else ():
         yield compare(recipe, columns, scores, last, against)
+
+
+def gains(recipe: Recipe, columns: Sequence[Column], scores: Scores) -> Iterator[Comparison]:
+    """Each iteration against the one before it, iteration 0 against `sft`."""
+    for t in range(len(recipe.iterations)):
+        found = compare(recipe, columns, scores, f"iter{t}", f"iter{t - 1}" if t else REFERENCE)
+        verdict = found.verdict if found.mean is None or found.missing else word(found.mean, lower_is_better=False)
+        yield found.model_copy(update={"verdict": verdict})
+
+
+def from_published(score: Score, claim: Claim) -> Delta | None:
+    """`score - claim`, unpaired: the errors of both add up; of a share of n questions the published error is binomial."""
+    if score.value is None:
+        return None
+    share = claim.value / 100
+    theirs = 100 * math.sqrt(share * (1 - share) / claim.n) if claim.n and 0 <= share <= 1 else None
+    reach = None if score.stderr is None else float(special.ndtri((1 + CONFIDENCE) / 2)) * math.hypot(score.stderr, theirs or 0.0)
+    difference = score.value - claim.value
+    return Delta(
+        against=claim.table,
+        difference=_rounded(difference),
+        low=None if reach is None else _rounded(difference - reach),
+        high=None if reach is None else _rounded(difference + reach),
+        n=score.n,
+        p=None,
+        method="unpaired, both errors" if theirs is not None else "unpaired, our error only: theirs is unknown",
+    )
 
 
 def compare(recipe: Recipe, columns: Sequence[Column], scores: Scores, row: str, against: str) -> Comparison:
