@@ -84,7 +84,9 @@ def _deltas(table: ResultTable) -> Block:
     )
     num = sum(cell.delta is not None and cell.delta.p is not None for cell in table.cells)
     lines = (f"Row - sft on the same questions, 95 % interval; p after Holm's correction for the {num} differences of this table.",)
-    return Block("Difference from sft", _header(table), grid, lines)
+    means = {one.row: one for one in table.from_sft}
+    grid = tuple((*line, delta_text(means[line[0]].mean, None) + lacking_text(means[line[0]])) for line in grid)
+    return Block("Difference from sft", (*_header(table), "mean over tasks"), grid, lines)
 
 
 def _gains(table: ResultTable) -> Block:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from harness.artifact import RunDir
 from harness.comparability import AVERAGE, claim_for, reasons_against, shown_tables
-from harness.differences import REFERENCE, average_difference, comparisons, delta, difference, from_published, gains, with_holm
+from harness.differences import REFERENCE, average_difference, compare, comparisons, delta, difference, from_published, gains, with_holm
 from harness.findings import findings
 from harness.paper import Claim, claims
 from harness.plan import plan, rows
@@ -33,6 +33,7 @@ def collect(run: Path) -> ResultTable:
         columns=columns,
         cells=tuple(with_holm([cell for row in rows(recipe) for cell in _row(recipe, row, scores)])),
         comparisons=tuple(comparisons(recipe, columns, scores)),
+        from_sft=tuple(compare(recipe, columns, scores, row, REFERENCE) for row in rows(recipe) if row != REFERENCE),
         gains=tuple(gains(recipe, columns, scores)),
         findings=tuple(findings(recipe, columns, scores)),
         parts=tuple(_parts(recipe, scores)),

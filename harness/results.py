@@ -123,7 +123,8 @@ class Comparison(Strict):
 class ResultTable(Strict):
     """Everything the tables of one run show. `cells` go row by row in the order of `rows` and `columns`.
 
-    `comparisons` hold the last iteration against `sft` and the controls, `gains` each iteration against the one before.
+    `comparisons` hold the last iteration against `sft` and the controls, `from_sft` every other row against `sft`, `gains` each
+    iteration against the one before.
     """
 
     layout: int = LAYOUT
@@ -133,6 +134,7 @@ class ResultTable(Strict):
     columns: tuple[Column, ...]
     cells: tuple[Cell, ...]
     comparisons: tuple[Comparison, ...]
+    from_sft: tuple[Comparison, ...] = ()
     gains: tuple[Comparison, ...] = ()
     parts: tuple[Part, ...] = ()
     findings: tuple[Finding, ...] = ()
