@@ -13,23 +13,24 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from harness import cli_report, listing, runner
 from harness import explain as explaining
-from harness import listing, runner
 from harness import machine as machines
 from harness import recipe as recipes
 from harness import tables as tabulating
 from harness.artifact import RunDir
+from harness.cli_report import RunArg
 from harness.errors import HarnessError, InputError, MachineError
 from harness.machine import Machine
 from harness.recipe import Recipe
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app.add_typer(cli_report.app)
 out = Console(soft_wrap=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 Format = Literal["text", "json"]
 RecipeArg = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name, or a Python file that defines `recipe`.")]
-RunArg = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory, such as results/tiny.")]
 OutOption = Annotated[Path | None, typer.Option("--out", help="The run's directory (default: results/RECIPE).")]
 MachineOption = Annotated[
     str | None, typer.Option("--machine", help="A machine's name or file (default: the smallest shipped one that holds the model).")

@@ -30,6 +30,14 @@ class Difference(NamedTuple):
 
 def difference(row: str, against: str, source: Source, scores: Scores) -> Difference:
     """`row - against` on one task; None where a score or its per-question values are missing or the rules differ."""
+    key = (row, against, source.label)
+    if key not in scores.differences:
+        scores.differences[key] = _difference(row, against, source, scores)
+    found: Difference = scores.differences[key]
+    return found
+
+
+def _difference(row: str, against: str, source: Source, scores: Scores) -> Difference:
     ours, theirs = scores.get((row, source.label)), scores.get((against, source.label))
     if ours is None or theirs is None:
         return Difference(None)

@@ -16,7 +16,8 @@ The CLI prints them as one line without a traceback and exits with code 1; anyth
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class HarnessError(Exception):
@@ -53,6 +54,17 @@ class TrainingError(HarnessError):
 
 class StageError(HarnessError):
     """The process of a stage ended with an error."""
+
+
+@contextmanager
+def requires(extra: str, *packages: str) -> Iterator[None]:
+    """Turn the failed import of one of an extra's packages into an error that names the extra."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name not in packages:
+            raise
+        raise HarnessError(f"{error.name} is not installed; this needs the extra: pip install 'harness-spin[{extra}]'") from None
 
 
 def suggest(found: str, known: Iterable[str]) -> str:

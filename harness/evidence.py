@@ -23,6 +23,8 @@ POINTS = 160
 PROMPTS, QUESTIONS = 24, 16
 """Prompts and MT-Bench questions whose responses are shown."""
 BINS = 40
+QUANTITIES = ("loss", "margin", "rewards/real", "rewards/generated", "rewards/accuracy")
+"""What is drawn of a training log."""
 
 
 class Curve(NamedTuple):
@@ -76,9 +78,29 @@ class Cost(NamedTuple):
     machine: str
 
 
-def curves(run: RunDir, recipe: Recipe, quantities: Sequence[str]) -> list[Curve]:
+class Evidence(NamedTuple):
+    """Everything a report shows beside the scores. `judged` is {MT-Bench task: samples}, `audits` {stage: audit}."""
+
+    curves: list[Curve]
+    gaps: list[Gap]
+    lengths: list[Lengths]
+    samples: list[Sample]
+    judged: dict[str, list[Sample]]
+    audits: dict[str, Any]
+    costs: list[Cost]
+
+
+def gather(run: RunDir, recipe: Recipe) -> Evidence:
+    """The evidence of a run, as far as it is here."""
+    lengths, samples = responses(run, recipe)
+    return Evidence(
+        curves(run, recipe), list(gaps(run, recipe)), lengths, samples, judged_answers(run, recipe), audits(run, recipe), costs(run, recipe)
+    )
+
+
+def curves(run: RunDir, recipe: Recipe) -> list[Curve]:
     """The curves of every trained row, iterations last, without what was not logged."""
-    return [curve for row in rows(recipe) for curve in _curves(_log(run, row), row, quantities)]
+    return [curve for row in rows(recipe) for curve in _curves(_log(run, row), row)]
 
 
 def gaps(run: RunDir, recipe: Recipe) -> Iterator[Gap]:
@@ -137,9 +159,9 @@ def _log(run: RunDir, row: str) -> list[dict[str, Any]]:
     return [step for step in _lines(run.stage_dir(f"{row}/train") / "log.jsonl") if "step" in step]
 
 
-def _curves(log: Sequence[dict[str, Any]], row: str, quantities: Sequence[str]) -> Iterator[Curve]:
+def _curves(log: Sequence[dict[str, Any]], row: str) -> Iterator[Curve]:
     size = max(1, math.ceil(len(log) / POINTS))
-    for quantity in quantities:
+    for quantity in QUANTITIES:
         known = [(step["step"], step[quantity]) for step in log if step.get(quantity) is not None]
         runs = [known[start : start + size] for start in range(0, len(known), size)]
         if runs:

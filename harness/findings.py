@@ -5,7 +5,7 @@ A claim is supported where the 95 % interval of the difference it speaks about l
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from harness.comparability import AVERAGE
@@ -17,6 +17,7 @@ from harness.scores import Scores, sources
 from harness.wording import delta_text
 
 Verdict = Literal["supported", "contradicted", "within noise", "not tested"]
+Spec = dict[str, Any]
 _LEADERBOARD = "V3 Tables 3 to 5"
 _MT_BENCH = "V3 Table 6"
 
@@ -27,13 +28,14 @@ def findings(recipe: Recipe, columns: Sequence[Column], scores: Scores) -> Itera
         return
     t_last = len(recipe.iterations) - 1
     last, later = f"iter{t_last}", [f"iter{t}" for t in range(1, t_last + 1)]
+    others, first = _other_training(recipe)
     pairs = {
         _Claim("SPIN improves on its SFT model", _LEADERBOARD): [(last, REFERENCE)],
         _Claim("each iteration improves on the one before", _LEADERBOARD): _steps(recipe),
-        _Claim("SPIN improves on further SFT", f"{_LEADERBOARD}, SFT + 1 epoch"): [(last, row) for row in _trained_with(recipe, "sft")],
-        _Claim("SPIN from iteration 1 on beats DPO", _LEADERBOARD): [(row, dpo) for dpo in _trained_with(recipe, "dpo") for row in later],
+        _Claim("SPIN improves on further SFT", f"{_LEADERBOARD}, SFT + 1 epoch"): [(last, row) for row in _trained_with(others, "sft")],
+        _Claim("SPIN from iteration 1 on beats DPO", _LEADERBOARD): [(row, dpo) for dpo in _trained_with(others, "dpo") for row in later],
         _Claim("more epochs at iteration 0 do not reach iteration 1", "V3 Fig. 4, no numbers"): [
-            ("iter1", longer) for longer in _longer_iter0(recipe) if later
+            ("iter1", longer) for longer in _longer_than(first, others) if later
         ],
     }
     for claim, rows_of in pairs.items():
@@ -68,27 +70,21 @@ def _mt_bench(recipe: Recipe, columns: Sequence[Column], scores: Scores, last: s
             yield _finding(_Claim("SPIN raises MT-Bench", _MT_BENCH), _verdict(found, ()), (text,))
 
 
-def _trained_with(recipe: Recipe, objective: str) -> list[str]:
-    """Rows other than `sft` and the iterations whose training has this objective."""
-    return [row for row, spec in _other_training(recipe).items() if spec["objective"] == objective]
+def _trained_with(others: Mapping[str, Spec], objective: str) -> list[str]:
+    return [row for row, spec in others.items() if spec["objective"] == objective]
 
 
-def _longer_iter0(recipe: Recipe) -> list[str]:
+def _longer_than(first: Spec, others: Mapping[str, Spec]) -> list[str]:
     """Rows trained as iteration 0 is, for more epochs."""
-    first = next((stage for stage in plan(recipe) if stage.path == "iter0/train"), None)
-    others = _other_training(recipe).items() if first else ()
-    return [
-        row
-        for row, spec in others
-        if first and spec["objective"] == first.spec["objective"] and spec["stop_after_epochs"] > first.spec["stop_after_epochs"]
-    ]
+    return [row for row in _trained_with(others, first["objective"]) if others[row]["stop_after_epochs"] > first["stop_after_epochs"]]
 
 
-def _other_training(recipe: Recipe) -> dict[str, dict[str, Any]]:
-    """{row: spec of its training} of the rows that are neither `sft` nor an iteration."""
+def _other_training(recipe: Recipe) -> tuple[dict[str, Spec], Spec]:
+    """{row: its training} of the rows that are neither `sft` nor an iteration, and the training of iteration 0."""
+    specs = {stage.path: stage.spec for stage in plan(recipe) if stage.kind == "train"}
     iterations = {f"iter{t}" for t in range(len(recipe.iterations))}
-    others = {f"{row}/train": row for row in rows(recipe) if row != REFERENCE and row not in iterations}
-    return {others[stage.path]: stage.spec for stage in plan(recipe) if stage.path in others and stage.kind == "train"}
+    others = [row for row in rows(recipe) if row != REFERENCE and row not in iterations]
+    return {row: specs[f"{row}/train"] for row in others if f"{row}/train" in specs}, specs["iter0/train"]
 
 
 def _headline(one: Comparison) -> Delta | None:

@@ -16,7 +16,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from harness.artifact import write_atomic
-from harness.evidence import Curve, Gap, Lengths
+from harness.evidence import Curve, Evidence, Gap, Lengths
 from harness.results import Cell, Column, Comparison, ResultTable
 from harness.wording import delta_text, heading
 
@@ -45,9 +45,10 @@ class Plot(NamedTuple):
     draw: Callable[[], Figure]
 
 
-def plots(table: ResultTable, curves: Sequence[Curve], gaps: Sequence[Gap], lengths: Sequence[Lengths]) -> list[Plot]:
+def plots(table: ResultTable, evidence: Evidence) -> list[Plot]:
     """Every figure the run has the numbers for: the headline first, then tasks, MT-Bench, training, pairs."""
-    found = [*_headline(table), *_tasks(table), *_radars(table), *_curves(curves)]
+    found = [*_headline(table), *_tasks(table), *_radars(table), *_curves(evidence.curves)]
+    gaps, lengths = evidence.gaps, evidence.lengths
     if gaps:
         words = "; ".join(f"{gap.row}: {gap.before:.2f} before, {gap.after:.2f} after" for gap in gaps)
         found.append(Plot("gap", "training", "log p(real) - log p(generated), nats a pair", words, lambda: _gap_figure(gaps)))

@@ -22,7 +22,7 @@ from harness.blocks import all_blocks
 from harness.cells import collect
 from harness.deviation import flatten
 from harness.differences import word
-from harness.evidence import audits, costs, curves, gaps, judged_answers, responses
+from harness.evidence import Evidence, gather
 from harness.grid import Block, fit
 from harness.listing import deviation_list
 from harness.recipe import Recipe
@@ -34,7 +34,6 @@ from harness.wording import delta_text, heading, questions_text, value_text
 TEMPLATES = Path(__file__).parent / "templates"
 OWN_TABLES = ("The paper's claims", "Scores", "Tasks")
 """Blocks the page shows in its own way."""
-QUANTITIES = tuple(quantity for quantities, _ in plots.CURVES.values() for quantity in quantities)
 DARK = {
     plots.INK: "#e4e8ee", plots.GRID: "#323b47", plots.SFT: "#97a3b3", plots.CONTROL: "#f0954a", plots.PAPER: "#c08bf0",
     "#7fb2e5": "#35608f", "#4a90d9": "#4a86c8", "#1f6fc0": "#63a4ea", "#0b4a8f": "#8fc3f7", "#06305f": "#c2e0ff",
@@ -70,16 +69,16 @@ def write_report(run: Path, plots_dir: Path | None = None) -> Path:
     """Write RUN/report.html, and its plots as files into `plots_dir` where given; return the page's path."""
     recipe = read_recipe(run)
     table = collect(run)
-    drawn = _plots(run, recipe, table)
-    write_atomic(run / "report.html", to_html(run, recipe, table, drawn).encode())
-    for plot in drawn if plots_dir else ():
+    evidence = gather(RunDir(run), recipe)
+    write_atomic(run / "report.html", to_html(run, recipe, table, evidence).encode())
+    for plot in plots.plots(table, evidence) if plots_dir else ():
         plots.write(plot, Path(str(plots_dir)))
     return run / "report.html"
 
 
-def to_html(run: Path, recipe: Recipe, table: ResultTable, drawn: Sequence[plots.Plot]) -> str:
+def to_html(run: Path, recipe: Recipe, table: ResultTable, evidence: Evidence) -> str:
     """The page."""
-    folder, style = RunDir(run), (TEMPLATES / "report.css").read_text()
+    style, drawn = (TEMPLATES / "report.css").read_text(), plots.plots(table, evidence)
     blocks = [fit(block, 10**6)[0] for block in all_blocks(table) if block.title not in OWN_TABLES]
     published = [block for block in blocks if block.title.startswith(("Published", "Beside"))]
     return environment().get_template("report.html").render(
@@ -87,18 +86,18 @@ def to_html(run: Path, recipe: Recipe, table: ResultTable, drawn: Sequence[plots
         recipe=recipe,
         style=Markup(style),
         style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
-        headline=_headline(table),
+        headline=headline_of(table),
         scores=_scores(recipe, table, read_scores(run, recipe)),
         notes=_block(all_blocks(table), "Scores").lines,
         blocks=[block for block in blocks if block not in published],
         published=published,
         pictures={place: [_picture(plot) for plot in drawn if plot.place == place] for place in plots.PLACES},
-        samples=responses(folder, recipe)[1],
-        judged=judged_answers(folder, recipe),
+        samples=evidence.samples,
+        judged=evidence.judged,
         deviations=deviation_list(recipe),
-        audits={stage: list(_audit_lines(audit)) for stage, audit in audits(folder, recipe).items()},
-        launches=list(_launches(folder)),
-        costs=costs(folder, recipe),
+        audits={stage: list(_audit_lines(audit)) for stage, audit in evidence.audits.items()},
+        launches=list(_launches(RunDir(run))),
+        costs=evidence.costs,
     )  # fmt: skip
 
 
@@ -118,12 +117,7 @@ def _finalize(value: Any) -> Any:
     return value if isinstance(value, Markup) or not isinstance(value, str) else visible(shortened(value))
 
 
-def _plots(run: Path, recipe: Recipe, table: ResultTable) -> list[plots.Plot]:
-    folder = RunDir(run)
-    return plots.plots(table, curves(folder, recipe, QUANTITIES), list(gaps(folder, recipe)), responses(folder, recipe)[0])
-
-
-def _headline(table: ResultTable) -> tuple[str, str, list[str]]:
+def headline_of(table: ResultTable) -> tuple[str, str, list[str]]:
     """What the run says first: words, verdict, the numbers."""
     claims = {finding.claim: finding for finding in table.findings}
     first = next(iter(table.findings), Finding(claim="", where="", verdict="not tested", evidence=("no iteration",)))

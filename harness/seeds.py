@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from harness.artifact import Score
 from harness.cells import collect
 from harness.deviation import flatten
 from harness.differences import REFERENCE, average_difference, delta, difference, goal, word
@@ -15,7 +14,7 @@ from harness.errors import InputError
 from harness.plan import rows
 from harness.recipe import Recipe
 from harness.results import Column, SeedComparison, SeedTable, Spread
-from harness.scores import Source, read_recipe, read_scores, sources
+from harness.scores import Scores, Source, read_recipe, read_scores, sources
 from harness.statistics import Paired, mean_of_differences, paired_difference, spread, t_interval
 
 MEAN = "mean over tasks"
@@ -25,7 +24,7 @@ FREE = ("name", "summary", "because", "seed", "shuffle_seed", "claims")
 
 class _Run(NamedTuple):
     recipe: Recipe
-    scores: dict[tuple[str, str], Score]
+    scores: Scores
 
 
 def combine(runs: Sequence[Path]) -> SeedTable:

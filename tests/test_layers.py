@@ -9,9 +9,11 @@ PACKAGE = Path(__file__).parent.parent / "harness"
 LAYERS = [
     {"__main__"},
     {"cli"},
-    {"listing"},
+    {"cli_report"},
+    {"report"},
+    {"listing", "plots", "untrusted"},
     {"runner", "estimate", "explain", "tables"},
-    {"seeds"},
+    {"seeds", "evidence"},
     {"cells", "rendering", "latex"},
     {"blocks", "schema", "findings"},
     {"wording", "grid"},

@@ -8,7 +8,7 @@ import { join, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 
 const [file, axe, shots] = process.argv.slice(2);
-const WIDTHS = [375, 1440];
+const VIEWS = [[375, "dark"], [1440, "light"]];
 const profile = mkdtempSync(join(tmpdir(), "chromium-"));
 const flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
   "--disable-component-update", "--disable-sync", "--remote-debugging-pipe", `--user-data-dir=${profile}`, "about:blank"];
@@ -46,28 +46,26 @@ listener = ({ method, params }) => {
 };
 for (const domain of ["Page", "Runtime", "Log", "Network"]) await page(`${domain}.enable`);
 await page("Page.setBypassCSP", { enabled: false });
-for (const width of WIDTHS) {
-  for (const scheme of ["light", "dark"]) {
-    await page("Emulation.setDeviceMetricsOverride", { width, height: 900, deviceScaleFactor: 1, mobile: false });
-    await page("Emulation.setEmulatedMedia", { features: [{ name: "prefers-color-scheme", value: scheme }] });
-    const done = new Promise((resolved) => { loaded = resolved; });
-    await page("Page.navigate", { url: pathToFileURL(resolve(file)).href });
-    await done;
-    const overflow = await run("document.documentElement.scrollWidth - document.documentElement.clientWidth");
-    if (shots) {
-      await run("document.querySelector('#responses details')?.setAttribute('open', '')");
-      const shot = await page("Page.captureScreenshot", { captureBeyondViewport: true });
-      writeFileSync(join(shots, `${width}-${scheme}.png`), Buffer.from(shot.data, "base64"));
-    }
-    let violations = [];
-    if (axe !== "-") {
-      await page("Runtime.evaluate", { expression: readFileSync(axe, "utf8") });
-      await run("document.querySelectorAll('details').forEach((one) => { one.open = true; })");
-      violations = JSON.parse(await run(`axe.run(document).then((found) => JSON.stringify(found.violations.map(
-        (one) => ({ id: one.id, impact: one.impact, nodes: one.nodes.length, first: one.nodes[0].html.slice(0, 200) }))))`));
-    }
-    found.pages.push({ width, scheme, overflow, violations });
+for (const [width, scheme] of VIEWS) {
+  await page("Emulation.setDeviceMetricsOverride", { width, height: 900, deviceScaleFactor: 1, mobile: false });
+  await page("Emulation.setEmulatedMedia", { features: [{ name: "prefers-color-scheme", value: scheme }] });
+  const done = new Promise((resolved) => { loaded = resolved; });
+  await page("Page.navigate", { url: pathToFileURL(resolve(file)).href });
+  await done;
+  const overflow = await run("document.documentElement.scrollWidth - document.documentElement.clientWidth");
+  if (shots) {
+    await run("document.querySelector('#responses details')?.setAttribute('open', '')");
+    const shot = await page("Page.captureScreenshot", { captureBeyondViewport: true });
+    writeFileSync(join(shots, `${width}-${scheme}.png`), Buffer.from(shot.data, "base64"));
   }
+  let violations = [];
+  if (axe !== "-") {
+    await page("Runtime.evaluate", { expression: readFileSync(axe, "utf8") });
+    await run("document.querySelectorAll('details').forEach((one) => { one.open = true; })");
+    violations = JSON.parse(await run(`axe.run(document).then((found) => JSON.stringify(found.violations.map(
+      (one) => ({ id: one.id, impact: one.impact, nodes: one.nodes.length, first: one.nodes[0].html.slice(0, 200) }))))`));
+  }
+  found.pages.push({ width, scheme, overflow, violations });
 }
 await send("Browser.close");
 await new Promise((done) => browser.on("close", done));
