@@ -53,7 +53,7 @@ def columns_of(recipe: Recipe, scores: Scores) -> Iterator[Column]:
             task=source.task.name,
             metric=metric,
             unit=_unit(source, metric),
-            lower_is_better=metric.startswith(LOWER_IS_BETTER) or source.task.name.startswith(LOWER_IS_BETTER),
+            lower_is_better=lower_is_better(metric, source.task.name),
             protocol=source.benchmark.protocol,
             shots=score.shots if score else source.task.shots,
             limit=score.limit if score else source.task.limit,
@@ -64,6 +64,11 @@ def columns_of(recipe: Recipe, scores: Scores) -> Iterator[Column]:
             label=AVERAGE, benchmark=None, task=AVERAGE, metric="mean of the six leaderboard tasks", unit="percent",
             lower_is_better=False, protocol=None, shots=None, limit=None, n=None,
         )  # fmt: skip
+
+
+def lower_is_better(metric: str, task: str) -> bool:
+    """Whether less is better, by the name of the metric or of the task."""
+    return metric.startswith(LOWER_IS_BETTER) or task.startswith(LOWER_IS_BETTER)
 
 
 def _unit(source: Source, metric: str) -> Unit:

@@ -19,7 +19,7 @@ from harness import machine as machines
 from harness import recipe as recipes
 from harness import tables as tabulating
 from harness.artifact import RunDir
-from harness.cli_report import RunArg
+from harness.cli_report import Format, FormatOption, RunArg
 from harness.errors import HarnessError, InputError, MachineError
 from harness.machine import Machine
 from harness.recipe import Recipe
@@ -29,13 +29,11 @@ app.add_typer(cli_report.app)
 out = Console(soft_wrap=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
-Format = Literal["text", "json"]
 RecipeArg = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name, or a Python file that defines `recipe`.")]
 OutOption = Annotated[Path | None, typer.Option("--out", help="The run's directory (default: results/RECIPE).")]
 MachineOption = Annotated[
     str | None, typer.Option("--machine", help="A machine's name or file (default: the smallest shipped one that holds the model).")
 ]
-FormatOption = Annotated[Format, typer.Option("--format", help="text, or json in a stable layout.")]
 
 
 def main() -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+from rich.console import Console
 
 app = typer.Typer()
 
 RunArg = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory, such as results/tiny.")]
+SideArg = Annotated[str, typer.Argument(metavar="RUN[:ROW]", help="A run and a row of its tables (default: the last one).")]
+Format = Literal["text", "json"]
+FormatOption = Annotated[Format, typer.Option("--format", help="text, or json in a stable layout.")]
 
 
 @app.command()
@@ -24,3 +28,20 @@ def report(
         from harness import report as reporting
 
     typer.echo(str(reporting.write_report(run, plots_dir)))
+
+
+@app.command()
+def compare(
+    left: SideArg,
+    right: SideArg,
+    samples: Annotated[int, typer.Option("--samples", min=0, help="Changed questions shown a task, in each direction.")] = 2,
+    format: FormatOption = "text",
+) -> None:
+    """Compare two rows question by question: paired statistics, what changed sides, answers side by side."""
+    from harness import head_to_head
+
+    found = head_to_head.compare(head_to_head.parse_side(left), head_to_head.parse_side(right), samples)
+    if format == "json":
+        typer.echo(found.model_dump_json(indent=1))
+    else:
+        head_to_head.print_comparison(found, Console())

@@ -57,7 +57,7 @@ def _against(recipe: Recipe, columns: Sequence[Column], scores: Scores, claim: _
     found = [compare(recipe, columns, scores, row, against) for row, against in pairs]
     if not found:
         return _finding(claim, "not tested", ("this recipe trains no such row",))
-    return _finding(claim, _joined([_verdict(_headline(one), _missing(one)) for one in found]), tuple(_told(one) for one in found))
+    return _finding(claim, _joined([_verdict(headline(one), _missing(one)) for one in found]), tuple(_told(one) for one in found))
 
 
 def _mt_bench(recipe: Recipe, columns: Sequence[Column], scores: Scores, last: str) -> Iterator[Finding]:
@@ -87,8 +87,8 @@ def _other_training(recipe: Recipe) -> tuple[dict[str, Spec], Spec]:
     return {row: specs[f"{row}/train"] for row in others if f"{row}/train" in specs}, specs["iter0/train"]
 
 
-def _headline(one: Comparison) -> Delta | None:
-    """The six-task average where there is one, else the mean over the recipe's accuracy tasks."""
+def headline(one: Comparison) -> Delta | None:
+    """What a verdict is about: the six-task average where there is one, else the mean over the recipe's accuracy tasks."""
     return one.tasks.get(AVERAGE, one.mean)
 
 
@@ -97,7 +97,7 @@ def _missing(one: Comparison) -> tuple[str, ...]:
 
 
 def _told(one: Comparison) -> str:
-    found = _headline(one)
+    found = headline(one)
     what = "leaderboard average" if AVERAGE in one.tasks else f"mean of {len(one.mean_over)} tasks"
     if found is None:
         return f"{one.row} - {one.against}: no difference yet"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +16,10 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from harness.artifact import write_atomic
+from harness.comparability import AVERAGE
 from harness.evidence import Curve, Evidence, Gap, Lengths
-from harness.results import Cell, Column, Comparison, ResultTable
+from harness.findings import headline
+from harness.results import Cell, Column, Delta, ResultTable
 from harness.wording import delta_text, heading
 
 INK, GRID, SFT, CONTROL, PAPER = "#1c2430", "#d9dee6", "#6b7684", "#b4540a", "#7b3fb5"
@@ -85,24 +87,23 @@ def colour(row: str, num_iterations: int) -> str:
 
 
 def _headline(table: ResultTable) -> Iterator[Plot]:
-    known = [one for one in table.from_sft if one.mean is not None]
+    known = {one.row: found for one in table.from_sft if (found := headline(one)) is not None}
     if known:
-        words = "; ".join(f"{one.row} {delta_text(one.mean, None)}" for one in known)
-        tasks = len(known[-1].mean_over)
-        yield Plot("headline", "headline", f"Gain over SFT, mean of {tasks} tasks", words, lambda: _headline_figure(table, known))
+        words = "; ".join(f"{row} {delta_text(found, None)}" for row, found in known.items())
+        average = any(AVERAGE in one.tasks for one in table.from_sft)
+        what = "leaderboard average" if average else f"mean of {len(table.from_sft[-1].mean_over)} tasks"
+        yield Plot("headline", "headline", f"Gain over SFT, {what}", words, lambda: _headline_figure(table, known))
 
 
-def _headline_figure(table: ResultTable, known: Sequence[Comparison]) -> Figure:
+def _headline_figure(table: ResultTable, known: Mapping[str, Delta]) -> Figure:
     """Paired differences from sft with 95 % intervals around the line of no gain, and the paper's own average gains."""
     figure = Figure(figsize=SIZE)
     axes = figure.add_subplot()
-    names = ["sft", *(one.row for one in known)]
+    names = ["sft", *known]
     axes.axhline(0, color=SFT, linewidth=1.5)
-    for place, one in enumerate(known, 1):
-        mean = one.mean
-        if mean is not None:
-            _interval(axes, place, mean.difference, mean.low, mean.high, colour(one.row, _num_iterations(table)))
-            axes.annotate(f"{mean.difference:+.2f}", (place, mean.difference), (8, 0), textcoords="offset points", va="center")
+    for place, (row, found) in enumerate(known.items(), 1):
+        _interval(axes, place, found.difference, found.low, found.high, colour(row, _num_iterations(table)))
+        axes.annotate(f"{found.difference:+.2f}", (place, found.difference), (8, 0), textcoords="offset points", va="center")
     printed = next((one.rows for one in table.published if one.table == "paper/leaderboard" and "average" in one.reasons), {})
     theirs = [(x, printed[name]["average"] - printed["sft"]["average"]) for x, name in enumerate(names) if name in printed]
     if theirs:

@@ -20,6 +20,9 @@ from harness.blocks import all_blocks
 from harness.grid import Block, fit
 from harness.results import Cell, Column, ResultTable, SeedTable
 
+GAP = 3
+"""Characters between the columns of a terminal's grid."""
+
 
 def to_markdown(table: ResultTable | SeedTable) -> str:
     """The table as Markdown, fit for a README."""
@@ -30,7 +33,13 @@ def to_markdown(table: ResultTable | SeedTable) -> str:
 
 def to_terminal(table: ResultTable | SeedTable, console: Console) -> None:
     """Print the table on `console`; what is too wide for it is cut into several grids, never into pieces of words."""
-    for block in (part for whole in all_blocks(table) for part in fit(whole, console.width)):
+    for block in all_blocks(table):
+        print_block(block, console)
+
+
+def print_block(whole: Block, console: Console) -> None:
+    """Print a block, cut to the console's width."""
+    for block in fit(whole, console.width, GAP):
         console.print(escape(block.title), style="bold")
         if block.rows:
             console.print(_grid(block))

@@ -11,9 +11,9 @@ LAYERS = [
     {"cli"},
     {"cli_report"},
     {"report"},
-    {"listing", "plots", "untrusted"},
+    {"listing", "plots"},
     {"runner", "estimate", "explain", "tables"},
-    {"seeds", "evidence"},
+    {"seeds", "evidence", "head_to_head"},
     {"cells", "rendering", "latex"},
     {"blocks", "schema", "findings"},
     {"wording", "grid"},
@@ -31,7 +31,7 @@ LAYERS = [
     {"artifact"},
     {"deviation", "machine"},
     {"recipe"},
-    {"provenance", "progress", "strict"},
+    {"provenance", "progress", "strict", "untrusted"},
     {"errors"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
