@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from harness import bundle as bundling
 from harness import cli_report, listing, runner
 from harness import explain as explaining
 from harness import machine as machines
@@ -30,6 +31,7 @@ out = Console(soft_wrap=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 RecipeArg = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name, or a Python file that defines `recipe`.")]
+RunOrBundleArg = Annotated[Path, typer.Argument(metavar="RUN|BUNDLE", help="A run's directory, or what `harness bundle` wrote.")]
 OutOption = Annotated[Path | None, typer.Option("--out", help="The run's directory (default: results/RECIPE).")]
 MachineOption = Annotated[
     str | None, typer.Option("--machine", help="A machine's name or file (default: the smallest shipped one that holds the model).")
@@ -136,10 +138,13 @@ def explain(
 
 
 @app.command()
-def verify(run: RunArg, format: FormatOption = "text") -> None:
-    """Re-hash every output of a run against its records."""
-    runner.read_recipe(RunDir(run))
-    damage, absent, checked = runner.verify(RunDir(run))
+def verify(run: RunOrBundleArg, format: FormatOption = "text") -> None:
+    """Re-hash every output of a run, or of a bundle, against its records."""
+    if run.is_file():
+        damage, absent, checked = bundling.verify_bundle(run)
+    else:
+        runner.read_recipe(RunDir(run))
+        damage, absent, checked = runner.verify(RunDir(run))
     if format == "json":
         _json({"damage": [item._asdict() for item in damage], "absent": absent, "checked": checked})
     else:

@@ -45,3 +45,14 @@ def compare(
         typer.echo(found.model_dump_json(indent=1))
     else:
         head_to_head.print_comparison(found, Console())
+
+
+@app.command()
+def bundle(
+    run: RunArg,
+    out_file: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="The archive (default: RECIPE.tar.gz beside RUN).")] = None,
+) -> None:
+    """Pack records, scores, samples, tables, report and environment into one archive that `harness verify` checks offline."""
+    from harness import bundle as bundling
+
+    typer.echo(str(bundling.write_bundle(run, out_file)))

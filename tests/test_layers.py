@@ -11,7 +11,7 @@ LAYERS = [
     {"cli"},
     {"cli_report"},
     {"report"},
-    {"listing", "plots"},
+    {"listing", "plots", "bundle"},
     {"runner", "estimate", "explain", "tables"},
     {"seeds", "evidence", "head_to_head"},
     {"cells", "rendering", "latex"},
