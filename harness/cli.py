@@ -19,6 +19,7 @@ from harness import explain as explaining
 from harness import machine as machines
 from harness import recipe as recipes
 from harness import tables as tabulating
+from harness import watch as watching
 from harness.artifact import RunDir
 from harness.cli_report import Format, FormatOption, RunArg
 from harness.errors import HarnessError, InputError, MachineError
@@ -90,10 +91,19 @@ def plan(recipe: RecipeArg, out_dir: OutOption = None, machine: MachineOption = 
 
 
 @app.command()
-def status(recipe: RecipeArg, out_dir: OutOption = None, format: FormatOption = "text") -> None:
+def status(
+    recipe: RecipeArg,
+    out_dir: OutOption = None,
+    format: FormatOption = "text",
+    watch: Annotated[bool, typer.Option("--watch", help="Keep showing it, with each stage's progress, until all is done.")] = False,
+) -> None:
     """Show what is done, partial, missing or stale."""
     loaded = recipes.load(recipe)
-    _show(f"{loaded.name}: stages", listing.status_list(loaded, RunDir(out_dir or Path("results") / loaded.name)), format)
+    run = RunDir(out_dir or Path("results") / loaded.name)
+    if watch:
+        watching.watch(loaded, run, out)
+    else:
+        _show(f"{loaded.name}: stages", listing.status_list(loaded, run), format)
 
 
 @app.command(name="recipes")

@@ -11,6 +11,7 @@ from rich.console import Console
 app = typer.Typer()
 
 RunArg = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory, such as results/tiny.")]
+RowArg = Annotated[str, typer.Argument(metavar="ITERATION", help="A row of the tables, such as iter1.")]
 SideArg = Annotated[str, typer.Argument(metavar="RUN[:ROW]", help="A run and a row of its tables (default: the last one).")]
 Format = Literal["text", "json"]
 FormatOption = Annotated[Format, typer.Option("--format", help="text, or json in a stable layout.")]
@@ -56,3 +57,38 @@ def bundle(
     from harness import bundle as bundling
 
     typer.echo(str(bundling.write_bundle(run, out_file)))
+
+
+@app.command()
+def card(
+    run: RunArg,
+    iteration: RowArg,
+    out_file: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="The card (default: RUN/cards/ITERATION.md).")] = None,
+) -> None:
+    """Write a Hub model card: results with their rules, base model, data, recipe, deviations."""
+    from harness import model_card
+
+    typer.echo(str(model_card.write_card(run, iteration, out_file)))
+
+
+@app.command()
+def push(
+    run: RunArg,
+    iteration: RowArg,
+    repo: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository on the Hub.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Really upload; without it the files are only listed.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="Make a new repository public (default: private).")] = False,
+) -> None:
+    """List what an upload of this iteration would send to the Hub; with --yes, send it."""
+    from huggingface_hub import HfApi
+
+    from harness import push as pushing
+
+    prepared = pushing.prepare(run, iteration, repo)
+    for name in sorted(prepared.files):
+        typer.echo(name)
+    if not yes:
+        typer.echo(f"nothing was sent; add --yes to upload these {len(prepared.files)} files to {repo}")
+        return
+    pushing.upload(prepared, HfApi(), private=not public)
+    typer.echo(f"uploaded to {repo}")

@@ -27,7 +27,7 @@ GAP = 3
 def to_markdown(table: ResultTable | SeedTable) -> str:
     """The table as Markdown, fit for a README."""
     title = table.recipe if isinstance(table, ResultTable) else " + ".join(table.runs)
-    intro = [f"# {_md(title)}", "", _md(table.summary), ""]
+    intro = [f"# {markdown_text(title)}", "", markdown_text(table.summary), ""]
     return "\n".join([*intro, *(line for block in all_blocks(table) for line in _markdown_block(block))]).rstrip() + "\n"
 
 
@@ -104,17 +104,17 @@ def _csv_cell(cell: Cell, column: Column) -> dict[str, Any]:
 
 
 def _markdown_block(block: Block) -> Iterator[str]:
-    yield from (f"## {_md(block.title)}", "")
+    yield from (f"## {markdown_text(block.title)}", "")
     if block.rows:
-        yield "| " + " | ".join(_md(text) for text in block.header) + " |"
+        yield "| " + " | ".join(markdown_text(text) for text in block.header) + " |"
         yield "|---|" + ("---|" if block.is_prose else "---:|") * (len(block.header) - 1)
-        yield from ("| " + " | ".join(_md(text) for text in row) + " |" for row in block.rows)
+        yield from ("| " + " | ".join(markdown_text(text) for text in row) + " |" for row in block.rows)
         yield ""
-    yield from (f"- {_md(line)}" for line in block.lines)
+    yield from (f"- {markdown_text(line)}" for line in block.lines)
     yield ""
 
 
-def _md(text: str) -> str:
+def markdown_text(text: str) -> str:
     """Text that Markdown shows as it is, on one line; underscores inside words need no escape."""
     plain = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
     return re.sub(r"([\\`*|]|(?<=\])\(|(?<!\w)_|_(?!\w))", r"\\\1", plain)
