@@ -92,3 +92,15 @@ def push(
         return
     pushing.upload(prepared, HfApi(), private=not public)
     typer.echo(f"uploaded to {repo}")
+
+
+@app.command()
+def index(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of runs, such as results.")]) -> None:
+    """Write FOLDER/README.md and FOLDER/index.html: every run with what it says about the paper's claims."""
+    from harness.errors import requires
+
+    with requires("report", "jinja2"):
+        from harness import index as indexing
+
+    for path in indexing.write_index(folder):
+        typer.echo(str(path))

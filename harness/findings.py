@@ -12,12 +12,18 @@ from harness.comparability import AVERAGE
 from harness.differences import REFERENCE, compare, delta, difference
 from harness.plan import plan, rows
 from harness.recipe import Recipe
-from harness.results import Column, Comparison, Delta, Finding
+from harness.results import Column, Comparison, Delta, Finding, ResultTable
 from harness.scores import Scores, sources
 from harness.wording import delta_text
 
 Verdict = Literal["supported", "contradicted", "within noise", "not tested"]
 Spec = dict[str, Any]
+HEADLINES = {
+    "supported": "SPIN helped",
+    "contradicted": "SPIN did harm",
+    "within noise": "No gain beyond noise",
+    "not tested": "Not tested yet",
+}
 _LEADERBOARD = "V3 Tables 3 to 5"
 _MT_BENCH = "V3 Table 6"
 
@@ -119,3 +125,17 @@ def _joined(verdicts: Sequence[Verdict]) -> Verdict:
 
 def _finding(claim: _Claim, verdict: Verdict, evidence: tuple[str, ...]) -> Finding:
     return Finding(claim=claim.text, where=claim.where, verdict=verdict, evidence=evidence)
+
+
+def in_short(table: ResultTable) -> tuple[str, str, list[str]]:
+    """What the run says first: words, verdict, the numbers."""
+    claims = {finding.claim: finding for finding in table.findings}
+    first = next(iter(table.findings), Finding(claim="", where="", verdict="not tested", evidence=("no iteration",)))
+    told = list(first.evidence)
+    further = claims.get("SPIN improves on further SFT")
+    if further and further.verdict != "not tested":
+        than = {"supported": "more than", "contradicted": "less than", "within noise": "within noise of"}[further.verdict]
+        told.append(f"{than} as many steps of further SFT: {'; '.join(further.evidence)}")
+    if first.verdict == "supported" and further and further.verdict == "contradicted":
+        return "SPIN helped, but less than further SFT", "within noise", told
+    return HEADLINES[first.verdict], first.verdict, told

@@ -7,13 +7,11 @@ text in it is escaped by the template engine, after `untrusted.visible` has show
 from __future__ import annotations
 
 import base64
-import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 from markupsafe import Markup
 
 from harness import plots
@@ -23,15 +21,15 @@ from harness.cells import collect
 from harness.deviation import flatten
 from harness.differences import word
 from harness.evidence import Evidence, gather
+from harness.findings import in_short
 from harness.grid import Block, fit
 from harness.listing import deviation_list
+from harness.pages import render
 from harness.recipe import Recipe
-from harness.results import Cell, Column, Finding, ResultTable
+from harness.results import Cell, Column, ResultTable
 from harness.scores import Scores, read_recipe, read_scores, sources
-from harness.untrusted import shortened, visible
 from harness.wording import delta_text, heading, questions_text, value_text
 
-TEMPLATES = Path(__file__).parent / "templates"
 OWN_TABLES = ("The paper's claims", "Scores", "Tasks")
 """Blocks the page shows in its own way."""
 DARK = {
@@ -39,12 +37,6 @@ DARK = {
     "#7fb2e5": "#35608f", "#4a90d9": "#4a86c8", "#1f6fc0": "#63a4ea", "#0b4a8f": "#8fc3f7", "#06305f": "#c2e0ff",
 }  # fmt: skip
 """Each colour of the plots on a dark page."""
-HEADLINES = {
-    "supported": "SPIN helped",
-    "contradicted": "SPIN did harm",
-    "within noise": "No gain beyond noise",
-    "not tested": "Not tested yet",
-}
 AUDIT_LINES = 60
 
 
@@ -78,15 +70,14 @@ def write_report(run: Path, plots_dir: Path | None = None) -> Path:
 
 def to_html(run: Path, recipe: Recipe, table: ResultTable, evidence: Evidence) -> str:
     """The page."""
-    style, drawn = (TEMPLATES / "report.css").read_text(), plots.plots(table, evidence)
+    drawn = plots.plots(table, evidence)
     blocks = [fit(block, 10**6)[0] for block in all_blocks(table) if block.title not in OWN_TABLES]
     published = [block for block in blocks if block.title.startswith(("Published", "Beside"))]
-    return environment().get_template("report.html").render(
+    return render(
+        "report.html",
         table=table,
         recipe=recipe,
-        style=Markup(style),
-        style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
-        headline=headline_of(table),
+        headline=in_short(table),
         scores=_scores(recipe, table, read_scores(run, recipe)),
         notes=_block(all_blocks(table), "Scores").lines,
         blocks=[block for block in blocks if block not in published],
@@ -99,36 +90,6 @@ def to_html(run: Path, recipe: Recipe, table: ResultTable, evidence: Evidence) -
         launches=list(_launches(RunDir(run))),
         costs=evidence.costs,
     )  # fmt: skip
-
-
-def environment() -> jinja2.Environment:
-    """The template engine: everything is escaped, an unknown name is an error."""
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_finalize,
-    )
-
-
-def _finalize(value: Any) -> Any:
-    return value if isinstance(value, Markup) or not isinstance(value, str) else visible(shortened(value))
-
-
-def headline_of(table: ResultTable) -> tuple[str, str, list[str]]:
-    """What the run says first: words, verdict, the numbers."""
-    claims = {finding.claim: finding for finding in table.findings}
-    first = next(iter(table.findings), Finding(claim="", where="", verdict="not tested", evidence=("no iteration",)))
-    told = list(first.evidence)
-    further = claims.get("SPIN improves on further SFT")
-    if further and further.verdict != "not tested":
-        than = {"supported": "more than", "contradicted": "less than", "within noise": "within noise of"}[further.verdict]
-        told.append(f"{than} as many steps of further SFT: {'; '.join(further.evidence)}")
-    if first.verdict == "supported" and further and further.verdict == "contradicted":
-        return "SPIN helped, but less than further SFT", "within noise", told
-    return HEADLINES[first.verdict], first.verdict, told
 
 
 def _scores(recipe: Recipe, table: ResultTable, scores: Scores) -> list[tuple[str, str, list[ScoreCell]]]:

@@ -22,7 +22,8 @@ from tests.synthetic_runs import Values, questions, small_recipe, write_run
 pytest.importorskip("matplotlib", reason="needs the report extra's matplotlib")
 from harness import plots
 from harness.evidence import gather
-from harness.report import headline_of, to_html, write_report
+from harness.findings import in_short
+from harness.report import to_html, write_report
 
 CHECK = Path(__file__).parent / "browser/check.mjs"
 AXE = os.environ.get("AXE_PATH")
@@ -59,7 +60,7 @@ def html(run: Path) -> str:
 
 def headline(table: ResultTable) -> str:
     """The first words of a page that has the verdicts of `table`."""
-    return headline_of(table)[0]
+    return in_short(table)[0]
 
 
 def test_page_is_self_contained(html: str) -> None:
