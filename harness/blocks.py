@@ -31,7 +31,8 @@ def seed_blocks(table: SeedTable) -> list[Block]:
     grid = tuple((row, *(_spread(table, row, column) for column in table.columns)) for row in table.rows)
     runs = ", ".join(table.runs)
     about = f"Mean ± standard deviation over {len(table.runs)} runs: {runs}. {direction(table.columns)}"
-    spread = Block("Mean over seeds", header, grid, (about,))
+    notes = tuple(f"Not averaged, {one.row} {note}." for one in table.spreads for note in [one.note] if note)
+    spread = Block("Mean over seeds", header, grid, (about, *notes))
     lasts = tuple(
         (
             f"{one.row} - {one.against}",
@@ -186,6 +187,8 @@ def _printed(table: ResultTable, one: PublishedTable, row: str, task: str) -> st
 
 def _spread(table: SeedTable, row: str, column: Column) -> str:
     found = next(one for one in table.spreads if (one.row, one.column) == (row, column.label))
+    if found.note:
+        return "other rules"
     if found.mean is None:
         return f"{found.n} of {len(table.runs)} runs"
     digits = DECIMALS[column.unit]

@@ -24,7 +24,7 @@ from harness.strict import Strict
 from harness.tables import FILES, TABLES_DIR, collect, render, write_tables
 
 MANIFEST, ENVIRONMENT, REPORT = "MANIFEST.json", "environment.txt", "report.html"
-STAGE_FILES = (STAGE_FILE, DONE_FILE, "log.jsonl", "audit.json", "statistics.json", "scores/*.json", "samples/*.jsonl")
+STAGE_FILES = (STAGE_FILE, DONE_FILE, "log.jsonl", "audit.json", "statistics.json", "scores/*.json", "samples/*.json*")
 """What is taken of a stage's directory."""
 MAX_BYTES = 20 * 2**30
 """An archive that would unpack to more than this is refused."""

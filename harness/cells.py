@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.artifact import RunDir
+from harness.artifact import RunDir, Score
 from harness.comparability import AVERAGE, claim_for, reasons_against, shown_tables
 from harness.differences import REFERENCE, average_difference, compare, comparisons, delta, difference, from_published, gains, with_holm
 from harness.findings import findings
@@ -130,6 +130,8 @@ def _average(recipe: Recipe, row: str, scores: Scores) -> Cell:
         return Cell(row=row, column=AVERAGE, status="not run", **published)
     if len(scored) < len(tasks):
         return Cell(row=row, column=AVERAGE, status="incomplete", notes=(f"{len(scored)} of {len(tasks)} tasks",), **published)
+    if mixed := [source.label for source in tasks if _is_other(recipe, source, scored[source.label], scores)]:
+        return Cell(row=row, column=AVERAGE, status="incomplete", notes=(f"other rules: {', '.join(mixed)}",), **published)
     mean = mean_of_tasks([Estimate(s.value, s.stderr, s.n - s.n_unscored, s.n_unscored) for s in scored.values()])
     return Cell(
         row=row,
@@ -140,13 +142,13 @@ def _average(recipe: Recipe, row: str, scores: Scores) -> Cell:
         n=mean.n + mean.n_unscored,
         n_unscored=mean.n_unscored,
         delta=None if row == REFERENCE else delta(REFERENCE, average_difference(row, REFERENCE, tasks, scores)),
-        notes=tuple(
-            f"{source.label} was made under other rules"
-            for source in tasks
-            if (first := first_score(recipe, source, scores)) and other_rules(scored[source.label], first)
-        ),
         **published,
     )
+
+
+def _is_other(recipe: Recipe, source: Source, score: Score, scores: Scores) -> bool:
+    first = first_score(recipe, source, scores)
+    return first is not None and bool(other_rules(score, first))
 
 
 def _average_reasons(barred: Sequence[str]) -> tuple[str, ...]:

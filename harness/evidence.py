@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from harness.artifact import RunDir
 from harness.data import read_jsonl
+from harness.deviation import flatten
 from harness.errors import InputError
 from harness.plan import plan, rows
 from harness.recipe import Recipe
@@ -68,6 +69,14 @@ class Sample(NamedTuple):
     answers: tuple[Answer, ...]
 
 
+class Audit(NamedTuple):
+    """What the tokenization made of a stage's pairs: checks with name, found, limit and accepted, counts, a pair as the model sees it."""
+
+    checks: list[dict[str, Any]]
+    counts: dict[str, Any]
+    example: list[str]
+
+
 class Cost(NamedTuple):
     """A finished stage: seconds of work and the peak memory of its process."""
 
@@ -86,7 +95,7 @@ class Evidence(NamedTuple):
     lengths: list[Lengths]
     samples: list[Sample]
     judged: dict[str, list[Sample]]
-    audits: dict[str, Any]
+    audits: dict[str, Audit]
     costs: list[Cost]
 
 
@@ -139,10 +148,10 @@ def judged_answers(run: RunDir, recipe: Recipe) -> dict[str, list[Sample]]:
     return {label: samples for label, samples in found.items() if samples}
 
 
-def audits(run: RunDir, recipe: Recipe) -> dict[str, Any]:
+def audits(run: RunDir, recipe: Recipe) -> dict[str, Audit]:
     """{stage: its tokenization audit} of the training stages that have one."""
-    paths = {stage.path: run.stage_dir(stage.path) / "audit.json" for stage in plan(recipe) if stage.kind == "train"}
-    return {stage: _audit(path) for stage, path in paths.items() if path.exists()}
+    folders = {stage.path: run.stage_dir(stage.path) for stage in plan(recipe) if stage.kind == "train"}
+    return {stage: _audit(folder) for stage, folder in folders.items() if (folder / "audit.json").exists()}
 
 
 def costs(run: RunDir, recipe: Recipe) -> list[Cost]:
@@ -220,7 +229,18 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
         yield from read_jsonl(path)
 
 
-def _audit(path: Path) -> Any:
+def _audit(folder: Path) -> Audit:
+    report = _json(folder / "audit.json")
+    example = _json(folder / "samples/example.json") if (folder / "samples/example.json").exists() else {}
+    parts = [example["prompt"], *example["responses"]] if example else []
+    return Audit(
+        checks=report.get("checks", []),
+        counts=flatten({name: value for name, value in report.items() if name != "checks"}),
+        example=[part["text"] for part in parts],
+    )
+
+
+def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
     except ValueError:

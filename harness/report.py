@@ -20,7 +20,7 @@ from harness.blocks import all_blocks
 from harness.cells import collect
 from harness.deviation import flatten
 from harness.differences import word
-from harness.evidence import Evidence, gather
+from harness.evidence import Audit, Evidence, gather
 from harness.findings import in_short
 from harness.grid import Block, fit
 from harness.listing import deviation_list
@@ -37,7 +37,6 @@ DARK = {
     "#7fb2e5": "#35608f", "#4a90d9": "#4a86c8", "#1f6fc0": "#63a4ea", "#0b4a8f": "#8fc3f7", "#06305f": "#c2e0ff",
 }  # fmt: skip
 """Each colour of the plots on a dark page."""
-AUDIT_LINES = 60
 
 
 class ScoreCell(NamedTuple):
@@ -45,6 +44,7 @@ class ScoreCell(NamedTuple):
 
     text: str
     mark: str
+    title: str
     facts: list[tuple[str, str]]
 
 
@@ -86,7 +86,7 @@ def to_html(run: Path, recipe: Recipe, table: ResultTable, evidence: Evidence) -
         samples=evidence.samples,
         judged=evidence.judged,
         deviations=deviation_list(recipe),
-        audits={stage: list(_audit_lines(audit)) for stage, audit in evidence.audits.items()},
+        audits={stage: _audit(audit) for stage, audit in evidence.audits.items()},
         launches=list(_launches(RunDir(run))),
         costs=evidence.costs,
     )  # fmt: skip
@@ -104,7 +104,9 @@ def _scores(recipe: Recipe, table: ResultTable, scores: Scores) -> list[tuple[st
             cell, source, score = table.cell(row, column.label), by_label.get(column.label), scores.get((row, column.label))
             path = [("File", source.score_path(row))] if source and score else []
             rules = [("Protocol", f"{field} = {value}") for field, value in flatten(score.protocol).items()] if score else []
-            cells.append(ScoreCell(value_text(cell, column), _mark(cell, column), [*_facts(cell, column), *path, *rules]))
+            facts = [*_facts(cell, column), *path, *rules]
+            title = "; ".join(f"{name}: {text}" for name, text in facts if name in ("Questions", "Standard error", "File"))
+            cells.append(ScoreCell(value_text(cell, column), _mark(cell, column), title or cell.status, facts))
         found.append((heading(column), about, cells))
     return found
 
@@ -145,12 +147,18 @@ def _block(blocks: Sequence[Block], title: str) -> Block:
     return next(block for block in blocks if block.title == title)
 
 
-def _audit_lines(audit: Any) -> Iterator[tuple[str, str]]:
-    lines = list(flatten(audit).items())
-    for field, value in lines[:AUDIT_LINES]:
-        yield field, str(value)
-    if len(lines) > AUDIT_LINES:
-        yield "...", f"{len(lines) - AUDIT_LINES} more lines in the stage's audit.json"
+def _audit(audit: Audit) -> dict[str, Any]:
+    """An audit as a block of checks, its counts as lines, and its example."""
+    header = ("check", "verdict", "found", "at most")
+    checks = tuple((str(one["name"]), _verdict(one), f"{one['found']:.1%}", f"{one['limit']:.1%}") for one in audit.checks)
+    counts = [(field, str(value)) for field, value in audit.counts.items()]
+    return {"block": Block("Checks", header, checks), "counts": counts, "example": audit.example}
+
+
+def _verdict(check: dict[str, Any]) -> str:
+    if check["found"] <= check["limit"]:
+        return "holds"
+    return "fails, accepted by the recipe" if check["accepted"] else "fails"
 
 
 def _launches(run: RunDir) -> Iterator[dict[str, str]]:

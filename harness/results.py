@@ -147,13 +147,17 @@ class ResultTable(Strict):
 
 
 class Spread(Strict):
-    """Mean and standard deviation over the `n` runs that have a value; the mean is None until all have one."""
+    """Mean and standard deviation over the `n` runs that have a value; the mean is None until all have one made under the same rules.
+
+    `note` says in which rules the runs differ.
+    """
 
     row: str
     column: str
     mean: float | None
     sd: float | None
     n: int
+    note: str | None = None
 
 
 class SeedComparison(Strict):

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from harness.cells import collect
+from harness.comparability import AVERAGE
 from harness.deviation import flatten
 from harness.differences import REFERENCE, average_difference, delta, difference, goal, word
 from harness.errors import InputError
 from harness.plan import rows
 from harness.recipe import Recipe
 from harness.results import Column, SeedComparison, SeedTable, Spread
-from harness.scores import Scores, Source, read_recipe, read_scores, sources
+from harness.scores import Scores, Source, leaderboard, other_rules, read_recipe, read_scores, sources
 from harness.statistics import Paired, mean_of_differences, paired_difference, spread, t_interval
 
 MEAN = "mean over tasks"
@@ -45,7 +46,7 @@ def combine(runs: Sequence[Path]) -> SeedTable:
         rows=tables[0].rows,
         columns=tables[0].columns,
         spreads=tuple(
-            _spread(row, column.label, [table.cell(row, column.label).value for table in tables])
+            _spread(row, column.label, [table.cell(row, column.label).value for table in tables], _rules_note(loaded, row, column.label))
             for row in tables[0].rows
             for column in tables[0].columns
         ),
@@ -66,10 +67,24 @@ def _check_same(first: Recipe, other: Recipe) -> None:
         )
 
 
-def _spread(row: str, column: str, values: Sequence[float | None]) -> Spread:
+def _rules_note(runs: Sequence[_Run], row: str, column: str) -> str | None:
+    """In which rules the runs' scores differ (of an average: those of its tasks), or None."""
+    recipe = runs[0].recipe
+    tasks = [source.label for source in leaderboard(recipe)] if column == AVERAGE else [column]
+    fields = {
+        f"{label}: {field}"
+        for label in tasks
+        for run in runs[1:]
+        if (row, label) in run.scores and (row, label) in runs[0].scores
+        for field in other_rules(run.scores[row, label], runs[0].scores[row, label])
+    }
+    return "; ".join(sorted(fields)).replace("the rows above", recipe.name) or None
+
+
+def _spread(row: str, column: str, values: Sequence[float | None], note: str | None) -> Spread:
     known = [value for value in values if value is not None]
-    if len(known) < len(values):
-        return Spread(row=row, column=column, mean=None, sd=None, n=len(known))
+    if note or len(known) < len(values):
+        return Spread(row=row, column=column, mean=None, sd=None, n=len(known), note=note)
     mean, sd = spread(known)
     return Spread(row=row, column=column, mean=mean, sd=sd, n=len(known))
 
@@ -92,7 +107,7 @@ def _task_comparison(runs: Sequence[_Run], row: str, against: str, source: Sourc
     found = delta(against, pooled)
     verdict = word(found, lower_is_better=column.lower_is_better) if found else "undecided: not every run has it"
     per_run = [difference(row, against, source, run.scores).paired for run in runs]
-    return _comparison((row, against, column.label), per_run, pooled, verdict)
+    return _comparison((row, against, column.label), per_run, pooled, verdict, is_mixed=_is_mixed(runs, row, against, [source]))
 
 
 def _mean_comparison(runs: Sequence[_Run], row: str, against: str, tasks: Sequence[Source]) -> SeedComparison:
@@ -101,13 +116,21 @@ def _mean_comparison(runs: Sequence[_Run], row: str, against: str, tasks: Sequen
     missing = [label for label, part in parts.items() if part is None]
     pooled = None if missing else mean_of_differences(known)
     per_run = [average_difference(row, against, tasks, run.scores) for run in runs]
-    return _comparison((row, against, MEAN), per_run, pooled, goal(delta(against, pooled), missing))
+    verdict = goal(delta(against, pooled), missing)
+    return _comparison((row, against, MEAN), per_run, pooled, verdict, is_mixed=_is_mixed(runs, row, against, tasks))
 
 
-def _comparison(place: tuple[str, str, str], per_run: Sequence[Paired | None], pooled: Paired | None, verdict: str) -> SeedComparison:
+def _is_mixed(runs: Sequence[_Run], row: str, against: str, tasks: Sequence[Source]) -> bool:
+    """Whether the runs were scored under different rules on one of `tasks`."""
+    return any(_rules_note(runs, name, source.label) for name in (row, against) for source in tasks)
+
+
+def _comparison(
+    place: tuple[str, str, str], per_run: Sequence[Paired | None], pooled: Paired | None, verdict: str, *, is_mixed: bool
+) -> SeedComparison:
     row, against, column = place
     known = [one.difference for one in per_run if one is not None and one.difference is not None]
-    over_seeds = t_interval(known, "t over runs") if known and len(known) == len(per_run) else None
+    over_seeds = t_interval(known, "t over runs") if known and len(known) == len(per_run) and not is_mixed else None
     return SeedComparison(
         row=row,
         against=against,
@@ -121,7 +144,7 @@ def _comparison(place: tuple[str, str, str], per_run: Sequence[Paired | None], p
 
 def _pooled(runs: Sequence[_Run], row: str, against: str, source: Source) -> Paired | None:
     """The paired difference of each question's mean over the runs; None unless every run has both scores under one set of rules."""
-    if any(difference(row, against, source, run.scores).paired is None for run in runs):
+    if _is_mixed(runs, row, against, [source]) or any(difference(row, against, source, run.scores).paired is None for run in runs):
         return None
     ours, theirs = (_mean_values([run.scores[name, source.label].values for run in runs]) for name in (row, against))
     paired = paired_difference(ours, theirs, source.cluster)

@@ -46,7 +46,13 @@ def _files(stage: Stage, num_prompts: int, num_steps: int) -> Iterable[tuple[str
         yield "responses/00000.jsonl", _lines(answers)
     elif stage.kind == "train":
         yield "log.jsonl", _lines(_step(stage, step, num_steps) for step in range(num_steps))
-        yield "audit.json", json.dumps({"checks": [{"name": "roundtrip", "passed": True, "example": HOSTILE[0]}]}).encode()
+        checks = [
+            {"name": "double_bos", "found": 0.0, "limit": 0.0, "accepted": False},
+            {"name": "cut_real", "found": 0.3, "limit": 0.2, "accepted": True},
+        ]
+        yield "audit.json", json.dumps({"num_pairs": num_prompts, "real": {"lengths": {"mean": 5.5}}, "checks": checks}).encode()
+        seen = {"prompt": {"text": f"<s>{HOSTILE[0]}"}, "responses": [{"text": "real</s>"}]}
+        yield "samples/example.json", json.dumps(seen).encode()
     else:
         yield "model.txt", stage.path.encode()
 

@@ -98,8 +98,12 @@ def test_page_holds_every_part(html: str) -> None:
     page = Page(html)
     ids = {attrs.get("id") for _, attrs in page.tags}
     assert {"claims", "scores", "differences", "published", "training", "responses", "deviations", "audit", "provenance", "cost"} <= ids
-    for text in ("supported", "iter1/eval/open_llm/scores/gsm8k.json", "paper/leaderboard", "for iter1, ended by stop", "roundtrip",
-                 "the text names none; the release pins this commit", "c0ffeec0ffee with local", "rated 7", "unscored"):  # fmt: skip
+    expected = (
+        "supported", "iter1/eval/open_llm/scores/gsm8k.json", "paper/leaderboard", "for iter1, ended by stop", "rated 7", "unscored",
+        "double_bos", "fails, accepted by the recipe", "real.lengths.mean", "<s><script>alert(1)</script>",
+        "the text names none; the release pins this commit", "c0ffeec0ffee with local",
+    )  # fmt: skip
+    for text in expected:
         assert text in page.text, text
     titles = " ".join(str(attrs["alt"]) for tag, attrs in page.tags if tag == "img")
     for title in ("Gain over SFT", "gsm8k", "mt_bench by category", "Loss, nats a pair", "Margin", "Rewards", "log p(real)", "Lengths"):
