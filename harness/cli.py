@@ -123,8 +123,13 @@ def diff(left: RecipeArg, right: RecipeArg, format: FormatOption = "text") -> No
 def tables(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="One run's directory, or several to combine (seeds).")],
     format: Annotated[Literal["text", "json", "markdown", "latex", "csv"], typer.Option("--format", help="How to print.")] = "text",
+    write: Annotated[bool, typer.Option("--write", help="Renew the files in RUN/tables of every run instead.")] = False,
 ) -> None:
     """Rebuild the tables from the committed records alone."""
+    if write:
+        for path in (path for run in runs for path in tabulating.write_tables(run)):
+            out.print(str(path), markup=False)
+        return
     table = tabulating.collect(runs[0]) if len(runs) == 1 else tabulating.combine(runs)
     if format == "text":
         tabulating.print_tables(table, out)
