@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import BaseModel
+
 from harness.artifact import RunDir
 from harness.data import read_jsonl
 from harness.deviation import flatten
@@ -69,10 +71,19 @@ class Sample(NamedTuple):
     answers: tuple[Answer, ...]
 
 
-class Audit(NamedTuple):
-    """What the tokenization made of a stage's pairs: checks with name, found, limit and accepted, counts, a pair as the model sees it."""
+class Check(BaseModel):
+    """A check of an audit: the share of pairs it `found`, and the `limit` it must not pass unless the recipe `accepted` it."""
 
-    checks: list[dict[str, Any]]
+    name: str
+    found: float
+    limit: float
+    accepted: bool
+
+
+class Audit(NamedTuple):
+    """What the tokenization made of a stage's pairs: its checks, what was counted, and a pair as the model sees it."""
+
+    checks: list[Check]
     counts: dict[str, Any]
     example: list[str]
 
@@ -230,21 +241,15 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _audit(folder: Path) -> Audit:
-    report = _json(folder / "audit.json")
-    example = _json(folder / "samples/example.json") if (folder / "samples/example.json").exists() else {}
-    parts = [example["prompt"], *example["responses"]] if example else []
-    return Audit(
-        checks=report.get("checks", []),
-        counts=flatten({name: value for name, value in report.items() if name != "checks"}),
-        example=[part["text"] for part in parts],
-    )
-
-
-def _json(path: Path) -> Any:
+    path, example = folder / "audit.json", folder / "samples/example.json"
     try:
-        return json.loads(path.read_text())
-    except ValueError:
-        raise InputError(f"{path.parent.name}/{path.name} is not JSON; restore it, or see `harness verify`") from None
+        report = json.loads(path.read_text())
+        checks = [Check.model_validate(check) for check in report["checks"]]
+        shown = json.loads(example.read_text()) if example.exists() else {"prompt": None, "responses": []}
+        texts = [part["text"] for part in (shown["prompt"], *shown["responses"]) if part]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path.parent.name}/{path.name} is not an audit ({type(error).__name__}); see `harness verify`") from None
+    return Audit(checks, flatten({name: value for name, value in report.items() if name != "checks"}), texts)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -87,7 +87,8 @@ def colour(row: str, num_iterations: int) -> str:
 
 
 def _headline(table: ResultTable) -> Iterator[Plot]:
-    known = {one.row: found for one in table.from_sft if (found := headline(one)) is not None}
+    in_order = sorted(table.from_sft, key=lambda one: not one.row.removeprefix("iter").isdigit())  # controls last
+    known = {one.row: found for one in in_order if (found := headline(one)) is not None}
     if known:
         words = "; ".join(f"{row} {delta_text(found, None)}" for row, found in known.items())
         average = any(AVERAGE in one.tasks for one in table.from_sft)
@@ -166,15 +167,15 @@ def _radars(table: ResultTable) -> Iterator[Plot]:
 
 def _radar_drawer(categories: Sequence[str], rows: dict[str, list[float]], num_iterations: int) -> Callable[[], Figure]:
     def draw() -> Figure:
-        figure = Figure(figsize=(5.0, 4.0))
-        axes = figure.add_subplot(projection="polar")
+        figure = Figure(figsize=(5.0, 4.0), layout="none")
+        axes = figure.add_axes((0.17, 0.1, 0.58, 0.78), projection="polar")
         angles = [2 * math.pi * place / len(categories) for place in range(len(categories))]
         for row, values in rows.items():
             style = "--" if row == "sft" else "-"
             axes.plot([*angles, angles[0]], [*values, values[0]], style, color=colour(row, num_iterations), label=row, linewidth=1.6)
         axes.set_xticks(angles, categories)
         axes.set_ylim(0, math.ceil(max(max(values) for values in rows.values())))
-        figure.legend(loc="outside right upper")
+        figure.legend(loc="upper right")
         return figure
 
     return draw

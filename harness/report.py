@@ -20,7 +20,7 @@ from harness.blocks import all_blocks
 from harness.cells import collect
 from harness.deviation import flatten
 from harness.differences import word
-from harness.evidence import Audit, Evidence, gather
+from harness.evidence import Audit, Check, Evidence, gather
 from harness.findings import in_short
 from harness.grid import Block, fit
 from harness.listing import deviation_list
@@ -150,15 +150,15 @@ def _block(blocks: Sequence[Block], title: str) -> Block:
 def _audit(audit: Audit) -> dict[str, Any]:
     """An audit as a block of checks, its counts as lines, and its example."""
     header = ("check", "verdict", "found", "at most")
-    checks = tuple((str(one["name"]), _verdict(one), f"{one['found']:.1%}", f"{one['limit']:.1%}") for one in audit.checks)
+    checks = tuple((one.name, _verdict(one), f"{one.found:.1%}", f"{one.limit:.1%}") for one in audit.checks)
     counts = [(field, str(value)) for field, value in audit.counts.items()]
     return {"block": Block("Checks", header, checks), "counts": counts, "example": audit.example}
 
 
-def _verdict(check: dict[str, Any]) -> str:
-    if check["found"] <= check["limit"]:
+def _verdict(check: Check) -> str:
+    if check.found <= check.limit:
         return "holds"
-    return "fails, accepted by the recipe" if check["accepted"] else "fails"
+    return "fails, accepted by the recipe" if check.accepted else "fails"
 
 
 def _launches(run: RunDir) -> Iterator[dict[str, str]]:

@@ -21,6 +21,7 @@ from tests.synthetic_runs import Values, questions, small_recipe, write_run
 
 pytest.importorskip("matplotlib", reason="needs the report extra's matplotlib")
 from harness import plots
+from harness.errors import InputError
 from harness.evidence import gather
 from harness.findings import in_short
 from harness.report import to_html, write_report
@@ -156,6 +157,14 @@ def test_evidence_is_what_the_logs_say(run: Path) -> None:
     assert [answer.by for answer in found.samples[0].answers] == ["real", "sft", "iter0"]
     loss = next(one for one in found.curves if (one.row, one.quantity) == ("iter0", "loss"))
     assert (loss.steps[0], loss.steps[-1], len(loss.values)) == (0, 19, 20)
+
+
+def test_damaged_audit_is_one_line(run: Path, tmp_path: Path) -> None:
+    """An audit that does not hold checks is named, with what to do."""
+    shutil.copytree(run, tmp_path / "copy")
+    (tmp_path / "copy/iter0/train/audit.json").write_text('{"checks": [{"name": "double_bos"}]}')
+    with pytest.raises(InputError, match=r"train/audit\.json is not an audit"):
+        gather(RunDir(tmp_path / "copy"), read_recipe(run))
 
 
 def test_unfinished_run_has_a_page(tmp_path: Path) -> None:
