@@ -86,7 +86,7 @@ def to_html(run: Path, recipe: Recipe, table: ResultTable, evidence: Evidence) -
         samples=evidence.samples,
         judged=evidence.judged,
         deviations=deviation_list(recipe),
-        audits={stage: _audit(audit) for stage, audit in evidence.audits.items()},
+        audits={stage: _audit(stage, audit) for stage, audit in evidence.audits.items()},
         launches=list(_launches(RunDir(run))),
         costs=evidence.costs,
     )  # fmt: skip
@@ -147,12 +147,12 @@ def _block(blocks: Sequence[Block], title: str) -> Block:
     return next(block for block in blocks if block.title == title)
 
 
-def _audit(audit: Audit) -> dict[str, Any]:
+def _audit(stage: str, audit: Audit) -> dict[str, Any]:
     """An audit as a block of checks, its counts as lines, and its example."""
     header = ("check", "verdict", "found", "at most")
     checks = tuple((one.name, _verdict(one), f"{one.found:.1%}", f"{one.limit:.1%}") for one in audit.checks)
     counts = [(field, str(value)) for field, value in audit.counts.items()]
-    return {"block": Block("Checks", header, checks), "counts": counts, "example": audit.example}
+    return {"block": Block(f"Checks of {stage}", header, checks), "counts": counts, "example": audit.example}
 
 
 def _verdict(check: Check) -> str:

@@ -178,7 +178,7 @@ def test_unfinished_run_has_a_page(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not (shutil.which("chromium") and shutil.which("node")), reason="needs chromium and node")
 def test_page_in_a_browser(run: Path) -> None:
-    """From disk, dark at 375 and light at 1440 pixels: no console message, request, dialog or overflow; axe-core finds nothing serious."""
+    """From disk, dark at 375 and light at 1440 pixels: no console message, request, dialog or overflow; axe-core finds nothing."""
     command = ["node", str(CHECK), str(run / "report.html"), AXE or "-"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
@@ -187,4 +187,4 @@ def test_page_in_a_browser(run: Path) -> None:
     assert len(found["pages"]) == 2
     for page in found["pages"]:
         assert page["overflow"] <= 0, page
-        assert [one for one in page["violations"] if one["impact"] in ("serious", "critical")] == []
+        assert page["violations"] == []
