@@ -32,7 +32,7 @@ def seed_blocks(table: SeedTable) -> list[Block]:
     runs = ", ".join(table.runs)
     about = f"Mean ± standard deviation over {len(table.runs)} runs: {runs}. {direction(table.columns)}"
     notes = tuple(f"Not averaged, {one.row} {note}." for one in table.spreads for note in [one.note] if note)
-    spread = Block("Mean over seeds", header, grid, (about, *notes))
+    spread = Block("Mean over seeds", header, grid, (about, *notes, *table.notes))
     lasts = tuple(
         (
             f"{one.row} - {one.against}",

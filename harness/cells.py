@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.artifact import RunDir, Score
-from harness.comparability import AVERAGE, claim_for, reasons_against, shown_tables
+from harness.comparability import AVERAGE, claim_for, formula_notes, reasons_against, shown_tables
 from harness.differences import REFERENCE, average_difference, compare, comparisons, delta, difference, from_published, gains, with_holm
 from harness.findings import findings
 from harness.paper import Claim, claims
@@ -38,7 +38,7 @@ def collect(run: Path) -> ResultTable:
         findings=tuple(findings(recipe, columns, scores)),
         parts=tuple(_parts(recipe, scores)),
         published=tuple(_published_tables(recipe, scores)),
-        notes=tuple(_identity_notes(RunDir(run), recipe)),
+        notes=(*formula_notes(recipe), *_identity_notes(RunDir(run), recipe)),
     )
 
 

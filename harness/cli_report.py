@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
-from rich.console import Console
+
+from harness.console import FormatOption, RunArg, out
 
 app = typer.Typer()
 
-RunArg = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory, such as results/tiny.")]
 RowArg = Annotated[str, typer.Argument(metavar="ITERATION", help="A row of the tables, such as iter1.")]
 SideArg = Annotated[str, typer.Argument(metavar="RUN[:ROW]", help="A run and a row of its tables (default: the last one).")]
-Format = Literal["text", "json"]
-FormatOption = Annotated[Format, typer.Option("--format", help="text, or json in a stable layout.")]
 
 
 @app.command()
@@ -45,7 +43,7 @@ def compare(
     if format == "json":
         typer.echo(found.model_dump_json(indent=1))
     else:
-        head_to_head.print_comparison(found, Console())
+        head_to_head.print_comparison(found, out)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Differences between rows: each task against `sft`, and the last iteration against `sft` and every control, in plain words."""
+"""Differences between rows: each task against `sft`, and the last iteration against `sft` and every other baseline, in plain words."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from scipy import special
 
 from harness.artifact import Score
 from harness.comparability import AVERAGE
+from harness.contests import contests
+from harness.gains import standard_error
 from harness.paper import Claim
 from harness.recipe import Recipe
 from harness.results import Cell, Column, Comparison, Delta
@@ -83,10 +85,9 @@ def with_holm(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def comparisons(recipe: Recipe, columns: Sequence[Column], scores: Scores) -> Iterator[Comparison]:
-    """The last iteration against `sft`, then against each control."""
-    last = f"iter{len(recipe.iterations) - 1}"
-    for against in (REFERENCE, *recipe.controls) if recipe.iterations else ():
-        yield compare(recipe, columns, scores, last, against)
+    """The last iteration against `sft` and every other baseline, and what went on from an iteration against that iteration."""
+    for row, against in contests(recipe):
+        yield compare(recipe, columns, scores, row, against)
 
 
 def gains(recipe: Recipe, columns: Sequence[Column], scores: Scores) -> Iterator[Comparison]:
@@ -98,11 +99,10 @@ def gains(recipe: Recipe, columns: Sequence[Column], scores: Scores) -> Iterator
 
 
 def from_published(score: Score, claim: Claim) -> Delta | None:
-    """`score - claim`, unpaired: the errors of both add up; of a share of n questions the published error is binomial."""
+    """`score - claim`, unpaired: the errors of both add up; the published one is `gains.standard_error`."""
     if score.value is None:
         return None
-    share = claim.value / 100
-    theirs = 100 * math.sqrt(share * (1 - share) / claim.n) if claim.n and 0 <= share <= 1 else None
+    theirs = standard_error(claim)
     reach = None if score.stderr is None else float(special.ndtri((1 + CONFIDENCE) / 2)) * math.hypot(score.stderr, theirs or 0.0)
     difference = score.value - claim.value
     return Delta(
