@@ -192,6 +192,19 @@ def test_same_protocol_stands_beside_the_published_number(tmp_path: Path) -> Non
     assert "35.10 (33.36)" in render(collect(run), "markdown")
 
 
+def test_two_protocols_stand_side_by_side(tmp_path: Path) -> None:
+    """Each has its column, named by its protocol, and only the published number of that protocol is comparable with it."""
+    base = small_recipe(tasks=(Task(name="gsm8k", shots=5, metric="exact_match"),), claims="zephyr-7b-sft-full")
+    protocols = ("lm-eval@46c7966", "open-llm-leaderboard-v1", "current")
+    recipe = replace(base, name="side", benchmarks=tuple(base.benchmarks[0].model_copy(update={"protocol": p}) for p in protocols))
+    table = collect(write_run(tmp_path, recipe, lambda row, task: {str(i): 100.0 * (i < 440) for i in range(1319)}))
+    assert [column.label for column in table.columns] == [f"open_llm/{protocol}/gsm8k" for protocol in protocols]
+    cells = [table.cell("iter0", column.label) for column in table.columns]
+    assert [cell.published.value if cell.published else None for cell in cells] == [35.10, 36.69, 35.10]
+    assert [cell.reasons for cell in cells[:2]] == [(), ()]
+    assert cells[2].reasons == ("protocol: ours current, theirs lm-eval@46c7966",)
+
+
 @pytest.mark.parametrize("name", ["zephyr-7b", "zephyr-7b-release"])
 def test_paper_recipes_name_their_claims(name: str) -> None:
     """The recipes of the paper's model find the paper's tables."""
@@ -279,3 +292,33 @@ def test_launch_records_stay_out_of_the_tables(run: Path) -> None:
     written = "".join(path.read_text() for path in write_tables(run))
     assert str(LAUNCH["commit"]) not in written
     assert str(LAUNCH["command"]) not in written
+
+
+def test_average_over_mixed_rules_is_not_taken(tmp_path: Path) -> None:
+    """One of the six tasks under another protocol: its cell is flagged and the row's average has no value."""
+    recipe = small_recipe(tasks=SIX)
+    run = write_run(tmp_path, recipe)
+    stage = next(stage for stage in plan(recipe) if stage.path == "iter1/eval/open_llm")
+    benchmark = recipe.benchmarks[0]
+    scores = {task.name: score_of(benchmark, task, questions("iter1", task)) for task in benchmark.tasks}
+    scores["mmlu"] = scores["mmlu"].model_copy(update={"protocol": {"rules": "older", "dtype": "bf16"}})
+    finish(RunDir(run), stage, {f"scores/{name}.json": dump(score) for name, score in scores.items()})
+    cell = collect(run).cell("iter1", "average")
+    assert (cell.status, cell.value, cell.notes) == ("incomplete", None, ("other rules: mmlu",))
+
+
+def test_seeds_under_different_rules_are_not_averaged(tmp_path: Path) -> None:
+    """Another version of lm-eval in one run: no mean, no pooled or over-seeds difference, and the rule that differs is named."""
+    recipes = [small_recipe(f"s{seed}", seed=seed) for seed in range(2)]
+    runs = [write_run(tmp_path / recipe.name, recipe) for recipe in recipes]
+    stage = next(stage for stage in plan(recipes[1]) if stage.path == "iter1/eval/open_llm")
+    benchmark = recipes[1].benchmarks[0]
+    update = {"protocol": {"rules": "newer", "dtype": "bf16"}}
+    newer = {task.name: score_of(benchmark, task, questions("iter1", task)).model_copy(update=update) for task in benchmark.tasks}
+    finish(RunDir(runs[1]), stage, {f"scores/{name}.json": dump(score) for name, score in newer.items()})
+    table = combine(runs)
+    found = next(one for one in table.spreads if (one.row, one.column) == ("iter1", "gsm8k"))
+    assert (found.mean, found.sd) == (None, None)
+    against_sft = next(one for one in table.comparisons if one.column == "gsm8k")
+    assert (against_sft.pooled, against_sft.over_seeds) == (None, None)
+    assert "Not averaged, iter1 gsm8k: other rules than s0: protocol.rules 'newer', there 'current'" in render(table, "markdown")
