@@ -18,7 +18,7 @@ from rich.table import Table
 
 from harness.blocks import all_blocks
 from harness.grid import Block, fit
-from harness.results import Cell, Column, ResultTable, SeedTable
+from harness.results import Cell, Column, ResultTable, SeedTable, Spread
 
 GAP = 3
 """Characters between the columns of a terminal's grid."""
@@ -60,9 +60,8 @@ def _grid(block: Block) -> Table:
 def to_csv(table: ResultTable | SeedTable) -> str:
     """One line a cell; empty is unknown. Of a run: ours first (`source` is 'ours'), then the published numbers under their table's name."""
     out = io.StringIO()
-    writer = csv.DictWriter(
-        out, CSV_FIELDS if isinstance(table, ResultTable) else ("row", "column", "mean", "sd", "n"), lineterminator="\n"
-    )
+    fields = CSV_FIELDS if isinstance(table, ResultTable) else tuple(Spread.model_fields)
+    writer = csv.DictWriter(out, fields, lineterminator="\n")
     writer.writeheader()
     writer.writerows(_csv_rows(table) if isinstance(table, ResultTable) else (one.model_dump() for one in table.spreads))
     return out.getvalue()
