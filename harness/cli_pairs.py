@@ -28,10 +28,12 @@ def sweep(
 ) -> None:
     """Run every recipe of SWEEP, each stage that several share only once, and print the variants side by side."""
     loaded = sweeps.load(file)
+    place = machines.load(machine) if machine else sweeping.default_machine(loaded)
+    for recipe in loaded.recipes:
+        machines.check(place, recipe)
     out.print(table(f"{loaded.name}: runs", list(sweeping.run_list(loaded))))
     out.print(table(f"{loaded.name}: stages", sweeping.shared_list(loaded)))
     if not dry_run:
-        place = machines.load(machine) if machine else sweeping.default_machine(loaded)
         results = sweeping.run(loaded, out_dir or Path("results") / loaded.name, place, announce)
         tabulating.print_tables(results, out)
 

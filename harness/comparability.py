@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from harness.artifact import Score
+from harness.components import grade
 from harness.errors import RecipeError, suggest
 from harness.paper import CLAIMS, NOT_STATED, PROTOCOL, RELEASED, SETTINGS, Claim
 from harness.recipe import Benchmark, Recipe, Task
 
 AVERAGE = "average"
+CERTAIN = ("A", "B")
+"""Grades of a formula that was read where it was published or released."""
+
 PUBLISHED = ("paper", "leaderboard")
 """Sources of the tables shown: the paper's own, and the live leaderboard's rows of the same checkpoints."""
 
@@ -40,7 +44,7 @@ def claim_for(recipe: Recipe, row: str, task: str, protocol: str | None) -> Clai
 
 def reasons_against(recipe: Recipe, benchmark: Benchmark, task: Task, score: Score | None, claim: Claim) -> tuple[str, ...]:
     """Why our score of `task` may not be compared with `claim`; empty means it may. Without a score, the recipe's plan is judged."""
-    return (*_model(recipe), *rules_against(benchmark, task, score, claim), *_precision(recipe))
+    return (*_model(recipe), *_objective(recipe, claim), *rules_against(benchmark, task, score, claim), *_precision(recipe))
 
 
 def rules_against(benchmark: Benchmark, task: Task, score: Score | None, claim: Claim) -> tuple[str, ...]:
@@ -72,6 +76,24 @@ def _model(recipe: Recipe) -> tuple[str, ...]:
     if recipe.sft_model.revision != revision:
         return (f"another revision of the model: {str(recipe.sft_model.revision)[:7]}, the release's is {revision[:7]}",)
     return ()
+
+
+def _objective(recipe: Recipe, claim: Claim) -> tuple[str, ...]:
+    is_iteration = claim.row in {f"iter{t}" for t in range(len(recipe.iterations))}
+    stated = SETTINGS["objective"].value
+    return (f"another objective: {recipe.objective}, the paper's is {stated}",) if is_iteration and recipe.objective != stated else ()
+
+
+def formula_notes(recipe: Recipe) -> tuple[str, ...]:
+    """A line for each objective of the recipe whose formula was not read in a primary text or released code."""
+    rows = {objective: "the iterations" for objective in [recipe.objective] if recipe.iterations}
+    for row, rival in recipe.rivals.items():
+        rows.setdefault(rival.objective, row)
+    return tuple(
+        f"{row} use {objective}, whose formula is grade {grade(objective)}: not certain, harness/objectives/{objective}.py says why"
+        for objective, row in rows.items()
+        if grade(objective) not in CERTAIN
+    )
 
 
 def _protocol(benchmark: Benchmark, task: Task, claim: Claim) -> tuple[str, ...]:

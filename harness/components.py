@@ -9,6 +9,8 @@ Every component has `VERSION: int`, part of the identity of what it makes: bump 
                          Engine.generate(requests: Sequence[Request]) -> list[Response], in the order of the requests
     objectives/NAME.py   BRANCHES: tuple[str, ...]       the responses scored: a beginning of ("real", "generated", "proto")
                          OPPONENT: bool                  whether `loss` reads the opponent's log-probabilities
+                         GRADE: str                      how certain its formula is: "A" read in the primary text, "B" from
+                                                         released code, "C" from secondary sources, "D" our own reading
                          loss(logps: PairLogps, beta: float, *, mu: float) -> Tensor (B,), one loss per pair;
                          what it takes by keyword only ("mu") is what the recipe states as `parameters`, all of it
     benchmarks/NAME.py   open_benchmark(job: Job) -> Callable[[Task], Result]; the model is loaded once, then tasks are scored
@@ -139,6 +141,16 @@ def version(kind: Kind, name: str) -> int:
 def branches(objective: str) -> tuple[str, ...]:
     """The responses an objective scores, read from its source without importing it."""
     return tuple(_constant(_path("objectives", objective), "BRANCHES", '("real", "generated")'))
+
+
+def has_opponent(objective: str) -> bool:
+    """Whether an objective reads the opponent's log-probabilities, read from its source without importing it."""
+    return bool(_constant(_path("objectives", objective), "OPPONENT", "True"))
+
+
+def grade(objective: str) -> str:
+    """How certain an objective's formula is, "A" to "D", read from its source without importing it."""
+    return str(_constant(_path("objectives", objective), "GRADE", '"D"'))
 
 
 def parameters(objective: str) -> tuple[str, ...]:

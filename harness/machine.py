@@ -80,7 +80,7 @@ def available() -> dict[str, Path]:
 
 def check(machine: Machine, recipe: Recipe) -> None:
     """Raise `MachineError` where a global batch of `recipe` cannot be dealt evenly to the devices, before anything is started."""
-    tunings = {"pretraining": recipe.pretraining, "sft": recipe.sft, **recipe.controls}
+    tunings = {"pretraining": recipe.pretraining, "sft": recipe.sft, **recipe.controls, **recipe.rivals}
     batches = {f"{row}.global_batch_size": tuning.global_batch_size for row, tuning in tunings.items() if tuning}
     for field, batch in {"global_batch_size": recipe.global_batch_size, **batches}.items():
         if batch % machine.num_devices:

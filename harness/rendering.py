@@ -46,7 +46,7 @@ def seed_blocks(table: SeedTable) -> list[Block]:
     grid = tuple((row, *(_spread(table, row, column) for column in table.columns)) for row in table.rows)
     runs = ", ".join(table.runs)
     about = f"Mean ± standard deviation over {len(table.runs)} runs: {runs}. {_direction(table.columns)}"
-    spread = Block("Mean over seeds", header, grid, (about,))
+    spread = Block("Mean over seeds", header, grid, (about, *table.notes))
     lasts = tuple(
         (
             f"{one.row} - {one.against}",
@@ -187,7 +187,7 @@ def _published(table: ResultTable, one: PublishedTable) -> Block:
     for reasons in dict.fromkeys(found for found in one.reasons.values() if found):
         barred = [task for task, found in one.reasons.items() if found == reasons]
         lines.append(f"Not comparable with ours, {', '.join(barred)}: {'; '.join(reasons)}.")
-    lines += _row_notes(one)
+    lines += [*_row_notes(one), *([f"{one.gains}."] if one.gains else [])]
     return Block(f"Published: {one.table}", ("", *tasks), grid, tuple(lines))
 
 

@@ -75,7 +75,7 @@ class Cell(Strict):
 class PublishedTable(Strict):
     """Numbers as printed elsewhere: {row: {task: value}} over the tasks the recipe has, and why each task is not comparable to ours.
 
-    `notes` holds what the source says about a row.
+    `notes` holds what the source says about a row, `gains` which of the printed gains exceed their own sampling error.
     """
 
     table: str
@@ -84,6 +84,7 @@ class PublishedTable(Strict):
     rows: dict[str, dict[str, float]]
     reasons: dict[str, tuple[str, ...]]
     notes: dict[str, str] = {}
+    gains: str | None = None
 
 
 class Comparison(Strict):
@@ -142,7 +143,7 @@ class SeedComparison(Strict):
 
 
 class SeedTable(Strict):
-    """Several runs of one recipe that differ in their seeds."""
+    """Several runs of one recipe that differ in their seeds, or the variants of a sweep side by side."""
 
     layout: int = LAYOUT
     summary: str
@@ -151,3 +152,4 @@ class SeedTable(Strict):
     columns: tuple[Column, ...]
     spreads: tuple[Spread, ...]
     comparisons: tuple[SeedComparison, ...]
+    notes: tuple[str, ...] = ()

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from harness.artifact import Score
 from harness.cells import collect
+from harness.comparability import formula_notes
 from harness.contests import contests
 from harness.deviation import flatten
 from harness.differences import average_difference, delta, difference, goal, word
@@ -49,7 +50,8 @@ def combine(runs: Sequence[Path]) -> SeedTable:
     table, loaded = collect(runs[0]), [read_run(run) for run in runs]
     recipe = loaded[0].recipe
     check_same(loaded)
-    return seed_table(recipe.summary, {run.recipe.name: run for run in loaded}, Layout(table.rows, table.columns, contests(recipe)))
+    layout = Layout(table.rows, table.columns, contests(recipe))
+    return seed_table(recipe.summary, {run.recipe.name: run for run in loaded}, layout, formula_notes(recipe))
 
 
 def read_run(path: Path) -> Run:
@@ -58,7 +60,7 @@ def read_run(path: Path) -> Run:
     return Run(recipe, read_scores(path, recipe), {(cell.row, cell.column): cell.value for cell in table.cells})
 
 
-def seed_table(summary: str, runs: Mapping[str, Run], layout: Layout) -> SeedTable:
+def seed_table(summary: str, runs: Mapping[str, Run], layout: Layout, notes: Sequence[str] = ()) -> SeedTable:
     """The table of `runs` ({name: run}), which must have the same rows and columns."""
     found = list(runs.values())
     return SeedTable(
@@ -72,6 +74,7 @@ def seed_table(summary: str, runs: Mapping[str, Run], layout: Layout) -> SeedTab
             for column in layout.columns
         ),
         comparisons=tuple(_comparisons(found, layout)),
+        notes=tuple(notes),
     )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from harness.artifact import Score, read_model
 from harness.cells import collect
+from harness.comparability import formula_notes
 from harness.contests import contests
 from harness.errors import InputError
 from harness.plan import plan, rows
@@ -57,7 +58,8 @@ def compare_variants(folder: Path) -> SeedTable:
         columns=collect(folder / record.runs[first][0]).columns,
         contests=tuple(_contests(variants, names)),
     )
-    return seed_table(record.summary, {f"seed {number}": run for number, run in enumerate(merged)}, layout)
+    notes = [f"{variant}: {note}" for variant, runs in variants.items() for note in formula_notes(runs[0].recipe)]
+    return seed_table(record.summary, {f"seed {number}": run for number, run in enumerate(merged)}, layout, notes)
 
 
 def _check_benchmarks(variants: Mapping[str, Sequence[Run]]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness import preferences
+from harness.comparability import reasons_against
 from harness.components import Preference
 from harness.contests import baselines, contests
 from harness.data import read_pairs
@@ -18,6 +19,7 @@ from harness.paper import claims
 from harness.plan import plan, rows
 from harness.recipe import Iteration, PairTraining, PromptSource, Recipe, load, replace
 from harness.sources import hub, procedural
+from harness.sweep import load as load_sweep
 from tests.checkpoints import MACHINE
 from tests.tiny_family import small_recipe
 
@@ -130,6 +132,30 @@ def test_equal_compute_is_that_of_the_estimates() -> None:
     assert abs(costs["control/train"] - spent) <= costs["control/train"] / steps / 2 * 1.001
 
 
+def test_other_losses_are_not_set_beside_the_papers_numbers() -> None:
+    """Promise: the published iterations are SPIN's, so another objective's iteration says why it may not be compared with them."""
+    recipe = replace(load("zephyr-7b"), name="hinge", objective="spin_hinge")
+    task = recipe.benchmarks[0].tasks[3]
+    for row, expected in (("iter0", True), ("sft", False)):
+        claim = next(one for one in claims("paper/leaderboard") if (one.row, one.task) == (row, task.name))
+        reasons = reasons_against(recipe, recipe.benchmarks[0], task, None, claim)
+        assert ("another objective: spin_hinge, the paper's is spin" in reasons) is expected
+
+
+def test_costs_follow_the_branches_and_the_opponent() -> None:
+    """Promise: a third branch costs a response more a pair, and an objective without opponent no pass of one."""
+    recipe = replace(small_recipe(), name="t", iterations=small_recipe().iterations[:1], controls={}, rivals={})
+    first = recipe.iterations[0].model_copy(update={"parameters": {"proto_weight": 0.1}})
+    flops = [
+        next(estimate(one, stage, load_machine("cpu")).flops for stage in plan(one) if stage.path == "iter0/train")
+        for one in (recipe, replace(recipe, name="t", objective="t_spin", iterations=(first,)))
+    ]
+    sizes = recipe.sizes
+    pair, triplet = (sizes.prompt_tokens + sizes.real_tokens + number * sizes.generated_tokens for number in (1, 2))
+    assert flops[0] == pytest.approx(sizes.num_parameters * 32 * pair * (6 * 2 + 2))
+    assert flops[1] == pytest.approx(sizes.num_parameters * 32 * triplet * 6 * 2)
+
+
 def test_proto_reaches_training() -> None:
     """Promise: an objective with the branch proto reads iteration 0's responses in every iteration; others do not."""
     recipe = small_recipe()
@@ -180,3 +206,15 @@ def test_ultrafeedback_preferences(hf_cache: Path, tmp_path: Path) -> None:
     assert [(one.chosen, one.rejected) for one in named] == [(pair.real, pair.generated) for pair in pairs[7:10]]
     lines = (tmp_path / "responses" / "00000.jsonl").read_text().splitlines()
     assert set(json.loads(lines[0])) == {"prompt_id", "response", "finish_reason"}
+
+
+def test_preferences_of_smollm2_study_are_there(hf_cache: Path, tmp_path: Path) -> None:
+    """Promise: every prompt the study names for DPO has two different answers, and its chosen one is SPIN's real response."""
+    recipe = load_sweep("smollm2-study").variants["spin"][0]
+    source = recipe.rivals["dpo"].prompts
+    assert source is not None
+    run_stage(source, tmp_path)
+    real = {row.prompt_id: row.real for row in hub.load(recipe.prompts)}
+    pairs = read_pairs({"prompts": tmp_path, "responses0": tmp_path})
+    assert len(pairs) == len(real) - 1
+    assert all(pair.real == real[pair.prompt_id] for pair in pairs)

@@ -120,6 +120,20 @@ def test_table_needs_the_committed_records_alone(finished: Finished, tmp_path: P
     assert "hinge iter1" in (tmp_path / "sweep" / "tables" / "tables.md").read_text()
 
 
+def test_uncertain_formulas_are_named_in_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: a loss whose formula was not read where it was published says so under the run's table and under the sweep's."""
+    fake_stages(monkeypatch)
+    base = replace(small_recipe(), name="base", controls={}, rivals={}, iterations=small_recipe().iterations[:1])
+    first = base.iterations[0].model_copy(update={"parameters": {"mu": 1.0}})
+    space = replace(base, name="other", objective="space", iterations=(first,))
+    table = sweeping.run(Sweep(name="s", summary="", variants={"spin": (base,), "space": (space,)}), tmp_path, CPU, quiet)
+    note = "the iterations use space, whose formula is grade C: not certain, harness/objectives/space.py says why"
+    assert table.notes == (f"space: {note}",)
+    assert tables.collect(tmp_path / "other").notes == (note,)
+    assert tables.collect(tmp_path / "base").notes == ()
+    assert "grade C" in (tmp_path / "tables" / "tables.md").read_text()
+
+
 def test_variants_must_answer_the_same_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Promise: variants with other benchmarks are refused instead of set side by side."""
     fake_stages(monkeypatch)

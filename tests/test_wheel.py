@@ -1,4 +1,4 @@
-"""What is installed is complete: a wheel holds the recipes and machines, and works far from any checkout."""
+"""What is installed is complete: a wheel holds the recipes, machines and sweeps, and works far from any checkout."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import machine, recipe
+from harness import machine, recipe, sweep
 
 ROOT = Path(__file__).parent.parent
 
@@ -31,10 +31,10 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
-def test_wheel_ships_recipes_and_machines_and_nothing_else(unpacked: Path) -> None:
-    """Every recipe and machine of the checkout is inside the package; tests and results are not."""
+def test_wheel_ships_recipes_machines_and_sweeps_and_nothing_else(unpacked: Path) -> None:
+    """Every recipe, machine and sweep of the checkout is inside the package; tests and results are not."""
     assert {path.name for path in unpacked.iterdir() if "dist-info" not in path.name} == {"harness"}
-    for known in (recipe.available(), machine.available()):
+    for known in (recipe.available(), machine.available(), sweep.available()):
         for path in known.values():
             assert (unpacked / "harness" / path.parent.name / path.name).read_bytes() == path.read_bytes()
 

@@ -14,6 +14,7 @@ from harness.components import PairLogps
 VERSION = 1
 BRANCHES = ("real",)
 OPPONENT = False
+GRADE = "A"
 
 
 def loss(logps: PairLogps, beta: float) -> Tensor:

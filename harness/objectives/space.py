@@ -22,6 +22,7 @@ from harness.components import PairLogps
 VERSION = 1
 BRANCHES = ("real", "generated")
 OPPONENT = True
+GRADE = "C"
 
 
 def loss(logps: PairLogps, beta: float, *, mu: float) -> Tensor:

@@ -15,6 +15,7 @@ from harness.components import PairLogps
 VERSION = 1
 BRANCHES = ("real", "generated")
 OPPONENT = True
+GRADE = "A"
 
 
 def loss(logps: PairLogps, beta: float) -> Tensor:

@@ -18,6 +18,7 @@ from harness.components import PairLogps
 VERSION = 1
 BRANCHES = ("real", "generated", "proto")
 OPPONENT = False
+GRADE = "D"
 
 
 def loss(logps: PairLogps, beta: float, *, proto_weight: float) -> Tensor:

@@ -19,6 +19,7 @@ from harness.components import PairLogps
 VERSION = 3
 BRANCHES = ("real", "generated", "proto")
 OPPONENT = False
+GRADE = "D"
 
 
 def loss(logps: PairLogps, beta: float, *, weight: float) -> Tensor:
