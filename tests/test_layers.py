@@ -9,16 +9,18 @@ PACKAGE = Path(__file__).parent.parent / "harness"
 LAYERS = [
     {"__main__"},
     {"cli"},
-    {"cli_pairs"},
-    {"cli_checks", "sweeping"},
+    {"cli_pairs", "cli_report"},
+    {"bundle", "cli_checks", "sweeping"},
     {"tables"},
-    {"variants"},
-    {"console", "seeds", "train"},
-    {"cells", "rendering", "terminal", "train_state"},
-    {"anchors", "audit", "benchmarks", "differences", "exchange", "explain", "generate", "listing", "policy", "preferences"},
+    {"push", "variants"},
+    {"head_to_head", "index", "model_card", "report", "seeds"},
+    {"cells", "latex", "plots", "rendering"},
+    {"blocks", "console", "findings", "train"},
+    {"terminal", "train_state", "wording"},
+    {"anchors", "audit", "benchmarks", "differences", "evidence", "exchange", "explain", "generate", "listing", "policy", "preferences"},
     {
         "batches", "doctor", "engines", "estimate", "judges", "lm_tasks", "pair_files", "prompt_index", "prompts", "questions",
-        "responses", "runner", "scores",
+        "responses", "runner", "scores", "watch",
     },
     {
         "comparability", "data", "evaluate", "global_batch", "judgments", "known_judges", "lm_model", "model", "objectives",
@@ -27,10 +29,10 @@ LAYERS = [
     {"answers", "components", "opponent", "sharing"},
     {"artifact", "memory", "replicas"},
     {"contests", "deviation", "lm_definitions", "machine", "specs", "sweep"},
-    {"recipe"},
+    {"recipe", "schema"},
     {"decoding", "flops", "gains", "python_file", "references", "results"},
-    {"lock", "logps", "paper", "prefix_forward", "statistics", "strict"},
-    {"errors", "paper_claims", "prefixes", "progress", "provenance", "resampling", "shared_attention", "vllm_traps"},
+    {"lock", "logps", "pages", "paper", "prefix_forward", "statistics", "strict"},
+    {"errors", "grid", "paper_claims", "prefixes", "progress", "provenance", "resampling", "shared_attention", "untrusted", "vllm_traps"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(PACKAGE.rglob("*.py"))
