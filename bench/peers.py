@@ -147,34 +147,40 @@ def trl(inputs: dict[str, Path], size: Size, num_iterations: int, *, best: bool)
 
 
 def ours(inputs: dict[str, Path], size: Size, num_iterations: int, *, grouping: str) -> Outcome:
-    """The training stage, with the first step's gradient looked at just before it is clipped."""
+    """The training stage from its audit to its last step: loading and saving are left out, as for the other peers.
+
+    The first step's gradient is looked at just before it is clipped.
+    """
     import accelerate
 
     import harness.train
 
     found: dict[str, Any] = {}
-    clip = accelerate.Accelerator.clip_grad_norm_
-    train = harness.train._train
+    clip, audit, train = accelerate.Accelerator.clip_grad_norm_, harness.train._audit, harness.train._train
 
     def looking(self: Any, parameters: Any, *args: Any, **kwargs: Any) -> Any:
         if "gradient" not in found:
             found["gradient"] = _watched(self._models[0].model)
         return clip(self, parameters, *args, **kwargs)
 
-    def timed(*args: Any, **kwargs: Any) -> Any:
-        found["training"] = time.perf_counter()
-        return train(*args, **kwargs)
+    def from_audit(*args: Any) -> None:
+        found["began"], found["cpu"] = time.perf_counter(), time.process_time()
+        audit(*args)
 
-    accelerate.Accelerator.clip_grad_norm_, harness.train._train = looking, timed
+    def timed(*args: Any) -> None:
+        found["training"] = time.perf_counter()
+        train(*args)
+        found["ended"], found["cpu"] = time.perf_counter(), time.process_time() - found["cpu"]
+
+    accelerate.Accelerator.clip_grad_norm_, harness.train._audit, harness.train._train = looking, from_audit, timed
     with tempfile.TemporaryDirectory() as out:
-        began, cpu = time.perf_counter(), time.process_time()
         spec = settings(size, grouping, num_iterations).model_dump(mode="json")
         harness.train.run(spec, roles(inputs, num_iterations), Path(out), machine(size))
-        wall, cpu = time.perf_counter() - began, time.process_time() - cpu
         log = [json.loads(line) for line in (Path(out) / "log.jsonl").read_text().splitlines()]
     assert all(math.isfinite(line["loss"]) for line in log)
-    steps = [line["seconds"] for line in log]
-    return Outcome(found["training"] - began, steps, wall, cpu, [line["loss"] for line in log], found["gradient"])
+    steps, losses = ([line[name] for line in log] for name in ("seconds", "loss"))
+    wall = found["ended"] - found["began"]
+    return Outcome(found["training"] - found["began"], steps, wall, found["cpu"], losses, found["gradient"])
 
 
 PEERS: dict[str, Callable[[dict[str, Path], Size], Outcome]] = {

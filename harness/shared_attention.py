@@ -26,8 +26,11 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import sdpa_mask
 
 IMPLEMENTATION = "shared_prompt"
-BLOCK_TOKENS = 256
-"""Groups are computed together under one dense mask up to this many tokens: below it, the calls cost more than the wasted products."""
+BLOCK_TOKENS = 128
+"""Groups are computed together under one dense mask up to this many tokens: below it, the calls cost more than the wasted products.
+
+Measured on one thread, two layers of 4 heads, forward and backward: of 0, 64, 128, 256 and 512 it was the fastest or within 3 % of it
+for groups of 23, 120 and 250 tokens. (32 groups of 23 tokens are still a third slower than as one padded batch; long groups gain.)"""
 
 
 class Piece(NamedTuple):

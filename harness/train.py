@@ -149,6 +149,7 @@ def _step(training: Training, opponent: Mapping[str, Logps], step: int) -> dict[
     batch = batches.of_step(step)
     mine = [[batches.encode(index) for index in indices] for indices in batches.of_process(batch, accelerator.process_index)]
     counts = _count(training, mine)
+    learning_rate = training.scheduler.get_last_lr()[0]  # before the backward pass, in which DeepSpeed already steps
     num_generated = len(batches.shared[0]) if batches.shared[0][0].generated is not None else 0
     parts = []
     for groups in mine:
@@ -165,7 +166,6 @@ def _step(training: Training, opponent: Mapping[str, Logps], step: int) -> dict[
     grad_norm = float(accelerator.clip_grad_norm_(training.scorer.parameters(), math.inf if max_norm is None else max_norm))
     if not math.isfinite(grad_norm):
         raise TrainingError(f"the gradient norm is {grad_norm} at step {step}; lower the learning rate or check the batch's responses")
-    learning_rate = training.scheduler.get_last_lr()[0]
     training.optimizer.step()
     training.scheduler.step()
     training.optimizer.zero_grad()
