@@ -10,12 +10,10 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,12 +22,12 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from harness.deviation import flatten
-from harness.errors import BusyError, InputError, MachineError
+from harness.errors import InputError, MachineError
 from harness.machine import Machine
 from harness.strict import Model, Strict
 
 State = Literal["missing", "partial", "done", "stale"]
-STAGE_FILE, DONE_FILE, RECIPE_FILE = "stage.json", "done.json", "recipe.json"
+STAGE_FILE, DONE_FILE, RECIPE_FILE, LOG_FILE = "stage.json", "done.json", "recipe.json", "log.jsonl"
 
 
 class Stage(Strict):
@@ -73,7 +71,10 @@ class Output(Strict):
 
 
 class Record(Strict):
-    """`done.json`. `content` is the sha256 of the outputs' names and hashes; `peak_memory_mb` is the process's own."""
+    """`done.json`. `content` is the sha256 of the outputs' names and hashes, the log with its timings left out.
+
+    `peak_memory_mb` is that of the stage's process.
+    """
 
     fingerprint: str
     outputs: dict[str, Output]
@@ -132,16 +133,31 @@ class RunDir:
         return read_model(Record, path) if path.exists() else None
 
     def begin(self, stage: Stage, machine: Machine, provenance: dict[str, Any]) -> None:
-        """Write `stage.json` for a launch; the inputs must be done and of the recorded sizes."""
-        earlier = self.launch(stage.path)
+        """Write `stage.json` for a launch; the inputs must be whole, and what lies there already must have a `stage.json`."""
+        earlier, folder = self.launch(stage.path), self.stage_dir(stage.path)
+        if earlier is None and ((folder / DONE_FILE).exists() or any(_outputs(folder))):
+            raise InputError(f"{folder} holds files but no {STAGE_FILE} that says what made them; remove {folder} and run again")
         launch = Launch(
             stage=stage,
             machine=machine,
-            input_contents={role: self.checked_content(path) for role, path in stage.inputs.items()},
+            input_contents=self.checked_inputs(stage),
             launches=[*(earlier.launches if earlier else []), provenance],
             accepted=earlier.accepted if earlier else [],
         )
-        write_atomic(self.stage_dir(stage.path) / STAGE_FILE, dump(launch))
+        write_atomic(folder / STAGE_FILE, dump(launch))
+
+    def checked_inputs(self, stage: Stage) -> dict[str, str]:
+        """{role: content hash} of the inputs, which must be whole and those that work already begun in `stage` was made from."""
+        found = {role: self.checked_content(path) for role, path in stage.inputs.items()}
+        launch = self.launch(stage.path)
+        used = launch.input_contents if launch else {}
+        changed = [stage.inputs[role] for role, content in found.items() if used.get(role, content) != content]
+        if changed:
+            raise InputError(
+                f"{stage.path} was made from other bytes of {', '.join(changed)} than those there now; remove {stage.path} to make it "
+                "again, or put back the bytes it was made from"
+            )
+        return found
 
     def checked_content(self, stage_path: str) -> str:
         """The content hash of a finished stage whose files still have the recorded sizes."""
@@ -166,7 +182,7 @@ class RunDir:
         record = Record(
             fingerprint=stage.fingerprint,
             outputs=outputs,
-            content=digest({name: output.sha256 for name, output in outputs.items()}),
+            content=digest({name: output.sha256 for name, output in outputs.items() if name != LOG_FILE}),
             seconds=round(seconds, 2),
             peak_memory_mb=round(peak_memory_mb, 1),
         )
@@ -177,24 +193,10 @@ class RunDir:
         """Paths of the stages found on disk."""
         return sorted(str(path.parent.relative_to(self.path)) for path in self.path.rglob(STAGE_FILE))
 
-    @contextmanager
-    def lock(self) -> Iterator[int]:
-        """Hold the run directory; the descriptor goes to each stage's process, so an orphaned stage keeps it."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.path / ".lock", "a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.EACCES):
-                    raise
-                file.seek(0)
-                raise BusyError(f"{self.path} is in use by {file.read().strip() or 'another process'}; wait for it or stop it") from None
-            file.seek(0)
-            file.truncate()
-            file.write(f"pid {os.getpid()} on {socket.gethostname()}")
-            file.flush()
-            yield file.fileno()
-
+    def finished(self) -> dict[str, str]:
+        """{fingerprint: path} of the stages whose work is done."""
+        launches = {path: self.launch(path) for path in self.stages() if self.record(path)}
+        return {launch.stage.fingerprint: path for path, launch in launches.items() if launch}
 
 def canonical(value: Any) -> str:
     """JSON that is the same for equal values; what cannot be encoded the same way twice is an error."""
@@ -205,9 +207,7 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
-def make_stage(
-    path: str, kind: str, spec: BaseModel, versions: Mapping[str, int], inputs: Mapping[str, Stage]
-) -> Stage:
+def make_stage(path: str, kind: str, spec: BaseModel, versions: Mapping[str, int], inputs: Mapping[str, Stage]) -> Stage:
     """A `Stage` with its fingerprint."""
     values = spec.model_dump(mode="json")
     fingerprints = {role: stage.fingerprint for role, stage in inputs.items()}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.artifact import RunDir
-from harness.comparability import AVERAGE, claim_for, published_tables, reasons_against
+from harness.comparability import AVERAGE, claim_for, formula_notes, published_tables, reasons_against
 from harness.differences import REFERENCE, average_difference, comparisons, delta, difference, with_holm
 from harness.paper import Claim, claims
 from harness.plan import plan, rows
@@ -33,7 +33,7 @@ def collect(run: Path) -> ResultTable:
         cells=tuple(with_holm([cell for row in rows(recipe) for cell in _row(recipe, row, scores)])),
         comparisons=tuple(comparisons(recipe, columns, scores)),
         published=tuple(_published_tables(recipe, scores)),
-        notes=tuple(_identity_notes(RunDir(run), recipe)),
+        notes=(*formula_notes(recipe), *_identity_notes(RunDir(run), recipe)),
     )
 
 

@@ -3,50 +3,62 @@
 from __future__ import annotations
 
 import errno
-import json
 import sys
+import traceback
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, NoReturn
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
+from harness import cli_checks, cli_pairs, listing, runner
 from harness import explain as explaining
-from harness import listing, runner
-from harness import machine as machines
 from harness import recipe as recipes
 from harness import tables as tabulating
 from harness.artifact import RunDir
-from harness.errors import HarnessError, InputError, MachineError
-from harness.machine import Machine
-from harness.recipe import Recipe
+from harness.console import (
+    DryRunOption,
+    FormatOption,
+    MachineOption,
+    OutOption,
+    RecipeArg,
+    RunArg,
+    announce,
+    err,
+    load,
+    out,
+    show,
+    show_json,
+)
+from harness.errors import HarnessError, InputError, MachineError, StageError
+from harness.terminal import plan_tables, table, without
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-out = Console(soft_wrap=False)
-err = Console(stderr=True, soft_wrap=True, highlight=False)
+app.add_typer(cli_pairs.app)
+app.add_typer(cli_checks.app)
 
-Format = Literal["text", "json"]
-RecipeArg = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name, or a Python file that defines `recipe`.")]
-RunArg = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory, such as results/tiny.")]
-OutOption = Annotated[Path | None, typer.Option("--out", help="The run's directory (default: results/RECIPE).")]
-MachineOption = Annotated[
-    str | None, typer.Option("--machine", help="A machine's name or file (default: the smallest shipped one that holds the model).")
-]
-FormatOption = Annotated[Format, typer.Option("--format", help="text, or json in a stable layout.")]
+DISK_FULL = "disk full; nothing finished is lost: free space and run the same command again"
+FULL_DISK_WORDS = ("No space left on device", "os error 28", "Not enough disk space")
+UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
+DEFECT_EXIT = 70
 
 
 def main() -> None:
-    """The console script: a user's mistake is one line and exit code 1, never a traceback."""
+    """The console script: a user's mistake is one line and exit code 1; a defect keeps its traceback and exits with 70."""
     try:
         app()
+    except StageError as error:  # the stage's own process has said why
+        announce(str(error))
+        sys.exit(runner.USER_ERROR_EXIT)
     except HarnessError as error:
         _fail(str(error))
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        _fail("disk full; nothing finished is lost: free space and run the same command again")
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _fail(DISK_FULL)
+        if error.errno in UNUSABLE:
+            _fail(f"{error.filename}: {error.strerror}; expected a directory that can be written to: check the path and its permissions")
+        _defect()
+    except Exception:
+        _defect()
 
 
 @app.command(context_settings={"help_option_names": []})
@@ -56,65 +68,67 @@ def reproduce(
     out_dir: OutOption = None,
     machine: MachineOption = None,
     only: Annotated[str | None, typer.Option("--only", help="Run only the stages whose path matches this glob.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, and run nothing.")] = False,
+    dry_run: DryRunOption = False,
     help_: Annotated[bool, typer.Option("--help", help="Show this message, or with RECIPE its iteration schedule.")] = False,
 ) -> None:
     """Generate, train and evaluate every iteration of RECIPE, then print the tables. Finished work is never redone."""
     if help_ or recipe is None:
         _help(context, recipe)
         return
-    loaded, place = _load(recipe, machine)
+    loaded, place = load(recipe, machine)
     run = RunDir(out_dir or Path("results") / loaded.name)
     if dry_run:
-        _print_plan(listing.plan_list(loaded, run, place))
+        out.print(plan_tables(listing.plan_list(loaded, run, place)))
         return
-    ran = runner.reproduce(loaded, run, place, only, _announce)
+    ran = runner.reproduce(loaded, run, place, only, announce)
     if only is None:
         tabulating.write_tables(run.path)
     tabulating.print_tables(tabulating.collect(run.path), out)
-    _announce(f"{ran} stage(s) ran; everything is in {run.path}")
+    announce(f"{ran} stage(s) ran; everything is in {run.path}")
 
 
 @app.command()
 def plan(recipe: RecipeArg, out_dir: OutOption = None, machine: MachineOption = None, format: FormatOption = "text") -> None:
     """Show the stages of RECIPE: lineage, state, and estimated cost beside the paper's own times."""
-    loaded, place = _load(recipe, machine)
+    loaded, place = load(recipe, machine)
     found = listing.plan_list(loaded, RunDir(out_dir or Path("results") / loaded.name), place)
     if format == "json":
-        _json({**found, "schedule": listing.schedule(loaded), "deviations": listing.deviation_list(loaded)})
+        show_json({**found, "schedule": listing.schedule(loaded), "deviations": listing.deviation_list(loaded)})
         return
-    out.print(_table(f"{loaded.name}: iterations", listing.schedule(loaded)))
-    _print_plan(found)
-    out.print(_table("where it parts from the paper's text, or fills a gap in it", listing.deviation_list(loaded)))
+    out.print(table(f"{loaded.name}: iterations", listing.schedule(loaded)))
+    out.print("", plan_tables(found))
+    parts = listing.deviation_list(loaded)
+    out.print(table("where it parts from the paper's text, or fills a gap in it", without(parts, ("kind", "source", "where"))))
+    out.print(f"stated in: {'; '.join(sorted({row['where'] for row in parts}))}", markup=False)
 
 
 @app.command()
 def status(recipe: RecipeArg, out_dir: OutOption = None, format: FormatOption = "text") -> None:
     """Show what is done, partial, missing or stale."""
     loaded = recipes.load(recipe)
-    _show(f"{loaded.name}: stages", listing.status_list(loaded, RunDir(out_dir or Path("results") / loaded.name)), format)
+    show(f"{loaded.name}: stages", listing.status_list(loaded, RunDir(out_dir or Path("results") / loaded.name)), format)
 
 
 @app.command(name="recipes")
 def recipes_(format: FormatOption = "text") -> None:
     """List the recipes."""
-    _show("recipes", listing.recipe_list(), format)
+    show("recipes", listing.recipe_list(), format, ("model", "file"))
 
 
 @app.command()
 def diff(left: RecipeArg, right: RecipeArg, format: FormatOption = "text") -> None:
     """Show the fields in which two recipes part, with their reasons."""
     a, b = recipes.load(left), recipes.load(right)
-    _show(f"{a.name} (left) and {b.name} (right)", listing.diff_list(a, b), format)
+    show(f"{a.name} (left) and {b.name} (right)", listing.diff_list(a, b), format)
 
 
 @app.command()
 def tables(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="One run's directory, or several to combine (seeds).")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="A run's or a sweep's directory, or runs to combine (seeds).")],
     format: Annotated[Literal["text", "json", "markdown", "csv"], typer.Option("--format", help="How to print.")] = "text",
 ) -> None:
     """Rebuild the tables from the committed records alone."""
-    table = tabulating.collect(runs[0]) if len(runs) == 1 else tabulating.combine(runs)
+    table = tabulating.read(runs)
     if format == "text":
         tabulating.print_tables(table, out)
     else:
@@ -142,7 +156,7 @@ def verify(run: RunArg, format: FormatOption = "text") -> None:
     runner.read_recipe(RunDir(run))
     damage, absent, checked = runner.verify(RunDir(run))
     if format == "json":
-        _json({"damage": [item._asdict() for item in damage], "absent": absent, "checked": checked})
+        show_json({"damage": [item._asdict() for item in damage], "absent": absent, "checked": checked})
     else:
         for item in damage:
             err.print(f"{item.path}: {item.reason}", markup=False)
@@ -172,76 +186,27 @@ def stage(directory: Annotated[Path, typer.Argument(help="A stage's directory wi
         runner.run_stage(directory)
     except Exception as error:
         # the libraries below report a full disk in their own exception types
-        if "No space left on device" in str(error) or "os error 28" in str(error):
-            raise MachineError("disk full; nothing finished is lost: free space and run the same command again") from None
+        if any(words in str(error) for words in FULL_DISK_WORDS):
+            raise MachineError(DISK_FULL) from None
         raise
-
-
-def _load(recipe: str, machine: str | None) -> tuple[Recipe, Machine]:
-    loaded = recipes.load(recipe)
-    return loaded, machines.load(machine) if machine else machines.default_for(loaded.sizes.num_parameters)
 
 
 def _help(context: typer.Context, recipe: str | None) -> None:
     if recipe is not None:
         loaded = recipes.load(recipe)
         out.print(f"{loaded.name}: {loaded.summary}\n", markup=False)
-        out.print(_table("iterations", listing.schedule(loaded)))
+        out.print(table("iterations", listing.schedule(loaded)))
         out.print(f"harness plan {loaded.name} shows every stage and its cost", markup=False)
         return
     typer.echo(context.get_help())
-    out.print(_table("recipes", [{"name": row["name"], "summary": row["summary"]} for row in listing.recipe_list()]))
+    out.print(table("recipes", [{"name": row["name"], "summary": row["summary"]} for row in listing.recipe_list()]))
 
 
-def _print_plan(found: dict[str, Any]) -> None:
-    shown = [
-        {
-            "stage": row["path"],
-            "state": row["state"],
-            "from": ", ".join(f"{role}={path}" for role, path in row["inputs"].items()),
-            "tokens": _quantity(row["tokens"]),
-            "FLOPs": _quantity(row["flops"]),
-            "hours": _quantity(row["hours"]),
-            "device-h": _quantity(row["device_hours"]),
-            "disk GB": _quantity(row["disk_gb"]),
-            "judge calls": _quantity(row["judge_calls"]),
-            "paper h": _quantity(row["paper_hours"]),
-        }
-        for row in [*found["stages"], {"path": "total", "state": "", "inputs": {}, **found["totals"]}]
-    ]
-    out.print(_table(f"{found['recipe']} on {found['machine']} (estimates; paper: 8 x A100-80G)", shown))
-
-
-def _quantity(value: float | None) -> str:
-    if not value:
-        return ""
-    return f"{value:.2e}" if value >= 1e5 else f"{value:.3g}"
-
-
-def _show(title: str, rows: listing.Listing, format: Format) -> None:
-    if format == "json":
-        _json(rows)
-    else:
-        out.print(_table(title, rows))
-
-
-def _table(title: str, rows: listing.Listing) -> Table:
-    table = Table(title=title, title_justify="left")
-    for name in rows[0] if rows else ():
-        table.add_column(name.replace("_", " "), overflow="fold")
-    for row in rows:
-        table.add_row(*("" if value is None else escape(str(value)) for value in row.values()))
-    return table
-
-
-def _json(value: Any) -> None:
-    print(json.dumps(value, indent=1))
-
-
-def _announce(line: str) -> None:
-    err.print(line, markup=False)
-
-
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     err.print(f"error: {message}", markup=False)
     sys.exit(runner.USER_ERROR_EXIT)
+
+
+def _defect() -> NoReturn:
+    traceback.print_exc()
+    sys.exit(DEFECT_EXIT)

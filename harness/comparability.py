@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from harness.artifact import Score
+from harness.components import grade
 from harness.errors import RecipeError, suggest
 from harness.paper import CLAIMS, NOT_STATED, PROTOCOL, RELEASED, SETTINGS, Claim
 from harness.recipe import Benchmark, Recipe, Task
 
 AVERAGE = "average"
+CERTAIN = ("A", "B")
+"""Grades of a formula that was read where it was published or released."""
+
 PUBLISHED = ("paper", "leaderboard")
 """Sources of the tables shown: the paper's own, and the live leaderboard's rows of the same checkpoints."""
 
@@ -34,21 +38,29 @@ def published_tables(recipe: Recipe) -> tuple[str, ...]:
 
 def claim_for(recipe: Recipe, row: str, task: str, protocol: str | None) -> Claim | None:
     """The published cell for ours: of the table made under `protocol` where there is one, else of the first that has it."""
-    tables = published_tables(recipe)
-    found = [claim for claim in CLAIMS if claim.table in tables and (claim.row, claim.task) == (row, task)]
+    found = published_claims(recipe, row, task)
     return next((claim for claim in found if claim.protocol == protocol), found[0] if found else None)
 
 
 def reasons_against(recipe: Recipe, benchmark: Benchmark, task: Task, score: Score | None, claim: Claim) -> tuple[str, ...]:
     """Why our score of `task` may not be compared with `claim`; empty means it may. Without a score, the recipe's plan is judged."""
+    return (*_model(recipe), *_objective(recipe, claim), *rules_against(benchmark, task, score, claim), *_precision(recipe))
+
+
+def rules_against(benchmark: Benchmark, task: Task, score: Score | None, claim: Claim) -> tuple[str, ...]:
+    """The reasons that lie in how the task was scored, whatever the model: protocol, questions, shots, metric."""
     return (
-        *_model(recipe),
         *_protocol(benchmark, task, claim),
         *_questions(task, score, claim),
         *_shots(benchmark, score.shots if score else task.shots, claim),
         *_metric(score.metric if score else task.metric, claim),
-        *_precision(recipe),
     )
+
+
+def published_claims(recipe: Recipe, row: str, task: str) -> tuple[Claim, ...]:
+    """Every published cell for ours, of all tables that hold the model."""
+    tables = published_tables(recipe)
+    return tuple(claim for claim in CLAIMS if claim.table in tables and (claim.row, claim.task) == (row, task))
 
 
 def _short(model: str) -> str:
@@ -66,8 +78,26 @@ def _model(recipe: Recipe) -> tuple[str, ...]:
     return ()
 
 
+def _objective(recipe: Recipe, claim: Claim) -> tuple[str, ...]:
+    is_iteration = claim.row in {f"iter{t}" for t in range(len(recipe.iterations))}
+    stated = SETTINGS["objective"].value
+    return (f"another objective: {recipe.objective}, the paper's is {stated}",) if is_iteration and recipe.objective != stated else ()
+
+
+def formula_notes(recipe: Recipe) -> tuple[str, ...]:
+    """A line for each objective of the recipe whose formula was not read in a primary text or released code."""
+    rows = {objective: "the iterations" for objective in [recipe.objective] if recipe.iterations}
+    for row, rival in recipe.rivals.items():
+        rows.setdefault(rival.objective, row)
+    return tuple(
+        f"{row} use {objective}, whose formula is grade {grade(objective)}: not certain, harness/objectives/{objective}.py says why"
+        for objective, row in rows.items()
+        if grade(objective) not in CERTAIN
+    )
+
+
 def _protocol(benchmark: Benchmark, task: Task, claim: Claim) -> tuple[str, ...]:
-    if task.name == "mt_bench":
+    if task.name == "mt_bench" and NOT_STATED in claim.protocol:
         ours = benchmark.judge.model or benchmark.judge.name if benchmark.judge else "none"
         return (f"judge: ours {ours}, the paper's {NOT_STATED}",)
     if NOT_STATED in claim.protocol:
@@ -94,7 +124,7 @@ def _shots(benchmark: Benchmark, ours: int | None, claim: Claim) -> tuple[str, .
         return (f"shots: ours {ours}, the paper's {NOT_STATED}",)
     if ours != claim.shots:
         return (f"shots: ours {ours}, theirs {claim.shots}",)
-    effective = PROTOCOL[claim.task].shots_in_effect
+    effective = PROTOCOL[claim.task].shots_in_effect if claim.task in PROTOCOL else None
     if claim.source == "paper" and benchmark.protocol != claim.protocol and effective not in (None, claim.shots):
         return (f"shots: ours {ours}, theirs {effective} in effect although {claim.shots} are stated",)
     return ()

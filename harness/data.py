@@ -19,13 +19,18 @@ from harness.errors import InputError, RecipeError
 
 
 class Pair(NamedTuple):
-    """A prompt with its real response and, for self-play, the opponent's. `finish_reason` ('stop', 'length') is the generated one's."""
+    """A prompt with its real response and, for self-play, the opponent's. `finish_reason` ('stop', 'length') is the generated one's.
+
+    `proto`, where the objective has that branch, is iteration 0's response to the prompt.
+    """
 
     prompt_id: str
     prompt: list[dict[str, str]]
     real: str
     generated: str | None
     finish_reason: str | None
+    proto: str | None = None
+    proto_finish_reason: str | None = None
 
 
 class Encoding(NamedTuple):
@@ -45,7 +50,7 @@ class Tokens(NamedTuple):
 
 
 class EncodedPair(NamedTuple):
-    """A pair as token ids; `responses` is (real,) or (real, generated)."""
+    """Pairs that share a prompt as token ids; `responses` is real, then a generated one a pair, then `proto` where there is one."""
 
     prompt: Tokens
     responses: tuple[Tokens, ...]
@@ -66,14 +71,22 @@ def read_rows(path: Path) -> list[Row]:
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a JSON-lines file; a cut or damaged line is an `InputError` naming file and line."""
-    with open(path, encoding="utf-8") as file:
+    for _, value in read_jsonl_offsets(path):
+        yield value
+
+
+def read_jsonl_offsets(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The byte offset of each line of a JSON-lines file and its object, as in `read_jsonl`."""
+    offset = 0
+    with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             try:
-                yield json.loads(line)
+                yield offset, json.loads(line)
             except ValueError:
                 raise InputError(
                     f"{path.parent.name}/{path.name} line {number} is not whole JSON (cut or damaged); remove the file and run again"
                 ) from None
+            offset += len(line)
 
 
 def read_pairs(inputs: Mapping[str, Path]) -> list[Pair]:
@@ -85,7 +98,13 @@ def read_pairs(inputs: Mapping[str, Path]) -> list[Pair]:
     roles = sorted((role for role in inputs if role.startswith("responses")), key=lambda role: int(role.removeprefix("responses")))
     if not roles:
         return [Pair(row.prompt_id, row.prompt, row.real, None, None) for row in rows]
-    return [pair for role in roles for pair in _answered(rows, role, inputs[role] / "responses")]
+    pairs = [pair for role in roles for pair in _answered(rows, role, inputs[role] / "responses")]
+    if "proto" not in inputs:
+        return pairs
+    protos = {pair.prompt_id: pair for pair in _answered(rows, "proto", inputs["proto"] / "responses")}
+    return [
+        pair._replace(proto=protos[pair.prompt_id].generated, proto_finish_reason=protos[pair.prompt_id].finish_reason) for pair in pairs
+    ]
 
 
 def _answered(rows: Sequence[Row], role: str, folder: Path) -> list[Pair]:
@@ -138,17 +157,30 @@ def prompt_ids(tokenizer: Any, template: str, messages: Sequence[Mapping[str, st
     return ids if ids[:1] == [bos] else [bos, *ids]
 
 
-def encode_pair(tokenizer: Any, pair: Pair, encoding: Encoding) -> EncodedPair:
-    """The pair's token ids under `encoding`. A response may be cut, and empty where nothing is left of it."""
+def encode_pairs(tokenizer: Any, pairs: Sequence[Pair], encoding: Encoding) -> EncodedPair:
+    """The token ids of one prompt with the real and every generated response of `pairs`, which share them; `proto` comes last.
+
+    A response may be cut, and empty where nothing is left of it.
+    """
     encode = _encode_release if encoding.tokenization == "release" else _encode_modern
-    return encode(tokenizer, pair, encoding)
+    return encode(tokenizer, pairs[0].prompt, _responses(pairs), encoding)
 
 
-def _encode_release(tokenizer: Any, pair: Pair, encoding: Encoding) -> EncodedPair:
-    """SPIN's trainer (TRL 0.7.4): where the longer response does not fit, first the prompt keeps its end, then responses their start."""
+def encode_pair(tokenizer: Any, pair: Pair, encoding: Encoding) -> EncodedPair:
+    """`encode_pairs` of one pair."""
+    return encode_pairs(tokenizer, [pair], encoding)
+
+
+Messages = Sequence[Mapping[str, str]]
+TextResponse = tuple[str, str | None]
+"""A response as text, and how it ended: 'stop' or 'length'."""
+
+
+def _encode_release(tokenizer: Any, messages: Messages, texts: Sequence[TextResponse], encoding: Encoding) -> EncodedPair:
+    """SPIN's trainer (TRL 0.7.4): where the longest response does not fit, first the prompt keeps its end, then responses their start."""
     end_of_turn = f"{tokenizer.eos_token}\n" if encoding.template == "zephyr" else ""
-    prompt = _hiding_eos(tokenizer, prompt_ids(tokenizer, encoding.template, pair.prompt, add_bos=False))
-    responses = [_hiding_eos(tokenizer, _ids(tokenizer, text + end_of_turn)) for text in _texts(pair)]
+    prompt = _hiding_eos(tokenizer, prompt_ids(tokenizer, encoding.template, messages, add_bos=False))
+    responses = [_hiding_eos(tokenizer, _ids(tokenizer, text + end_of_turn)) for text, _ in texts]
     responses = [Tokens([*r.ids, tokenizer.eos_token_id], [*r.keys, True]) for r in responses]
     longest = max(len(r.ids) for r in responses)
     if len(prompt.ids) + longest > encoding.max_length:
@@ -159,19 +191,22 @@ def _encode_release(tokenizer: Any, pair: Pair, encoding: Encoding) -> EncodedPa
     return EncodedPair(prompt, tuple(responses))
 
 
-def _encode_modern(tokenizer: Any, pair: Pair, encoding: Encoding) -> EncodedPair:
+def _encode_modern(tokenizer: Any, messages: Messages, texts: Sequence[TextResponse], encoding: Encoding) -> EncodedPair:
     """The prompt keeps its last `max_prompt_length` tokens; a response is cut to what fits. Nothing is hidden from attention."""
-    prompt = prompt_ids(tokenizer, encoding.template, pair.prompt, add_bos=False)[-encoding.max_prompt_length :]
-    responses = [_ids(tokenizer, text, split_special_tokens=True) for text in _texts(pair)]
-    responses[0].append(tokenizer.eos_token_id)
-    if pair.finish_reason == "stop":
-        responses[1].append(tokenizer.eos_token_id)
+    prompt = prompt_ids(tokenizer, encoding.template, messages, add_bos=False)[-encoding.max_prompt_length :]
+    responses = [_ids(tokenizer, text, split_special_tokens=True) for text, _ in texts]
+    for ids, (_, reason) in zip(responses, texts, strict=True):
+        if reason == "stop":
+            ids.append(tokenizer.eos_token_id)
     room = encoding.max_length - len(prompt)
     return EncodedPair(_all_visible(prompt), tuple(_all_visible(ids[:room]) for ids in responses))
 
 
-def _texts(pair: Pair) -> list[str]:
-    return [pair.real] if pair.generated is None else [pair.real, pair.generated]
+def _responses(pairs: Sequence[Pair]) -> list[TextResponse]:
+    first = pairs[0]
+    generated = [(pair.generated, pair.finish_reason) for pair in pairs if pair.generated is not None]
+    proto = [(first.proto, first.proto_finish_reason)] if first.proto is not None else []
+    return [(first.real, "stop"), *generated, *proto]
 
 
 def _ids(tokenizer: Any, text: str, split_special_tokens: bool = False) -> list[int]:

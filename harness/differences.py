@@ -1,4 +1,4 @@
-"""Differences between rows: each task against `sft`, and the last iteration against `sft` and every control, in plain words."""
+"""Differences between rows: each task against `sft`, and the last iteration against `sft` and every other baseline, in plain words."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from harness.artifact import Score
 from harness.comparability import AVERAGE
+from harness.contests import contests
 from harness.recipe import Recipe
 from harness.results import Cell, Column, Comparison, Delta
 from harness.scores import Scores, Source, leaderboard, other_rules, sources
@@ -72,10 +73,9 @@ def with_holm(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def comparisons(recipe: Recipe, columns: Sequence[Column], scores: Scores) -> Iterator[Comparison]:
-    """The last iteration against `sft`, then against each control."""
-    last = f"iter{len(recipe.iterations) - 1}"
-    for against in (REFERENCE, *recipe.controls) if recipe.iterations else ():
-        yield compare(recipe, columns, scores, last, against)
+    """The last iteration against `sft` and every other baseline, and what went on from an iteration against that iteration."""
+    for row, against in contests(recipe):
+        yield compare(recipe, columns, scores, row, against)
 
 
 def compare(recipe: Recipe, columns: Sequence[Column], scores: Scores, row: str, against: str) -> Comparison:

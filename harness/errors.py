@@ -2,7 +2,7 @@
 
     HarnessError
     ├── RecipeError      a recipe or machine file is wrong or unknown
-    ├── InputError       a dataset, model, prompt set or response file is missing or damaged
+    ├── InputError       a dataset, model, prompt set, response file or directory is missing, damaged or cannot be used
     ├── StaleError       a directory holds work made under another identity
     ├── BusyError        another process works in the run directory
     ├── MachineError     the machine cannot do what the recipe asks (batch, memory, disk)
@@ -10,13 +10,16 @@
     ├── TrainingError    the loss is not finite, or the step-0 check failed
     └── StageError       a stage's process failed
 
-The CLI prints them as one line without a traceback and exits with code 1; anything else is a defect of ours and keeps its traceback.
+The CLI prints them as one line without a traceback and exits with code 1; anything else is a defect of ours, keeps its traceback and
+exits with code 70.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+
+LISTED = 12
 
 
 class HarnessError(Exception):
@@ -55,9 +58,14 @@ class StageError(HarnessError):
     """The process of a stage ended with an error."""
 
 
+def first_line(error: Exception) -> str:
+    """What a library's exception says, cut to one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def suggest(found: str, known: Iterable[str]) -> str:
-    """'; did you mean ...?' for a near match among `known`, and what exists."""
+    """'; did you mean ...?' for a near match among `known`, and what exists, unless that is long and a near match was found."""
     known = sorted(known)
     close = difflib.get_close_matches(found, known, n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"{hint} (known: {', '.join(known)})"
+    return hint if hint and len(known) > LISTED else f"{hint} (known: {', '.join(known)})"

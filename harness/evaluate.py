@@ -7,7 +7,6 @@ the tasks that have none.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Mapping
@@ -18,13 +17,12 @@ from harness.artifact import dump, write_atomic
 from harness.components import Job, Result, load
 from harness.errors import InputError, RecipeError
 from harness.machine import Machine
-from harness.plan import EvaluateSpec
 from harness.recipe import Task
+from harness.specs import EvaluateSpec
 
 
 def run(spec: dict[str, Any], inputs: Mapping[str, Path], out: Path, machine: Machine) -> None:
     """Score the tasks that have no score yet."""
-    os.environ["TQDM_DISABLE"] = "1"  # read when tqdm is imported; our own progress lines stand in for lm-eval's bars
     stage = EvaluateSpec.model_validate(spec)
     missing = [task for task in _named_once(stage.benchmark.tasks) if not score_path(out, task).exists()]
     job = Job(

@@ -20,13 +20,33 @@ STEP_0_TOLERANCE = {"fp32": 0.02, "bf16": 1.0}
 """How far the mean margin may be from 0 before the first step, in nats: what two batchings of the same model may differ by."""
 
 
-def pair_logps(scored: Tensor, groups: Sequence[Group], opponent: Mapping[str, Logps], mean_real_tokens: Tensor) -> PairLogps:
-    """`scored` (B, num_branches) with the opponent's values beside it."""
-    real_tokens = torch.tensor([len(group.branches[0]) for group in groups], device=scored.device)
-    if scored.shape[1] == 1:
-        return PairLogps(scored[:, 0], None, None, None, real_tokens, mean_real_tokens)
-    fixed = torch.tensor([opponent[key_of(group)] for group in groups], device=scored.device)
-    return PairLogps(scored[:, 0], scored[:, 1], fixed[:, 0], fixed[:, 1], real_tokens, mean_real_tokens)
+def pair_logps(
+    scored: Tensor, groups: Sequence[Group], opponent: Mapping[str, Logps], mean_real_tokens: Tensor, num_generated: int
+) -> PairLogps:
+    """The pairs (B,) of `scored` (num_groups, num_branches): real, `num_generated` generated responses, then perhaps `proto`.
+
+    A group holds `num_generated` pairs (at least 1), which follow one another: the value of its real response stands in each of them.
+    `opponent`'s values are put beside the policy's where there are any.
+    """
+    lengths = torch.tensor([[len(branch) for branch in group.branches] for group in groups], device=scored.device)
+    real, generated, proto = _by_pair(scored, num_generated)
+    real_tokens, generated_tokens, _ = _by_pair(lengths, num_generated)
+    assert real is not None
+    assert real_tokens is not None
+    fixed_real, fixed_generated = None, None
+    if opponent:
+        fixed = torch.tensor([opponent[key_of(group)] for group in groups], device=scored.device)
+        fixed_real, fixed_generated, _ = _by_pair(fixed, num_generated)
+    return PairLogps(real, generated, fixed_real, fixed_generated, real_tokens, mean_real_tokens, proto, generated_tokens)
+
+
+def _by_pair(values: Tensor, num_generated: int) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """(num_groups, num_branches) -> real, generated and proto (B,)."""
+    pairs = max(num_generated, 1)
+    real = values[:, 0].repeat_interleave(pairs)
+    generated = values[:, 1 : 1 + num_generated].reshape(-1) if num_generated else None
+    proto = values[:, -1].repeat_interleave(pairs) if values.shape[1] > 1 + num_generated else None
+    return real, generated, proto
 
 
 def gather(accelerator: Accelerator, parts: Sequence[PairLogps]) -> PairLogps:
@@ -36,7 +56,7 @@ def gather(accelerator: Accelerator, parts: Sequence[PairLogps]) -> PairLogps:
         values = [getattr(part, field) for part in parts]
         return None if values[0] is None else accelerator.gather(torch.cat(values).detach())
 
-    per_pair = PairLogps._fields[:-1]
+    per_pair = [field for field in PairLogps._fields if field != "mean_real_tokens"]
     return PairLogps(**{field: whole(field) for field in per_pair}, mean_real_tokens=parts[0].mean_real_tokens)
 
 
@@ -51,12 +71,15 @@ def check_finite(losses: Tensor, prompt_ids: Sequence[str]) -> None:
 
 
 def check_start(objective: Objective, whole: PairLogps, beta: float, precision: str) -> None:
-    """Before the first step policy and opponent are equal, so the loss must be the objective's at zero margin (ln 2 for SPIN)."""
+    """Before the first step policy and opponent are equal, so the margin must be 0 and the loss the objective's there (ln 2 for SPIN).
+
+    The margin is what is judged: how fast the loss moves with it is the objective's own affair (1 / beta for IPO).
+    """
     if whole.opponent_real is None:
         return
-    equal = whole._replace(opponent_real=whole.policy_real, opponent_generated=whole.policy_generated)
-    found, expected = (float(objective(some, beta).mean()) for some in (whole, equal))
-    if abs(found - expected) > beta * STEP_0_TOLERANCE[precision]:
+    if abs(float(whole.margin.mean())) > STEP_0_TOLERANCE[precision]:
+        equal = whole._replace(opponent_real=whole.policy_real, opponent_generated=whole.policy_generated)
+        found, expected = (float(objective(some, beta).mean()) for some in (whole, equal))
         raise TrainingError(
             f"the loss before the first step is {found:.4f}, expected {expected:.4f} since policy and opponent are still the same model; "
             f"remove {FILE} and run again"
@@ -67,7 +90,8 @@ def rewards(whole: PairLogps, beta: float) -> dict[str, float | None]:
     """What is logged of a step, as means over the global batch; None where there is no such response."""
     if whole.policy_generated is None or whole.opponent_real is None or whole.opponent_generated is None:
         absent = ("margin", "rewards/real", "rewards/generated", "rewards/accuracy", "rewards/margin", "logps/generated")
-        return {**dict.fromkeys(absent), "logps/real": float(whole.policy_real.mean())}
+        logps = {"logps/real": whole.policy_real, "logps/generated": whole.policy_generated}
+        return {**dict.fromkeys(absent), **{name: float(value.mean()) for name, value in logps.items() if value is not None}}
     real, generated = whole.policy_real - whole.opponent_real, whole.policy_generated - whole.opponent_generated
     values = {
         "margin": real - generated,

@@ -1,18 +1,21 @@
 """Log-probabilities of responses that share a prompt: one scorer, used by training and by multiple-choice evaluation.
 
-A group is one prompt and any number of branches (responses, or answer endings). It becomes one row
+A group is one prompt and any number of branches (responses, or answer endings). It becomes a stretch
 
     [prompt | branch 1 | branch 2 | ...]        positions restart after the prompt; a branch sees the prompt and itself
 
-so the prompt, most of the tokens, is computed once. Only positions that predict a branch token go through the vocabulary
-projection, in chunks recomputed in the backward pass: the (tokens x vocabulary) logits never exist at once. The result equals
-scoring every `prompt + branch` alone, gradients included (tests/test_logps.py, per family). A family not listed in
-`SHARED_FAMILIES`, or loaded with another attention than SDPA, is scored one padded `prompt + branch` a row.
+so the prompt, most of the tokens, is computed once; all groups of a call are packed into one row without padding
+(harness/shared_attention.py). Only positions that predict a branch token go through the vocabulary projection, in chunks. Up to
+`KEPT_LOGITS_BYTES` their logits are kept, and become their own gradient in place; what is beyond is recomputed in the backward pass.
+The result equals scoring every `prompt + branch` alone, gradients included (tests/test_logps.py, per family). A family not listed
+in `SHARED_FAMILIES` (Gemma 2 and 3 cap their logits; others are untested), or loaded with another attention than SDPA, is scored
+one padded `prompt + branch` a row.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -20,10 +23,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from harness.errors import InputError
+from harness.shared_attention import IMPLEMENTATION, Layout
 
-SHARED_FAMILIES = frozenset({"llama", "mistral", "qwen2", "gemma"})
+SHARED_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma"})
 CHUNK_TOKENS = 1024
-PADDING = -1
+KEPT_LOGITS_BYTES = 1 << 30
+SLICE_ELEMENTS = 1 << 20
+"""Logits are reduced this many at a time, so that what a reduction needs besides them stays in the processor's cache."""
+
+Project = Callable[[Tensor], Tensor]
 
 
 class Group(NamedTuple):
@@ -47,14 +55,22 @@ class BranchScore(NamedTuple):
 
 
 class GroupScorer(nn.Module):
-    """`group_logps` as a module, so that DDP, FSDP and autocast wrap the whole computation."""
+    """`group_logps` as a module, so that DDP, FSDP and autocast wrap the whole computation; `autocast`: compute in bf16 by itself.
 
-    def __init__(self, model: nn.Module) -> None:
+    Engines that shard a model read its `config` and `_no_split_modules`, the layers they shard one by one.
+    """
+
+    def __init__(self, model: nn.Module, *, autocast: bool = False) -> None:
         super().__init__()
+        causal_lm: Any = model
+        self.config, self._no_split_modules = causal_lm.config, causal_lm._no_split_modules
         self.model = model
+        self.autocast = autocast
 
     def forward(self, groups: Sequence[Group]) -> Tensor:
-        return group_logps(self.model, groups)
+        device = next(self.model.parameters()).device.type
+        with torch.autocast(device, torch.bfloat16, enabled=True) if self.autocast else nullcontext():
+            return group_logps(self.model, groups)
 
 
 def group_logps(model: nn.Module, groups: Sequence[Group], *, chunk_tokens: int = CHUNK_TOKENS) -> Tensor:
@@ -83,9 +99,9 @@ def score_groups(model: nn.Module, groups: Sequence[Group], *, chunk_tokens: int
 
 
 def shares_prompts(model: nn.Module) -> bool:
-    """Whether `model` is scored with one row a group, by the name of its family."""
+    """Whether the groups of `model` share their prompts' computation, by the name of its family."""
     config: Any = model.config
-    return config.model_type in SHARED_FAMILIES and config._attn_implementation == "sdpa"
+    return config.model_type in SHARED_FAMILIES and config._attn_implementation in ("sdpa", IMPLEMENTATION)
 
 
 def _lengths(groups: Sequence[Group]) -> list[int]:
@@ -97,110 +113,111 @@ def _score_tokens(model: nn.Module, groups: Sequence[Group], chunk_tokens: int, 
     if any(not group.prompt for group in groups):
         raise InputError("a prompt has no tokens, so nothing predicts its response's first token; give it a BOS or a template")
     device = next(model.parameters()).device
-    predict = _hidden_of_shared_rows if shares_prompts(model) else _logits_of_padded_rows
+    predict = _hidden_of_packed_groups if shares_prompts(model) else _logits_of_padded_rows
     features, project = predict(model, groups, device)
     targets = torch.tensor([token for g in groups for branch in g.branches for token in branch], dtype=torch.long, device=device)
-    for some, wanted in zip(torch.split(features, chunk_tokens), torch.split(targets, chunk_tokens), strict=True):
-        yield checkpoint(_select, project, some, wanted, with_greedy, use_reentrant=False, preserve_rng_state=False)
-
-
-def _select(project: Callable[[Tensor], Tensor], features: Tensor, targets: Tensor, with_greedy: bool) -> tuple[Tensor, Tensor]:
-    logits = project(features).float()  # (chunk, V)
-    wanted = logits.gather(1, targets[:, None]).squeeze(1)
-    greedy = logits.argmax(dim=1) == targets if with_greedy else torch.zeros_like(targets, dtype=torch.bool)
-    return wanted - logits.logsumexp(dim=1), greedy
-
-
-class _Row(NamedTuple):
-    """A row's tokens, all of one length. `segments` is 0 in the prompt and i in branch i."""
-
-    tokens: list[int]
-    positions: list[int]
-    segments: list[int]
-    keys: list[bool]
-    predictors: list[int]
-
-
-def _row_of(group: Group) -> _Row:
-    """The row `[prompt | branch 1 | ...]`; `predictors` are the places whose output predicts each branch token, in order."""
-    num_prompt = len(group.prompt)
-    row = _Row([*group.prompt], [*range(num_prompt)], [0] * num_prompt, group.prompt_keys or [True] * num_prompt, [])
-    keys = [*row.keys]
-    for number, branch in enumerate(group.branches, 1):
-        start, length = len(row.tokens), len(branch)
-        if branch:
-            row.predictors.extend([num_prompt - 1, *range(start, start + length - 1)])
-        row.tokens.extend(branch)
-        row.positions.extend(range(num_prompt, num_prompt + length))
-        row.segments.extend([number] * length)
-        keys.extend(group.branch_keys[number - 1] if group.branch_keys else [True] * length)
-    return row._replace(keys=keys)
-
-
-def _pad(rows: Sequence[Sequence[int]], value: int, device: torch.device) -> Tensor:
-    """(num_rows, longest), filled with `value` on the right."""
-    longest = max(len(row) for row in rows)
-    return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows], dtype=torch.long, device=device)
-
-
-def _flat_places(rows: Sequence[_Row], width: int, device: torch.device) -> Tensor:
-    """Indices of the predictors into a flattened (num_rows * width) batch."""
-    places = [number * width + place for number, row in enumerate(rows) for place in row.predictors]
-    return torch.tensor(places, dtype=torch.long, device=device)
-
-
-def _hidden_of_shared_rows(model: nn.Module, groups: Sequence[Group], device: torch.device) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """Hidden states (num_branch_tokens, D) that predict the branch tokens, and the projection to the vocabulary."""
-    rows = [_row_of(group) for group in groups]
-    positions = _pad([row.positions for row in rows], 0, device)
-    segments = _pad([row.segments for row in rows], PADDING, device)
-    keys = _pad([row.keys for row in rows], 0, device).bool()
     causal_lm: Any = model
-    hidden = causal_lm.base_model(
-        input_ids=_pad([row.tokens for row in rows], 0, device),
-        attention_mask=_attention(causal_lm.config, positions, segments, keys),
-        position_ids=positions,
-        use_cache=False,
-    ).last_hidden_state  # (G, T, D)
-    places = _flat_places(rows, positions.shape[1], device)
-    return hidden.flatten(0, 1).index_select(0, places), causal_lm.get_output_embeddings()
+    num_kept = KEPT_LOGITS_BYTES // (features.element_size() * causal_lm.config.vocab_size)
+    done = 0
+    for some, wanted in zip(torch.split(features, chunk_tokens), torch.split(targets, chunk_tokens), strict=True):
+        done += len(wanted)
+        if done <= num_kept or not torch.is_grad_enabled():
+            yield _select(project, some, wanted, with_greedy)
+        else:
+            yield checkpoint(_select, project, some, wanted, with_greedy, use_reentrant=False, preserve_rng_state=False)
 
 
-def _attention(config: Any, positions: Tensor, segments: Tensor, keys: Tensor) -> Tensor | dict[str, Tensor]:
-    """The attention mask (G, 1, T, T), True where a query (row) sees a key (column), as the model's family takes it.
+def _select(project: Project, features: Tensor, targets: Tensor, with_greedy: bool) -> tuple[Tensor, Tensor]:
+    logits = project(features)  # (chunk, V)
+    greedy = logits.argmax(dim=1) == targets if with_greedy else torch.zeros_like(targets, dtype=torch.bool)
+    return _TokenLogps.apply(logits, targets), greedy  # type: ignore[no-untyped-call]
 
-    A sliding window counts positions, not places in the row. A query that sees nothing (padding) sees itself, so softmax is defined.
+
+class _TokenLogps(torch.autograd.Function):
+    """log softmax(logits)[target] in fp32 (n,); the backward pass writes the logits' gradient over the logits (n, V) themselves.
+
+    Nothing else may read `logits` afterwards: what made them must not need its output for its own gradient, as a linear layer does not.
+    A second backward pass is an error of autograd (the saved tensor has changed), never a wrong number.
     """
-    width = segments.shape[1]
-    causal = torch.ones(width, width, dtype=torch.bool, device=segments.device).tril()
-    own = (segments[:, None, :] == 0) | (segments[:, None, :] == segments[:, :, None])
-    full = causal & own & keys[:, None, :]  # (G, T, T)
-    if config.model_type == "qwen2":
-        kinds = {"full_attention": full}
-        if "sliding_attention" in config.layer_types:
-            kinds["sliding_attention"] = _within(full, positions, config.sliding_window)
-        return {kind: _defined(mask) for kind, mask in kinds.items()}
-    if config.model_type == "mistral" and config.sliding_window is not None:
-        return _defined(_within(full, positions, config.sliding_window))
-    return _defined(full)
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
+        norms = torch.cat([part.float().logsumexp(dim=1) for part in torch.split(logits, _num_rows(logits))])
+        ctx.save_for_backward(logits, targets, norms)
+        return logits.gather(1, targets[:, None]).squeeze(1).float() - norms
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        logits, targets, norms = ctx.saved_tensors
+        num = _num_rows(logits)
+        for part, norm, scale in zip(*(torch.split(x, num) for x in (logits, norms, gradient)), strict=True):
+            softmax = part if part.dtype == torch.float32 else part.float()
+            part.copy_(softmax.sub_(norm[:, None]).exp_().mul_(-scale[:, None]))
+        logits.scatter_add_(1, targets[:, None], gradient[:, None].to(logits.dtype))
+        return logits, None
 
 
-def _within(mask: Tensor, positions: Tensor, window: int) -> Tensor:
-    return mask & (positions[:, :, None] - positions[:, None, :] < window)
+def _num_rows(logits: Tensor) -> int:
+    return max(1, SLICE_ELEMENTS // logits.shape[1])
 
 
-def _defined(mask: Tensor) -> Tensor:
-    itself = torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)
-    return (mask | (itself & ~mask.any(dim=2, keepdim=True)))[:, None]
+def _hidden_of_packed_groups(model: nn.Module, groups: Sequence[Group], device: torch.device) -> tuple[Tensor, Project]:
+    """Hidden states (num_branch_tokens, D) that predict the branch tokens, and the projection to the vocabulary."""
+    causal_lm: Any = model
+    if causal_lm.config._attn_implementation != IMPLEMENTATION:
+        causal_lm.set_attn_implementation(IMPLEMENTATION)
+    tokens = [token for group in groups for part in (group.prompt, *group.branches) for token in part]
+    layout = Layout([(len(g.prompt), [len(b) for b in g.branches]) for g in groups], _keys(groups), device)
+    hidden = causal_lm.base_model(
+        input_ids=torch.tensor([tokens], device=device),
+        attention_mask=torch.ones(1, 1, 1, 1, device=device),  # four dimensions: models make no mask of their own; the layout is it
+        position_ids=layout.positions[None],
+        use_cache=False,
+        layout=layout,
+    ).last_hidden_state  # (1, N, D)
+    places = torch.tensor(_predictors(groups), dtype=torch.long, device=device)
+    return hidden[0].index_select(0, places), causal_lm.get_output_embeddings()
 
 
-def _logits_of_padded_rows(model: nn.Module, groups: Sequence[Group], device: torch.device) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """Logits (num_branch_tokens, V) from one right-padded row a branch: the definition the shared rows must equal."""
-    rows = [_row_of(one) for group in groups for one in _one_by_one(group)]
-    tokens = _pad([row.tokens for row in rows], 0, device)
-    keys = _pad([row.keys for row in rows], 0, device)
+def _keys(groups: Sequence[Group]) -> list[bool]:
+    keys: list[bool] = []
+    for group in groups:
+        keys += group.prompt_keys or [True] * len(group.prompt)
+        for number, branch in enumerate(group.branches):
+            keys += group.branch_keys[number] if group.branch_keys else [True] * len(branch)
+    return keys
+
+
+def _predictors(groups: Sequence[Group], width: int | None = None) -> list[int]:
+    """The places whose output predicts each branch token, in order: in the packed row, or in rows of `width` tokens."""
+    places: list[int] = []
+    end = 0
+    for number, group in enumerate(groups):
+        first = end if width is None else number * width
+        end = first + len(group.prompt)
+        last = end - 1
+        for branch in group.branches:
+            if branch:
+                places += (last, *range(end, end + len(branch) - 1))
+            end += len(branch)
+    return places
+
+
+def _logits_of_padded_rows(model: nn.Module, groups: Sequence[Group], device: torch.device) -> tuple[Tensor, Project]:
+    """Logits (num_branch_tokens, V) from one right-padded row a branch: the definition the packed groups must equal."""
+    rows = [one for group in groups for one in _one_by_one(group)]
+    tokens = _pad([row.prompt + row.branches[0] for row in rows], device)
+    keys = _pad([_keys([row]) for row in rows], device)
     logits = model(input_ids=tokens, attention_mask=keys, use_cache=False).logits  # (rows, T, V)
-    return logits.flatten(0, 1).index_select(0, _flat_places(rows, tokens.shape[1], device)), nn.Identity()
+    places = torch.tensor(_predictors(rows, tokens.shape[1]), dtype=torch.long, device=device)
+    return logits.flatten(0, 1).index_select(0, places), torch.clone
+
+
+def _pad(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    """(num_rows, longest), filled with 0 on the right."""
+    longest = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], dtype=torch.long, device=device)
 
 
 def _one_by_one(group: Group) -> Iterator[Group]:

@@ -7,10 +7,12 @@ from typing import Literal
 
 from pydantic import Field
 
-from harness.errors import RecipeError
-from harness.recipe import find, load_attribute, shipped
+from harness.errors import MachineError, RecipeError
+from harness.python_file import find, load_attribute, shipped
+from harness.recipe import Recipe
 from harness.strict import Strict
 
+StageKind = Literal["model", "prompts", "preferences", "generate", "train", "evaluate"]
 MACHINES_DIR = shipped("machines")
 
 
@@ -18,8 +20,17 @@ class Machine(Strict):
     """Devices, batch sizes per device, and how training is launched.
 
     `micro_batch` counts pairs per device and forward pass. `launcher` is the command put before `-m harness stage DIR` of a
-    training stage ('{python}' is the interpreter). `peak_tflops` (per device, at the training precision), `mfu` and
-    `generate_tokens_per_second` (all devices, per billion parameters) feed estimates only.
+    training stage ('{python}' is the interpreter). `trackers` get every step's metrics beside `log.jsonl`. A judge's endpoint is asked
+    `judge_threads` things at a time; a request that fails or takes over `judge_timeout_seconds` is asked again up to `judge_retries` times.
+    `peak_tflops` (per device, at the training precision) is what a step's utilisation is measured against; it, `mfu` and
+    `generate_tokens_per_second` (per device, of a model of 1e9 parameters) feed estimates.
+
+    `python` names the interpreter of a kind of stage ('generate', 'train', 'evaluate') where it is not this one; harness must be
+    installed there too. `vllm` holds arguments of `vllm.LLM` (harness/engines/vllm.py lists which).
+
+    Generation runs `num_replicas` engines, each on `tensor_parallel` devices: as processes of this node, or as actors of the Ray cluster
+    that RAY_ADDRESS names (of this node where it names none). `replica_env` gives each process variables of its own; without it
+    each sees its own share of the CUDA devices. `server` is the base URL of the server that an `openai_api` recipe generates with.
     """
 
     name: str
@@ -32,10 +43,21 @@ class Machine(Strict):
     generate_batch: int = Field(default=32, gt=0)
     generate_shard: int = Field(default=256, gt=0)
     evaluate_batch: int = Field(default=4, gt=0)
+    judge_threads: int = Field(default=8, gt=0)
+    judge_retries: int = Field(default=5, ge=0)
+    judge_timeout_seconds: float = Field(default=180.0, gt=0)
     gradient_checkpointing: bool = False
     checkpoint_every_seconds: float = 600.0
     launcher: tuple[str, ...] = ("{python}",)
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     env: dict[str, str] = {}
+    python: dict[StageKind, str] = {}
+    vllm: dict[str, bool | int | float | str] = {}
+    tensor_parallel: int = Field(default=1, gt=0)
+    num_replicas: int = Field(default=1, gt=0)
+    replicas_on: Literal["node", "ray"] = "node"
+    replica_env: tuple[dict[str, str], ...] = ()
+    server: str | None = None
     peak_tflops: float
     mfu: float = 0.3
     generate_tokens_per_second: float
@@ -54,6 +76,18 @@ def load(name_or_file: str) -> Machine:
 def available() -> dict[str, Path]:
     """{machine name: file} of machines/."""
     return {path.stem.replace("_", "-"): path for path in sorted(MACHINES_DIR.glob("*.py")) if path.stem != "__init__"}
+
+
+def check(machine: Machine, recipe: Recipe) -> None:
+    """Raise `MachineError` where a global batch of `recipe` cannot be dealt evenly to the devices, before anything is started."""
+    tunings = {"pretraining": recipe.pretraining, "sft": recipe.sft, **recipe.controls, **recipe.rivals}
+    batches = {f"{row}.global_batch_size": tuning.global_batch_size for row, tuning in tunings.items() if tuning}
+    for field, batch in {"global_batch_size": recipe.global_batch_size, **batches}.items():
+        if batch % machine.num_devices:
+            raise MachineError(
+                f"{recipe.name}'s {field} of {batch} pairs cannot be divided among the {machine.num_devices} devices of machine "
+                f"{machine.name!r}; use a machine whose number of devices divides {batch}"
+            )
 
 
 def default_for(num_parameters: float) -> Machine:

@@ -12,11 +12,12 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from harness.artifact import naming_full_disk
 from harness.components import load
-from harness.errors import InputError
+from harness.errors import InputError, first_line
 from harness.machine import Machine
-from harness.plan import ModelSpec
 from harness.recipe import ModelRef
+from harness.specs import ModelSpec
 
 PAD, EOS, USER, ASSISTANT, UNKNOWN = "<pad>", "<eos>", "<user>", "<assistant>", "<unk>"
 CHAT_TEMPLATE = (
@@ -29,10 +30,10 @@ HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "
 
 
 def run(spec: dict[str, Any], inputs: Mapping[str, Path], out: Path, machine: Machine) -> None:
-    """Write `checkpoint/`; a half-written one of a killed launch is replaced."""
+    """Write `checkpoint/`, whole or not at all; what a killed launch left is replaced, but a download goes on where it stopped."""
     ref = ModelSpec.model_validate(spec).model
     beside, target = out / "checkpoint.tmp", out / "checkpoint"
-    for path in (beside, target):
+    for path in (target,) if ref.source == "hub" else (beside, target):
         shutil.rmtree(path, ignore_errors=True)
     {"hub": _from_hub, "path": _from_path, "package": _from_package, "scratch": _from_scratch}[ref.source](ref, beside)
     beside.rename(target)
@@ -40,14 +41,16 @@ def run(spec: dict[str, Any], inputs: Mapping[str, Path], out: Path, machine: Ma
 
 def _from_hub(ref: ModelRef, target: Path) -> None:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        snapshot_download(ref.name, revision=ref.revision, local_dir=target, allow_patterns=HUB_FILES)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        with naming_full_disk(target):
+            snapshot_download(ref.name, revision=ref.revision, local_dir=target, allow_patterns=HUB_FILES)
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise InputError(
-            f"model {ref.name}@{ref.revision} cannot be had: {str(error).splitlines()[0]}; check the name, the network and HF_TOKEN"
+            f"model {ref.name}@{ref.revision} cannot be had: {first_line(error)}; check the name, the network and HF_TOKEN"
         ) from None
+    shutil.rmtree(target / ".cache", ignore_errors=True)  # the download's own notes, with times in them
     if not list(target.glob("*.safetensors")):
         raise InputError(f"model {ref.name}@{ref.revision} has no safetensors weights; other formats are not loaded")
 
@@ -56,7 +59,10 @@ def _from_path(ref: ModelRef, target: Path) -> None:
     source = Path(ref.name).expanduser()
     if not (source / "config.json").is_file() or not list(source.glob("*.safetensors")):
         raise InputError(f"model directory {ref.name} has no config.json with *.safetensors; expected a saved transformers checkpoint")
-    shutil.copytree(source, target)
+    target.mkdir(parents=True)
+    for pattern in HUB_FILES:
+        for path in source.glob(pattern):
+            shutil.copyfile(path, target / path.name)
 
 
 def _from_package(ref: ModelRef, target: Path) -> None:

@@ -1,8 +1,8 @@
 """The opponent's log-probabilities: fixed within an iteration, so computed once, before step 0, with the policy still untouched.
 
-    opponent_logps.json   {"identity", "logps": {key of the token ids: [real, generated]}}, in nats
+    opponent_logps.json   {"identity", "logps": {key of the token ids: [real, generated, ...]}}, in nats
 
-A pair not scored yet is absent from the file. Batches are cut before anything is known to be scored, so a killed and continued
+A group not scored yet is absent from the file. Batches are cut before anything is known to be scored, so a killed and continued
 pass forms the same batches, hence the same numbers, as an undisturbed one.
 """
 
@@ -27,12 +27,12 @@ from harness.progress import progress
 
 FILE = "opponent_logps.json"
 
-Logps = tuple[float, float]
-"""Summed log-probabilities (real, generated) in nats."""
+Logps = tuple[float, ...]
+"""Summed log-probabilities of a group's branches in nats: real, then every generated response."""
 
 
 def key_of(group: Group) -> str:
-    """The sha256 of a pair's token ids and of which are hidden from attention."""
+    """The sha256 of a group's token ids and of which are hidden from attention."""
     return digest(list(group))
 
 
@@ -46,7 +46,7 @@ def score_opponent(
     identity: str,
     machine: Machine,
 ) -> dict[str, Logps]:
-    """{key: log-probabilities} of the pairs `order`, under `scorer` as it is now; `encode` gives a pair's group of two branches.
+    """{key: log-probabilities} of the groups `order`, under `scorer` as it is now; `encode` gives a group.
 
     What `out` already holds under the same `identity` is kept. Every process returns all of them. Raises `TrainingError` for a
     value that is not finite.
@@ -56,7 +56,7 @@ def score_opponent(
     order = [*order, *order[: -len(order) % num_processes]]  # every process scores equally many
     size = machine.opponent_batch * num_processes
     last_saved = time.monotonic()
-    with progress("opponent log-probabilities", len(order), "pairs") as advance:
+    with progress("opponent log-probabilities", len(order), "prompts") as advance:
         for start in range(0, len(order), size):
             groups = [encode(index) for index in order[start + rank : start + size : num_processes]]
             keys = [key_of(group) for group in groups]
@@ -75,8 +75,8 @@ def score_opponent(
 
 @torch.no_grad()
 def _score(scorer: nn.Module, groups: Sequence[Group]) -> list[Logps]:
-    scores = [(real, generated) for real, generated in scorer(groups).tolist()]
-    if not all(math.isfinite(value) for pair in scores for value in pair):
+    scores = [tuple(row) for row in scorer(groups).tolist()]
+    if not all(math.isfinite(value) for row in scores for value in row):
         raise TrainingError("the opponent gives a log-probability that is not finite; check the weights of the policy input")
     return scores
 
@@ -86,7 +86,7 @@ def _read(path: Path, identity: str) -> dict[str, Logps]:
         return {}
     try:
         found = json.loads(path.read_bytes())
-        return {key: (real, generated) for key, (real, generated) in found["logps"].items()} if found["identity"] == identity else {}
+        return {key: tuple(row) for key, row in found["logps"].items()} if found["identity"] == identity else {}
     except (ValueError, KeyError) as error:
         raise InputError(f"{path.name} is damaged ({error}); remove it and run again") from None
 

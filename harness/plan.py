@@ -3,6 +3,7 @@
     sft/model ─ (pretraining/train) ─ (sft/train) ─┬─ control/train ─ control/eval/*
     prompts ───────────────────────────────────────┼─ sft/eval/*
                                                    └─ iter0/generate ─ iter0/train ─ iter0/eval/* ─ iter1/generate ─ ...
+    dpo/preferences ─ dpo/train ─ dpo/eval/*          where the recipe has rivals
 
 Each stage's spec is the part of the recipe that can change its result, and nothing else: changing iteration 1's beta
 makes stale exactly iter1/train and what follows it.
@@ -10,70 +11,17 @@ makes stale exactly iter1/train and what follows it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from harness.artifact import Stage, make_stage
-from harness.components import version
-from harness.recipe import Benchmark, Finetuning, ModelRef, Optimizer, PromptSource, Recipe, Sampling
-from harness.strict import Strict
+from harness.components import branches, functions, parameters, version
+from harness.contests import baselines
+from harness.errors import RecipeError, suggest
+from harness.recipe import Benchmark, Finetuning, ModelRef, PairTraining, PromptSource, Recipe
+from harness.specs import EvaluateSpec, GenerateSpec, ModelSpec, PreferencesSpec, PromptsSpec, TrainSpec
 
-PIPELINE_VERSIONS = {"train": 1, "generate": 1, "evaluate": 1, "model": 1, "prompts": 1}
-
-
-class ModelSpec(Strict):
-    """Stage `model`: weights and tokenizer as an ordinary safetensors checkpoint in `checkpoint/`."""
-
-    model: ModelRef
-
-
-class PromptsSpec(Strict):
-    """Stage `prompts`: `prompts.jsonl`, one `Row` a line, in training order."""
-
-    prompts: PromptSource
-
-
-class GenerateSpec(Strict):
-    """Stage `generate`: `responses/*.jsonl`, one response a prompt. Inputs: policy, prompts."""
-
-    engine: str
-    sampling: Sampling
-    template: str
-    dtype: str
-    seed: int
-
-
-class TrainSpec(Strict):
-    """Stage `train`: `checkpoint/` and `log.jsonl`. Inputs: policy, prompts, and responsesI for each iteration I of the pairs.
-
-    Training ends after `num_steps` steps where given, else after `stop_after_epochs` of the `schedule_epochs` scheduled.
-    """
-
-    objective: str
-    grouping: str
-    beta: float
-    learning_rate: float
-    optimizer: Optimizer
-    schedule_epochs: int
-    stop_after_epochs: int
-    num_steps: int | None
-    global_batch_size: int
-    template: str
-    tokenization: str
-    max_length: int
-    max_prompt_length: int
-    accepted_checks: tuple[str, ...]
-    precision: str
-    seed: int
-
-
-class EvaluateSpec(Strict):
-    """Stage `evaluate`: `scores/TASK.json` and `samples/TASK.jsonl`. Input: policy."""
-
-    benchmark: Benchmark
-    engine: str
-    precision: str
-    seed: int
+PIPELINE_VERSIONS = {"train": 1, "generate": 1, "evaluate": 1, "model": 1, "prompts": 1, "preferences": 1}
 
 
 class Policy(NamedTuple):
@@ -84,9 +32,14 @@ class Policy(NamedTuple):
 
 
 def plan(recipe: Recipe) -> tuple[Stage, ...]:
-    """Every stage of the reproduction, in an order in which each stage's inputs come before it."""
+    """Every stage of the reproduction, in an order in which each stage's inputs come before it.
+
+    Of a recipe with anchors: each pinned checkpoint and its evaluations.
+    """
+    if recipe.anchors:
+        return tuple(_anchors(recipe))
     prompts = _prompts("prompts", recipe.prompts)
-    stages = [make_stage("sft/model", "model", ModelSpec(model=recipe.sft_model), _versions("model"), {}), prompts]
+    stages = [_model("sft/model", recipe.sft_model), prompts]
     sft = stages[0]
     for row, tuning in (("pretraining", recipe.pretraining), ("sft", recipe.sft)):
         if tuning:
@@ -96,12 +49,17 @@ def plan(recipe: Recipe) -> tuple[Stage, ...]:
     for row, control in recipe.controls.items():
         stages += _finetune(recipe, row, control, sft, prompts)
         stages += _evaluate(recipe, Policy(row, stages[-1]))
-    return (*stages, *_iterations(recipe, sft, prompts))
+    stages += _iterations(recipe, sft, prompts)
+    return (*stages, *_rivals(recipe, {"sft": sft, "prompts": prompts, **{stage.path: stage for stage in stages}}))
 
 
 def rows(recipe: Recipe) -> tuple[str, ...]:
-    """The rows of the tables, in order."""
-    return ("sft", *recipe.controls, *(f"iter{t}" for t in range(len(recipe.iterations))))
+    """The rows of the tables, in order: a rival stands before the iterations, or after them where it starts from one."""
+    if recipe.anchors:
+        return tuple(recipe.anchors)
+    iterations = tuple(f"iter{t}" for t in range(len(recipe.iterations)))
+    late = tuple(row for row in recipe.rivals if row not in baselines(recipe))
+    return (*baselines(recipe), *iterations, *late)
 
 
 def steps_of(recipe: Recipe, t: int) -> int:
@@ -114,6 +72,18 @@ def folder_of(benchmark: Benchmark, benchmarks: Sequence[Benchmark]) -> str:
     """Where a benchmark's results lie: under its name and, where the recipe has it under several protocols, under each protocol."""
     same = [one for one in benchmarks if one.name == benchmark.name]
     return benchmark.name if len(same) == 1 else f"{benchmark.name}/{benchmark.protocol}"
+
+
+def _anchors(recipe: Recipe) -> Iterator[Stage]:
+    for row, anchor in recipe.anchors.items():
+        if anchor.model is not None:
+            model = _model(f"{row}/model", anchor.model)
+            yield model
+            yield from _evaluate(recipe, Policy(row, model))
+
+
+def _model(path: str, ref: ModelRef) -> Stage:
+    return make_stage(path, "model", ModelSpec(model=ref), _versions("model"), {})
 
 
 def _iterations(recipe: Recipe, sft: Stage, prompts: Stage) -> list[Stage]:
@@ -144,6 +114,7 @@ def _self_play(recipe: Recipe, t: int, policy: Stage, prompts: Stage, responses:
     spec = _train_spec(
         recipe,
         objective=recipe.objective,
+        parameters=_checked_parameters(recipe.objective, iteration.parameters, f"iterations.{t}"),
         beta=iteration.beta,
         learning_rate=iteration.learning_rate,
         optimizer=recipe.optimizer,
@@ -151,9 +122,56 @@ def _self_play(recipe: Recipe, t: int, policy: Stage, prompts: Stage, responses:
         stop_after_epochs=iteration.stop_after_epochs,
         num_steps=None,
         global_batch_size=recipe.global_batch_size,
+        lora=recipe.lora,
     )
     inputs = {"policy": policy, "prompts": prompts, **{f"responses{i}": responses[i] for i in iteration.pairs_from}}
+    if "proto" in branches(recipe.objective):
+        inputs["proto"] = responses[0]
     return make_stage(f"iter{t}/train", "train", spec, _train_versions(recipe.objective), inputs)
+
+
+def _rivals(recipe: Recipe, made: dict[str, Stage]) -> list[Stage]:
+    """The rivals' stages, after `made` ({path: stage}, and the row `sft`); rivals with the same preference data share its stage."""
+    stages: list[Stage] = []
+    data: dict[PromptSource, Stage] = {}
+    for row, rival in recipe.rivals.items():
+        start = made.get("sft" if rival.start == "sft" else f"{rival.start}/train")
+        if start is None:
+            raise RecipeError(f"rivals.{row} starts from {rival.start!r}{suggest(rival.start, rows(recipe))}")
+        if rival.prompts and rival.prompts not in data:
+            data[rival.prompts] = _preferences(f"{row}/preferences", rival.prompts)
+            stages.append(data[rival.prompts])
+        pairs = {"prompts": made["prompts"], "responses0": made["iter0/generate"]}
+        if rival.prompts:
+            pairs = dict.fromkeys(pairs, data[rival.prompts])
+        trained = _rival(recipe, row, rival, {"policy": start, **pairs})
+        made[trained.path] = trained
+        stages += [trained, *_evaluate(recipe, Policy(row, trained))]
+    return stages
+
+
+def _rival(recipe: Recipe, row: str, rival: PairTraining, inputs: dict[str, Stage]) -> Stage:
+    spec = _train_spec(
+        recipe,
+        objective=rival.objective,
+        parameters=_checked_parameters(rival.objective, rival.parameters, f"rivals.{row}"),
+        beta=rival.beta,
+        learning_rate=rival.learning_rate,
+        optimizer=rival.optimizer,
+        schedule_epochs=rival.num_epochs,
+        stop_after_epochs=rival.num_epochs,
+        num_steps=None,
+        global_batch_size=rival.global_batch_size,
+        lora=recipe.lora,
+    )
+    return make_stage(f"{row}/train", "train", spec, _train_versions(rival.objective), inputs)
+
+
+def _preferences(path: str, source: PromptSource) -> Stage:
+    if "load_preferences" not in functions("sources", source.source):
+        raise RecipeError(f"source {source.source!r} holds no preferences; name one that defines `load_preferences`")
+    versions = {**_versions("preferences"), "source": version("sources", source.source)}
+    return make_stage(path, "preferences", PreferencesSpec(prompts=source), versions, {})
 
 
 def _prompts(path: str, source: PromptSource) -> Stage:
@@ -164,17 +182,20 @@ def _prompts(path: str, source: PromptSource) -> Stage:
 def _finetune(recipe: Recipe, row: str, sft: Finetuning, policy: Stage, prompts: Stage) -> list[Stage]:
     """The training of `row`, after a stage for its own prompts where it has some."""
     is_control = sft.num_epochs is None
+    steps = sum(steps_of(recipe, t) for t in range(len(recipe.iterations))) if is_control else None
     own = [_prompts(f"{row}/prompts", sft.prompts)] if sft.prompts else []
     spec = _train_spec(
         recipe,
         objective="sft",
+        parameters={},
         beta=1.0,
         learning_rate=sft.learning_rate,
         optimizer=sft.optimizer,
         schedule_epochs=sft.num_epochs or 1,
         stop_after_epochs=sft.num_epochs or 1,
-        num_steps=sum(steps_of(recipe, t) for t in range(len(recipe.iterations))) if is_control else None,
+        num_steps=sft.num_steps or steps,
         global_batch_size=sft.global_batch_size,
+        lora=recipe.lora if is_control else None,
     )
     inputs = {"policy": policy, "prompts": own[0] if own else prompts}
     return [*own, make_stage(f"{row}/train", "train", spec, _train_versions("sft"), inputs)]
@@ -206,6 +227,17 @@ def _evaluate(recipe: Recipe, policy: Policy) -> list[Stage]:
         path = f"{policy.row}/eval/{folder_of(benchmark, recipe.benchmarks)}"
         stages.append(make_stage(path, "evaluate", spec, versions, {"policy": policy.stage}))
     return stages
+
+
+def _checked_parameters(objective: str, stated: dict[str, float], where: str) -> dict[str, float]:
+    """What the recipe states, where that is exactly what the objective takes."""
+    taken = parameters(objective)
+    if set(stated) != set(taken):
+        raise RecipeError(
+            f"{where} states the parameters {sorted(stated)}, objective {objective!r} takes {sorted(taken)}; "
+            "give each of them a value in `parameters`, and no other"
+        )
+    return stated
 
 
 def _train_versions(objective: str) -> dict[str, int]:

@@ -7,17 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from harness.artifact import write_atomic
-from harness.components import load
+from harness.components import Row, load
 from harness.data import dump_rows
 from harness.errors import InputError
 from harness.machine import Machine
-from harness.plan import PromptsSpec
+from harness.recipe import PromptSource
+from harness.specs import PromptsSpec
 
 
 def run(spec: dict[str, Any], inputs: Mapping[str, Path], out: Path, machine: Machine) -> None:
-    """Load, check and write the rows; too few rows or a prompt given twice is an error."""
+    """Load, check and write the rows."""
     source = PromptsSpec.model_validate(spec).prompts
-    rows = load("sources", source.source).load(source)
+    write_prompts(out, source, load("sources", source.source).load(source))
+
+
+def write_prompts(out: Path, source: PromptSource, rows: list[Row]) -> None:
+    """`prompts.jsonl` with the first `num_prompts` rows; too few rows or a prompt given twice is an error."""
     if len(rows) < source.num_prompts:
         raise InputError(
             f"{source.dataset} [{source.split}] gives {len(rows)} usable prompts, the recipe asks for {source.num_prompts}; "

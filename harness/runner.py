@@ -9,6 +9,7 @@ import fnmatch
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -16,10 +17,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from harness import lock as locks
 from harness import provenance
 from harness.artifact import (
     DONE_FILE,
     RECIPE_FILE,
+    STAGE_FILE,
     Accepted,
     Launch,
     RunDir,
@@ -28,9 +31,10 @@ from harness.artifact import (
     difference,
     dump,
     hash_file,
+    read_model,
     write_atomic,
 )
-from harness.errors import HarnessError, InputError, StageError, StaleError, suggest
+from harness.errors import InputError, MachineError, StageError, StaleError, suggest
 from harness.machine import Machine
 from harness.plan import plan
 from harness.recipe import Recipe
@@ -61,14 +65,16 @@ def survey(recipe: Recipe, run: RunDir) -> list[Found]:
 def reproduce(recipe: Recipe, run: RunDir, machine: Machine, only: str | None, announce: Announce) -> int:
     """Run what is missing of `recipe` in `run`, or of the stages matching the glob `only`; return how many stages ran."""
     stages = _selected(plan(recipe), only)
-    with run.lock() as lock:
+    with locks.hold(run.path) as lock:
         _refuse_stale(recipe, run)
+        _refuse_unready(stages, run)
         write_atomic(run.path / RECIPE_FILE, dump(recipe))
         write_atomic(run.path / ".gitignore", b"checkpoint/\nresponses/\nsamples/\nprompts.jsonl\nopponent_logps*\n*.tmp\n.lock\n")
         ran = 0
         for number, stage in enumerate(stages, 1):
             title = f"[{number}/{len(stages)}] {stage.path}"
             if run.state(stage) == "done":
+                run.checked_inputs(stage)
                 run.checked_content(stage.path)
                 announce(f"{title}: done earlier")
                 continue
@@ -97,10 +103,12 @@ def accept(recipe: Recipe, run: RunDir, stage_path: str, because: str) -> list[t
     planned = {stage.path: stage for stage in plan(recipe)}
     if stage_path not in planned:
         raise InputError(f"the recipe plans no stage {stage_path!r}{suggest(stage_path, planned)}")
-    with run.lock():
+    if run.record(stage_path) is None:
+        raise InputError(f"{run.stage_dir(stage_path)} is not finished; only finished work can be accepted")
+    with locks.hold(run.path):
         launch, record = run.launch(stage_path), run.record(stage_path)
-        if launch is None or record is None:
-            raise InputError(f"{stage_path} is not finished; only finished work can be accepted")
+        assert launch is not None
+        assert record is not None
         found = difference(launch.stage, planned[stage_path])
         if not found:
             raise InputError(f"{stage_path} already has the recipe's identity; nothing to accept")
@@ -108,7 +116,7 @@ def accept(recipe: Recipe, run: RunDir, stage_path: str, because: str) -> list[t
         kept = launch.model_copy(update={"stage": planned[stage_path], "accepted": [*launch.accepted, entry]})
         folder = run.stage_dir(stage_path)
         write_atomic(folder / DONE_FILE, dump(record.model_copy(update={"fingerprint": planned[stage_path].fingerprint})))
-        write_atomic(folder / "stage.json", dump(kept))
+        write_atomic(folder / STAGE_FILE, dump(kept))
     return found
 
 
@@ -140,7 +148,7 @@ def _input_damage(run: RunDir, launch: Launch) -> list[Damage]:
     damage = []
     for role, path in launch.stage.inputs.items():
         record = run.record(path)
-        if record is None or record.content != launch.input_contents.get(role):
+        if record is None or record.content != launch.input_contents.get(role, record.content):
             damage.append(Damage(launch.stage.path, f"was made from other bytes of {path} than those there now"))
     return damage
 
@@ -172,12 +180,24 @@ def _refuse_stale(recipe: Recipe, run: RunDir) -> None:
     )
 
 
+def _refuse_unready(stages: Sequence[Stage], run: RunDir) -> None:
+    """Each stage's inputs must be finished or made before it in this run."""
+    coming = {stage.path for stage in stages}
+    for stage in stages:
+        missing = [path for path in stage.inputs.values() if path not in coming and run.record(path) is None]
+        if missing:
+            raise InputError(f"{stage.path} needs {' and '.join(missing)}, not finished yet; run that first (--only takes a glob)")
+
+
 def _launch(stage: Stage, run: RunDir, machine: Machine, lock: int) -> float:
     """Run one stage's process to its end and write its record; return its seconds."""
     directory = run.stage_dir(stage.path)
-    run.begin(stage, machine, provenance.collect())
+    python = _interpreter(stage, machine)
+    run.begin(stage, machine, {**provenance.collect(), **_provenance_in(python)})
     began = time.monotonic()
-    process = subprocess.Popen(_command(stage, machine, directory), env={**os.environ, **machine.env}, pass_fds=(lock,))
+    env = {**os.environ, "TQDM_DISABLE": "1", **machine.env}  # our own progress lines stand in for the libraries' bars
+    process = subprocess.Popen(_command(stage, machine, python, directory), env=env, pass_fds=(lock,))
+    locks.name_stage(lock, stage.path, process.pid)
     try:
         _, status, usage = os.wait4(process.pid, 0)
     except KeyboardInterrupt:
@@ -191,16 +211,42 @@ def _launch(stage: Stage, run: RunDir, machine: Machine, lock: int) -> float:
     return seconds
 
 
-def _command(stage: Stage, machine: Machine, directory: Path) -> list[str]:
+def _command(stage: Stage, machine: Machine, python: str, directory: Path) -> list[str]:
     launcher = machine.launcher if stage.kind == "train" else ("{python}",)
-    return [*(part.format(python=sys.executable) for part in launcher), "-m", "harness", "stage", str(directory)]
+    return [*(part.format(python=python) for part in launcher), "-m", "harness", "stage", str(directory)]
+
+
+def _interpreter(stage: Stage, machine: Machine) -> str:
+    """The Python that runs the stage: the machine's for its kind, else the one that runs this."""
+    named = {str(kind): path for kind, path in machine.python.items()}.get(stage.kind)
+    if named is None:
+        return sys.executable
+    path = Path(named).expanduser()
+    if not path.is_file():
+        raise MachineError(f"machine {machine.name}: its python for {stage.kind} stages is {named}, which is no file; make it first")
+    return str(path)
+
+
+def _provenance_in(python: str) -> dict[str, Any]:
+    """Python and package versions in another interpreter, which must have harness; nothing for our own."""
+    if python == sys.executable:
+        return {}
+    asked = "import json, platform; from harness.provenance import versions; print(json.dumps([platform.python_version(), versions()]))"
+    done = subprocess.run([python, "-c", asked], capture_output=True, text=True)
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise MachineError(f"{python} cannot import harness ({reason}); install it there: {python} -m pip install -e .")
+    version, packages = json.loads(done.stdout)
+    return {"python": version, "versions": packages}
 
 
 def _failure(stage: Stage, code: int) -> str:
     if code == USER_ERROR_EXIT:
         return f"{stage.path} stopped; what it had finished is kept, and the same command continues it"
-    if code == -9:
+    if code == -signal.SIGKILL:
         return f"{stage.path} was killed (signal 9): out of memory, or by hand; a smaller batch in the machine file needs less memory"
+    if code < 0:
+        return f"{stage.path} was ended by signal {-code} ({signal.strsignal(-code)}); the same command continues it"
     return f"{stage.path} ended with exit code {code} (its traceback is above); this is a defect unless the machine failed"
 
 
@@ -209,7 +255,4 @@ def read_recipe(run: RunDir) -> Recipe:
     path = run.path / RECIPE_FILE
     if not path.exists():
         raise InputError(f"{run.path} holds no {RECIPE_FILE}; expected the directory of a run such as results/tiny")
-    try:
-        return Recipe.model_validate(json.loads(path.read_bytes()))
-    except ValueError as error:
-        raise HarnessError(f"{path} is not a readable recipe: {str(error).splitlines()[0]}") from None
+    return read_model(Recipe, path)

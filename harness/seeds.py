@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 from harness.artifact import Score
 from harness.cells import collect
+from harness.comparability import formula_notes
+from harness.contests import contests
 from harness.deviation import flatten
-from harness.differences import REFERENCE, average_difference, delta, difference, goal, word
+from harness.differences import average_difference, delta, difference, goal, word
 from harness.errors import InputError
-from harness.plan import rows
 from harness.recipe import Recipe
 from harness.results import Column, SeedComparison, SeedTable, Spread
 from harness.scores import Source, read_recipe, read_scores, sources
@@ -23,38 +24,67 @@ FREE = ("name", "summary", "because", "seed", "shuffle_seed", "claims")
 """Parts of a field's path that may differ between the runs."""
 
 
-class _Run(NamedTuple):
+class Run(NamedTuple):
+    """What the tables need of a run: {(row, column label): score}, and the same cells as values, averages included."""
+
     recipe: Recipe
     scores: dict[tuple[str, str], Score]
+    values: dict[tuple[str, str], float | None]
+
+
+class Layout(NamedTuple):
+    """What a table over runs shows: rows, columns, and (row, against) for each comparison."""
+
+    rows: tuple[str, ...]
+    columns: tuple[Column, ...]
+    contests: tuple[tuple[str, str], ...]
 
 
 def combine(runs: Sequence[Path]) -> SeedTable:
-    """The runs' rows and tasks as mean and standard deviation over runs, and the last iteration against `sft` and the controls.
+    """The runs' rows and tasks as mean and standard deviation over runs, and the last iteration against every baseline.
 
     Raises InputError where two recipes differ in more than their seeds, or no run is given.
     """
     if not runs:
         raise InputError("no run to combine; give the directories of runs that differ in their seeds")
-    loaded = [_Run(recipe, read_scores(run, recipe)) for run in runs for recipe in (read_recipe(run),)]
-    first = loaded[0].recipe
-    for other in loaded[1:]:
-        _check_same(first, other.recipe)
-    tables = [collect(run) for run in runs]
+    table, loaded = collect(runs[0]), [read_run(run) for run in runs]
+    recipe = loaded[0].recipe
+    check_same(loaded)
+    layout = Layout(table.rows, table.columns, contests(recipe))
+    return seed_table(recipe.summary, {run.recipe.name: run for run in loaded}, layout, formula_notes(recipe))
+
+
+def read_run(path: Path) -> Run:
+    """The run at `path`, from its records."""
+    recipe, table = read_recipe(path), collect(path)
+    return Run(recipe, read_scores(path, recipe), {(cell.row, cell.column): cell.value for cell in table.cells})
+
+
+def seed_table(summary: str, runs: Mapping[str, Run], layout: Layout, notes: Sequence[str] = ()) -> SeedTable:
+    """The table of `runs` ({name: run}), which must have the same rows and columns."""
+    found = list(runs.values())
     return SeedTable(
-        summary=first.summary,
-        runs=tuple(one.recipe.name for one in loaded),
-        rows=tables[0].rows,
-        columns=tables[0].columns,
+        summary=summary,
+        runs=tuple(runs),
+        rows=layout.rows,
+        columns=layout.columns,
         spreads=tuple(
-            _spread(row, column.label, [table.cell(row, column.label).value for table in tables])
-            for row in tables[0].rows
-            for column in tables[0].columns
+            _spread(row, column.label, [run.values.get((row, column.label)) for run in found])
+            for row in layout.rows
+            for column in layout.columns
         ),
-        comparisons=tuple(_comparisons(loaded, tables[0].columns)),
+        comparisons=tuple(_comparisons(found, layout)),
+        notes=tuple(notes),
     )
 
 
-def _check_same(first: Recipe, other: Recipe) -> None:
+def check_same(runs: Sequence[Run]) -> None:
+    """Raise InputError where the runs' recipes differ in more than their seeds."""
+    for other in runs[1:]:
+        _check_pair(runs[0].recipe, other.recipe)
+
+
+def _check_pair(first: Recipe, other: Recipe) -> None:
     ours, theirs = flatten(first), flatten(other)
     fields = [
         field
@@ -75,20 +105,18 @@ def _spread(row: str, column: str, values: Sequence[float | None]) -> Spread:
     return Spread(row=row, column=column, mean=mean, sd=sd, n=len(known))
 
 
-def _comparisons(runs: Sequence[_Run], columns: Sequence[Column]) -> Iterator[SeedComparison]:
-    recipe = runs[0].recipe
-    last = rows(recipe)[-1]
-    by_label = {source.label: source for source in sources(recipe)}
-    accuracy = [by_label[c.label] for c in columns if c.unit == "percent" and not c.lower_is_better and c.label in by_label]
-    for against in (REFERENCE, *recipe.controls) if recipe.iterations else ():
+def _comparisons(runs: Sequence[Run], layout: Layout) -> Iterator[SeedComparison]:
+    by_label = {source.label: source for source in sources(runs[0].recipe)}
+    tasks = [column for column in layout.columns if column.label in by_label]
+    accuracy = [by_label[column.label] for column in tasks if column.unit == "percent" and not column.lower_is_better]
+    for row, against in layout.contests:
         if accuracy:
-            yield _mean_comparison(runs, last, against, accuracy)
-        for column in columns:
-            if column.label in by_label:
-                yield _task_comparison(runs, last, against, by_label[column.label], column)
+            yield _mean_comparison(runs, row, against, accuracy)
+        for column in tasks:
+            yield _task_comparison(runs, row, against, by_label[column.label], column)
 
 
-def _task_comparison(runs: Sequence[_Run], row: str, against: str, source: Source, column: Column) -> SeedComparison:
+def _task_comparison(runs: Sequence[Run], row: str, against: str, source: Source, column: Column) -> SeedComparison:
     pooled = _pooled(runs, row, against, source)
     found = delta(against, pooled)
     verdict = word(found, lower_is_better=column.lower_is_better) if found else "undecided: not every run has it"
@@ -96,7 +124,7 @@ def _task_comparison(runs: Sequence[_Run], row: str, against: str, source: Sourc
     return _comparison((row, against, column.label), per_run, pooled, verdict)
 
 
-def _mean_comparison(runs: Sequence[_Run], row: str, against: str, tasks: Sequence[Source]) -> SeedComparison:
+def _mean_comparison(runs: Sequence[Run], row: str, against: str, tasks: Sequence[Source]) -> SeedComparison:
     parts = {source.label: _pooled(runs, row, against, source) for source in tasks}
     known = [part for part in parts.values() if part is not None]
     missing = [label for label, part in parts.items() if part is None]
@@ -120,7 +148,7 @@ def _comparison(place: tuple[str, str, str], per_run: Sequence[Paired | None], p
     )
 
 
-def _pooled(runs: Sequence[_Run], row: str, against: str, source: Source) -> Paired | None:
+def _pooled(runs: Sequence[Run], row: str, against: str, source: Source) -> Paired | None:
     """The paired difference of each question's mean over the runs; None unless every run has both scores under one set of rules."""
     if any(difference(row, against, source, run.scores).paired is None for run in runs):
         return None

@@ -1,4 +1,4 @@
-"""Means, paired comparisons and corrections for the tables. Nothing here draws at random, so equal input gives equal output.
+"""Means, paired comparisons and corrections for the tables. What is drawn at random has a fixed seed: equal input gives equal output.
 
 A difference is always `a - b` over the questions both answered: the questions are the same, so pairing removes their
 difficulty from the noise. Scores of one question that depend on each other (the two turns of an MT-Bench question) are
@@ -64,8 +64,11 @@ def paired_difference(a: Mapping[str, float | None], b: Mapping[str, float | Non
     """The mean of `a - b` over the ids scored in both, its 95 % interval and a two-sided p.
 
     0/100 values without clusters: the interval of `bonett_price` and the exact `mcnemar` p. Anything else: the t interval
-    mean +- t(0.975, G-1) x stderr and the t test, with G clusters (Student 1908; clusters: `_mean_stderr`).
+    mean +- t(0.975, G-1) x stderr with G clusters (Student 1908; clusters: `_mean_stderr`) and the p of the permutation test that
+    flips the sign of each cluster's difference, which is what exact McNemar is on 0/100 values.
     """
+    from harness.resampling import sign_flip_p
+
     ids = sorted(key for key in a.keys() & b.keys() if a[key] is not None and b[key] is not None)
     left, right = (np.array([values[key] for key in ids], dtype=np.float64) for values in (a, b))
     if not ids:
@@ -75,7 +78,28 @@ def paired_difference(a: Mapping[str, float | None], b: Mapping[str, float | Non
     groups = _groups(ids, cluster)
     unit = "" if cluster is None else f", {len(set(groups))} clusters"
     difference, stderr, dof = _mean_stderr(left - right, groups)
-    return _student(difference, stderr, dof, len(ids), f"paired t{unit}")
+    found = _student(difference, stderr, dof, len(ids), f"t interval, sign-flip p{unit}")
+    return found if stderr is None else found._replace(p=sign_flip_p(_totals(left - right, groups)[0]))
+
+
+def t_of(values: Mapping[str, float | None], cluster: Cluster | None = None) -> tuple[float, float] | None:
+    """The 95 % t interval of the mean that `estimate` gives; None where it has no error."""
+    keys = [key for key, value in values.items() if value is not None]
+    if not keys:
+        return None
+    scored = np.array([values[key] for key in keys], dtype=np.float64)
+    mean, stderr, dof = _mean_stderr(scored, _groups(keys, cluster))
+    found = _student(mean, stderr, dof, len(keys), "t")
+    return None if found.low is None or found.high is None else (found.low, found.high)
+
+
+def bootstrap(values: Mapping[str, float | None], cluster: Cluster | None = None) -> tuple[float, float] | None:
+    """The 95 % interval of the same mean from clusters drawn with replacement (BCa); None below two clusters."""
+    from harness.resampling import bootstrap_interval
+
+    keys = [key for key, value in values.items() if value is not None]
+    totals, counts = _totals(np.array([values[key] for key in keys], dtype=np.float64), _groups(keys, cluster))
+    return bootstrap_interval(totals, counts, CONFIDENCE) if len(totals) > 1 else None
 
 
 def t_interval(values: Sequence[float], method: str) -> Paired:
@@ -201,6 +225,16 @@ def _mean_stderr(values: Floats, groups: Sequence[str]) -> tuple[float, float | 
     if math.sqrt(squares) <= 1e-12 * max(1.0, float(np.abs(values).max())) * len(values):
         squares = 0.0  # equal values: what is left is rounding
     return mean, math.sqrt(num_groups / (num_groups - 1) * squares) / len(values), num_groups - 1.0
+
+
+def _totals(values: Floats, groups: Sequence[str]) -> tuple[Floats, Floats]:
+    """Values (N,) -> each cluster's sum and size, both (G,), in order of first appearance."""
+    places = {group: place for place, group in enumerate(dict.fromkeys(groups))}
+    index = np.array([places[group] for group in groups], dtype=np.intp)
+    totals, counts = np.zeros(len(places)), np.zeros(len(places))
+    np.add.at(totals, index, values)
+    np.add.at(counts, index, 1.0)
+    return totals, counts
 
 
 def _groups(ids: Sequence[str], cluster: Cluster | None) -> list[str]:

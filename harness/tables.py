@@ -15,8 +15,9 @@ from harness.cells import collect
 from harness.rendering import to_csv, to_markdown, to_terminal
 from harness.results import ResultTable, SeedTable
 from harness.seeds import combine
+from harness.variants import compare_variants, is_sweep
 
-__all__ = ["FILES", "Format", "collect", "combine", "print_tables", "render", "write_tables"]
+__all__ = ["FILES", "Format", "collect", "combine", "print_tables", "read", "render", "write_table", "write_tables"]
 
 TABLES_DIR = "tables"
 Format = Literal["markdown", "csv", "json"]
@@ -25,10 +26,21 @@ FILES: dict[Format, str] = {"markdown": "tables.md", "csv": "tables.csv", "json"
 
 def write_tables(run: Path) -> list[Path]:
     """Write RUN/tables/tables.md, .csv and .json; return their paths."""
-    table = collect(run)
+    return write_table(run, collect(run))
+
+
+def write_table(folder: Path, table: ResultTable | SeedTable) -> list[Path]:
+    """Write `table` to FOLDER/tables in every format; return their paths."""
     for format, name in FILES.items():
-        write_atomic(run / TABLES_DIR / name, render(table, format).encode())
-    return [run / TABLES_DIR / name for name in FILES.values()]
+        write_atomic(folder / TABLES_DIR / name, render(table, format).encode())
+    return [folder / TABLES_DIR / name for name in FILES.values()]
+
+
+def read(folders: list[Path]) -> ResultTable | SeedTable:
+    """The table of a run, of a sweep, or of several runs that differ in their seeds."""
+    if len(folders) > 1:
+        return combine(folders)
+    return compare_variants(folders[0]) if is_sweep(folders[0]) else collect(folders[0])
 
 
 def render(table: ResultTable | SeedTable, format: Format) -> str:

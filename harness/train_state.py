@@ -16,6 +16,8 @@ from accelerate import Accelerator
 from torch import nn
 
 from harness.artifact import naming_full_disk, write_atomic
+from harness.policy import merged
+from harness.recipe import Lora
 
 PROGRESS_FILE = "progress.json"
 
@@ -60,15 +62,15 @@ def load_state(accelerator: Accelerator, out: Path, identity: str) -> int:
     return step
 
 
-def save_checkpoint(accelerator: Accelerator, scorer: nn.Module, source: Path, out: Path) -> None:
-    """`checkpoint/`: the weights of the model in `scorer`, and from `source` whatever else lies there (the tokenizer)."""
+def save_checkpoint(accelerator: Accelerator, scorer: nn.Module, source: Path, out: Path, lora: Lora | None) -> None:
+    """`checkpoint/`: the weights of `scorer`'s model, adapters added in, and from `source` whatever else lies there (the tokenizer)."""
     weights = accelerator.get_state_dict(scorer)
     if accelerator.is_main_process:
         beside = out / "checkpoint.tmp"
         shutil.rmtree(beside, ignore_errors=True)
         with naming_full_disk(out / "checkpoint"):
             model: Any = accelerator.unwrap_model(scorer).model
-            model.save_pretrained(beside, state_dict={name.removeprefix("model."): value for name, value in weights.items()})
+            model.save_pretrained(beside, state_dict=merged({name.removeprefix("model."): value for name, value in weights.items()}, lora))
             for path in sorted(source.iterdir()):
                 is_weights = path.suffix in (".safetensors", ".bin") or path.name.endswith(".index.json")
                 if path.is_file() and not is_weights and not (beside / path.name).exists():

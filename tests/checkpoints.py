@@ -23,8 +23,11 @@ MACHINE = Machine(
 )
 
 
-def save_checkpoint(folder: Path, seed: int = 0) -> Path:
-    """`folder` with weights spread widely enough that greedy decoding is decisive, and a generation_config that must not be obeyed."""
+def save_checkpoint(folder: Path, seed: int = 0, head_dim: int = 8) -> Path:
+    """`folder` with weights spread widely enough that greedy decoding is decisive, and a generation_config that must not be obeyed.
+
+    vLLM's CPU attention asks for a `head_dim` of 32 at least.
+    """
     torch.manual_seed(seed)
     tokenizer = build_tokenizer(VOCABULARY)
     config = LlamaConfig(
@@ -34,6 +37,7 @@ def save_checkpoint(folder: Path, seed: int = 0) -> Path:
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=1,
+        head_dim=head_dim,
         initializer_range=0.3,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,

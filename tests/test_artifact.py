@@ -1,7 +1,6 @@
 """What is on disk can be trusted: markers last, writes whole, damage named."""
 
 import errno
-import multiprocessing
 import os
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import pytest
 
 from harness import artifact, machine
 from harness.artifact import RunDir, canonical, difference, make_stage, write_atomic
-from harness.errors import BusyError, InputError, MachineError
+from harness.errors import InputError, MachineError
 from harness.recipe import Sampling
 
 CPU = machine.load("cpu")
@@ -97,24 +96,3 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(MachineError, match=r"disk full while writing scores\.json"):
         write_atomic(path, b"new")
     assert path.read_bytes() == b"old"
-
-
-def _hold(path: Path, held: "multiprocessing.synchronize.Event", release: "multiprocessing.synchronize.Event") -> None:
-    with RunDir(path).lock():
-        held.set()
-        release.wait(10)
-
-
-def test_second_process_is_refused(tmp_path: Path) -> None:
-    """Two runs never write to one directory; the message names the process that holds it."""
-    context = multiprocessing.get_context("spawn")
-    held, release = context.Event(), context.Event()
-    process = context.Process(target=_hold, args=(tmp_path, held, release))
-    process.start()
-    assert held.wait(30)
-    with pytest.raises(BusyError, match=f"pid {process.pid}"), RunDir(tmp_path).lock():
-        pass
-    release.set()
-    process.join()
-    with RunDir(tmp_path).lock():
-        pass

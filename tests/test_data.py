@@ -174,3 +174,27 @@ def test_a_cut_response_file_is_named(tmp_path: Path) -> None:
     path.write_text(path.read_text()[:20])
     with pytest.raises(InputError, match=r"responses/00001.jsonl line 1 is not whole JSON"):
         read_pairs(inputs)
+
+
+def test_third_response_is_encoded_like_the_second() -> None:
+    """Promise: iteration 0's response follows as a third branch, with an EOS where it ended by itself and none where it was cut."""
+    three = pair()._replace(proto="maybe", proto_finish_reason="length")
+    encoding = Encoding("chat", "modern", 64, 32)
+    responses = encode_pair(TOKENIZER, three, encoding).responses
+    assert [r.ids for r in responses] == [ids("yes^"), ids("no^"), ids("maybe")]
+    stopped = encode_pair(TOKENIZER, three._replace(proto_finish_reason="stop"), encoding).responses
+    assert stopped[2].ids == ids("maybe^")
+    assert encode_pair(TOKENIZER, three, encoding)[:1] == encode_pair(TOKENIZER, pair(), encoding)[:1]
+
+
+def test_third_response_is_iteration_0s_whatever_the_pairs(tmp_path: Path) -> None:
+    """Promise: with the input proto each pair carries iteration 0's answer to its own prompt; without it there is none."""
+    (tmp_path / "prompts.jsonl").write_bytes(dump_rows([Row(name, [{"role": "user", "content": name}], "real") for name in "ab"]))
+    for role, order in (("r1", "ab"), ("r0", "ba")):
+        (tmp_path / role / "responses").mkdir(parents=True)
+        lines = [{"prompt_id": name, "response": f"{role} {name}", "finish_reason": "length"} for name in order]
+        (tmp_path / role / "responses" / "0.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    inputs = {"prompts": tmp_path, "responses1": tmp_path / "r1"}
+    assert [(p.generated, p.proto) for p in read_pairs(inputs)] == [("r1 a", None), ("r1 b", None)]
+    found = read_pairs({**inputs, "proto": tmp_path / "r0"})
+    assert [(p.generated, p.proto, p.proto_finish_reason) for p in found] == [("r1 a", "r0 a", "length"), ("r1 b", "r0 b", "length")]

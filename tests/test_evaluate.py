@@ -13,8 +13,8 @@ from harness import evaluate, machine
 from harness.artifact import Score, dump
 from harness.components import Job, Result
 from harness.errors import InputError, RecipeError
-from harness.plan import EvaluateSpec
 from harness.recipe import Benchmark, Task
+from harness.specs import EvaluateSpec
 
 TASKS = (Task(name="first", metric="acc"), Task(name="second", metric="acc"))
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import time
+import tracemalloc
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from harness import generate
-from harness.components import Row
+from harness.components import Response, Row
 from harness.data import dump_rows, read_jsonl
 from harness.engines.hf import Engine
 from harness.errors import InputError
-from harness.plan import GenerateSpec
 from harness.recipe import Sampling
 from harness.sources import procedural
+from harness.specs import GenerateSpec
 from tests.checkpoints import MACHINE, save_checkpoint
 
 NUM = 17
@@ -63,6 +66,7 @@ def test_every_prompt_is_answered_once(undisturbed: dict[str, bytes]) -> None:
     assert statistics["num_responses"] == NUM
     assert statistics["mean_tokens"] == pytest.approx(sum(line["num_tokens"] for line in lines) / NUM)
     assert statistics["share_length"] == sum(line["finish_reason"] == "length" for line in lines) / NUM
+    assert [statistics["shards"][f"{i:05}"]["num_responses"] for i in range(4)] == [5, 5, 5, 2]
 
 
 def test_the_rows_of_a_shard(undisturbed: dict[str, bytes]) -> None:
@@ -151,10 +155,31 @@ def test_missing_and_repeated_inputs_are_named(inputs: Mapping[str, Path], tmp_p
         generate.run(SPEC, {**inputs, "prompts": tmp_path}, tmp_path, MACHINE)
 
 
-def test_seeds_are_stable() -> None:
-    """A prompt's seed is a fixed function of the stage's seed and its id."""
-    assert generate.seed_of(3, "p0") == generate.seed_of(3, "p0") < 2**64
-    assert len({generate.seed_of(seed, prompt_id) for seed in range(9) for prompt_id in ("a", "b", "1")}) == 27
+def test_two_replicas_give_the_bytes_of_one(inputs: Mapping[str, Path], undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+    """Real engines in two processes leave the same files as one engine in this one."""
+    generate.run(SPEC, inputs, tmp_path, MACHINE.model_copy(update={"num_replicas": 2}))
+    assert contents(tmp_path) == undisturbed
+
+
+def test_time_and_memory_are_linear(inputs: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four times the prompts cost a fake engine's stage four times the time, not sixteen, and less than 1 kB of memory for each."""
+    engine = SimpleNamespace(generate=lambda asked: [Response(request.request_id, [5, 6], "stop") for request in asked])
+    fake = SimpleNamespace(open_engine=lambda *_: engine)
+    monkeypatch.setattr(generate, "load", lambda kind, name: fake)
+    seconds, peaks = [], []
+    for num in (300, 1200):
+        folder = tmp_path / str(num)
+        folder.mkdir()
+        rows = (Row(f"{i:064}", [{"role": "user", "content": "ka lo mi " * (i % 7 + 1)}], "x" * 400) for i in range(num))
+        (folder / "prompts.jsonl").write_bytes(dump_rows(list(rows)))
+        tracemalloc.start()
+        began = time.process_time()
+        generate.run(SPEC, {**inputs, "prompts": folder}, folder, MACHINE.model_copy(update={"generate_shard": 20}))
+        seconds.append(time.process_time() - began)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert seconds[1] < 8 * seconds[0]
+    assert (peaks[1] - peaks[0]) / 900 < 1000
 
 
 def restore(out: Path, files: Mapping[str, bytes]) -> None:

@@ -11,14 +11,18 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
     GemmaConfig,
     GPT2Config,
     LlamaConfig,
     MistralConfig,
     PretrainedConfig,
     Qwen2Config,
+    Qwen3Config,
 )
 
+import harness.logps
 from harness.errors import InputError
 from harness.logps import Group, GroupScorer, group_logps, score_groups, shares_prompts
 
@@ -39,6 +43,8 @@ FAMILIES: dict[str, Callable[[], PretrainedConfig]] = {
     "mistral_no_window": lambda: MistralConfig(**SIZES, sliding_window=None),
     "qwen2": lambda: Qwen2Config(**SIZES),
     "qwen2_window_5": lambda: Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=5, max_window_layers=1),
+    "qwen3": lambda: Qwen3Config(**SIZES, head_dim=8),
+    "qwen3_window_5": lambda: Qwen3Config(**SIZES, head_dim=8, use_sliding_window=True, sliding_window=5, max_window_layers=1),
     "gemma": lambda: GemmaConfig(**SIZES, head_dim=8),
     "gpt2": lambda: GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=128),
 }
@@ -98,6 +104,52 @@ def test_shared_rows_equal_single_sequences_gradients_included(family: str, hidd
     whole = [torch.cat([g.flatten() for g in some]) for some in (gradients, expected)]
     assert relative_error(whole[0], whole[1]) < 1e-5
     assert shares_prompts(model) == (family != "gpt2")
+
+
+def test_kept_and_recomputed_logits_give_the_same_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: how much of the logits is kept is a matter of memory only; keeping none, some or all gives one gradient."""
+    model = tiny_model(LlamaConfig(**SIZES))
+    groups = random_groups()
+    found = []
+    for kept in (0, 4 * VOCABULARY * 10, 1 << 30):
+        monkeypatch.setattr(harness.logps, "KEPT_LOGITS_BYTES", kept)
+        monkeypatch.setattr(harness.logps, "SLICE_ELEMENTS", 3 * VOCABULARY)
+        gradients = torch.autograd.grad(group_logps(model, groups, chunk_tokens=4).square().sum(), list(model.parameters()))
+        found.append(torch.cat([g.flatten() for g in gradients]))
+    assert relative_error(found[0], found[2]) < 1e-6
+    assert relative_error(found[1], found[2]) < 1e-6
+
+
+def test_a_second_backward_pass_is_refused() -> None:
+    """Promise: the logits became their own gradient, so a second pass over the same graph is an error, never a wrong number."""
+    logps = group_logps(tiny_model(LlamaConfig(**SIZES)), random_groups()).sum()
+    logps.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        logps.backward()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.05), (torch.float32, 1e-6)])
+def test_autocast_follows_fp32(dtype: torch.dtype, tolerance: float) -> None:
+    """Promise: under bf16 autocast the gradient is fp32's to bf16's precision (5 %), by the same code."""
+    model = tiny_model(LlamaConfig(**SIZES))
+    exact = torch.autograd.grad(group_logps(model, random_groups()).sum(), list(model.parameters()))
+    with torch.autocast("cpu", dtype, enabled=dtype == torch.bfloat16):
+        logps = group_logps(model, random_groups())
+    assert logps.dtype == torch.float32
+    found = torch.autograd.grad(logps.sum(), list(model.parameters()))
+    whole = [torch.cat([g.flatten() for g in some]) for some in (found, exact)]
+    assert relative_error(whole[0], whole[1]) < tolerance
+
+
+@pytest.mark.parametrize("config", [Gemma2Config(**SIZES, head_dim=8), Gemma3TextConfig(**SIZES, head_dim=8)], ids=["gemma2", "gemma3"])
+def test_families_with_other_attention_are_not_claimed(config: PretrainedConfig) -> None:
+    """Promise: Gemma 2 and 3 (capped logits, alternating windows) are scored by the plain path, and rightly."""
+    torch.manual_seed(0)
+    model: nn.Module = AutoModelForCausalLM.from_config(config).eval()
+    assert not shares_prompts(model)
+    groups = random_groups()
+    reference = torch.stack([torch.stack([alone(model, group, i)[0] for i in range(2)]) for group in groups])
+    assert relative_error(group_logps(model, groups), reference) < 1e-5
 
 
 def test_eager_attention_takes_the_padded_path() -> None:

@@ -279,7 +279,7 @@ def test_seeds_are_averaged_with_their_spread(tmp_path: Path) -> None:
 def test_runs_of_different_recipes_are_not_averaged(tmp_path: Path) -> None:
     """Only the seeds may differ; the error names what else does."""
     one = write_run(tmp_path / "a", small_recipe())
-    other = write_run(tmp_path / "b", replace(small_recipe(), name="other", max_length=512))
+    other = write_run(tmp_path / "b", replace(small_recipe(), name="other", max_length=1536))
     with pytest.raises(InputError, match="differ in max_length"):
         combine([one, other])
     with pytest.raises(InputError, match="no run to combine"):

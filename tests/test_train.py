@@ -23,17 +23,21 @@ import harness.opponent
 import harness.train
 import harness.train_state
 from harness.artifact import DONE_FILE, Record, dump, hash_file, read_model
+from harness.batches import plan_steps
 from harness.components import Row
 from harness.data import Encoding, Pair, dump_rows, encode_pair
 from harness.errors import InputError, MachineError, RecipeError, TrainingError
 from harness.logps import Group, group_logps
 from harness.machine import Machine
-from harness.plan import TrainSpec
+from harness.policy import load_policy, merged
 from harness.recipe import Optimizer
+from harness.specs import TrainSpec
 from tests.checkpoints import MACHINE
 from tests.tiny_checkpoints import byte_checkpoint
 
 NUM_PAIRS = 10
+CLOCK = ("seconds", "tokens_per_second", "mfu", "peak_memory_gb")
+LEFT = {"checkpoint", "log.jsonl", "opponent_logps.json", "audit.json", "samples"}
 
 
 @pytest.fixture(autouse=True)
@@ -64,8 +68,10 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def spec(**changes: Any) -> dict[str, Any]:
     values = TrainSpec(
         objective="spin",
+        parameters={},
         grouping="pairs",
         accepted_checks=(),
+        lora=None,
         beta=0.1,
         learning_rate=1e-3,
         optimizer=Optimizer(name="rmsprop", warmup_ratio=0.25),
@@ -101,7 +107,7 @@ def read_log(out: Path) -> list[dict[str, Any]]:
 
 
 def without_clock(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{name: value for name, value in line.items() if name not in ("seconds", "tokens_per_second")} for line in log]
+    return [{name: value for name, value in line.items() if name not in CLOCK} for line in log]
 
 
 def test_what_a_run_leaves(inputs: dict[str, Path], tmp_path: Path) -> None:
@@ -118,7 +124,7 @@ def test_what_a_run_leaves(inputs: dict[str, Path], tmp_path: Path) -> None:
     assert after.keys() == before.keys()
     assert not all(torch.equal(before[name], after[name]) for name in before)
     assert all(weight.dtype == torch.float32 for weight in after.values())
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"checkpoint", "log.jsonl", "opponent_logps.json"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == LEFT
     AutoTokenizer.from_pretrained(tmp_path / "out" / "checkpoint")
     assert str(tmp_path) not in (tmp_path / "out" / "checkpoint" / "config.json").read_text()
 
@@ -195,7 +201,7 @@ def test_stopped_at_any_step_ends_in_the_same_bytes(inputs: dict[str, Path], tmp
         assert without_clock(log) == without_clock(expected)
         for path in ("checkpoint/model.safetensors", "checkpoint/config.json", "opponent_logps.json"):
             assert hash_file(out / path) == hash_file(tmp_path / "undisturbed" / path), (name, when, path)
-        assert {path.name for path in out.iterdir()} == {"checkpoint", "log.jsonl", "opponent_logps.json"}
+        assert {path.name for path in out.iterdir()} == LEFT
 
 
 def failing_at(function: Callable[..., Any], when: int) -> Callable[..., Any]:
@@ -282,7 +288,7 @@ def test_two_processes_continue_what_one_began(inputs: dict[str, Path], tmp_path
     finished = launch(inputs, out, machine(micro_batch=1, checkpoint_every_seconds=0.0), before=world, command=torchrun)
     assert finished.returncode == 0, finished.stderr[-2000:]
     two, log = load_file(out / "checkpoint" / "model.safetensors"), read_log(out)
-    assert {path.name for path in out.iterdir()} == {"checkpoint", "log.jsonl", "opponent_logps.json"}
+    assert {path.name for path in out.iterdir()} == LEFT
     for name in ("loss", "margin", "grad_norm", "logps/real", "tokens", "learning_rate"):
         assert [line[name] for line in log] == pytest.approx([line[name] for line in expected], rel=1e-3, abs=1e-4), name
     for name, weight in one.items():
@@ -354,26 +360,155 @@ def test_non_finite_loss_names_its_prompts(inputs: dict[str, Path], tmp_path: Pa
 def test_counts_of_a_run() -> None:
     """Promise: micro-batch is the largest divisor of a process's share that fits; steps follow the recipe alone."""
     settings = TrainSpec.model_validate(spec(global_batch_size=24, schedule_epochs=6, stop_after_epochs=2))
-    schedule = harness.train.plan_steps(settings, 100, 2, machine(micro_batch=5))
-    assert schedule == (4, 24, 8, 4)
-    assert harness.train.plan_steps(settings, 100, 1, machine(micro_batch=100)).micro_batch == 24
+    schedule = plan_steps(settings, 100, 1, 2, machine(micro_batch=5))
+    assert schedule == (4, 24, 8, 4, 24)
+    assert plan_steps(settings, 100, 1, 1, machine(micro_batch=100)).micro_batch == 24
     fixed = TrainSpec.model_validate(spec(num_steps=7))
-    assert harness.train.plan_steps(fixed, 10, 1, machine())[1:3] == (7, 7)
+    assert plan_steps(fixed, 10, 1, 1, machine())[1:3] == (7, 7)
 
 
 def test_what_cannot_be_run() -> None:
     """Promise: an indivisible batch, too few pairs and a prompt that leaves no room are one clear line each."""
     settings = TrainSpec.model_validate(spec())
     with pytest.raises(MachineError, match="global batch of 4 pairs cannot be divided among 3 processes of machine 'test'"):
-        harness.train.plan_steps(settings, 10, 3, machine())
+        plan_steps(settings, 10, 1, 3, machine())
     with pytest.raises(RecipeError, match="3 pairs do not fill one global batch of 4"):
-        harness.train.plan_steps(settings, 3, 1, machine())
+        plan_steps(settings, 3, 1, 1, machine())
     with pytest.raises(RecipeError, match="max_prompt_length 96 leaves no token"):
-        harness.train.plan_steps(TrainSpec.model_validate(spec(max_prompt_length=96)), 10, 1, machine())
+        plan_steps(TrainSpec.model_validate(spec(max_prompt_length=96)), 10, 1, 1, machine())
 
 
 def test_spin_without_responses_is_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
     """Promise: self-play without generated responses is an input error, not a crash."""
     roles = {role: inputs[role] for role in ("policy", "prompts")}
-    with pytest.raises(InputError, match="no generated responses"):
+    with pytest.raises(InputError, match="needs generated responses"):
         train(roles, tmp_path / "out", spec(), machine())
+
+
+@pytest.fixture(scope="module")
+def carried(inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """`inputs` with a second response to every prompt."""
+    root = tmp_path_factory.mktemp("carried")
+    (root / "responses").mkdir()
+    lines = [{"prompt_id": f"p{i}", "response": "newer " + "w" * (i % 4), "finish_reason": "length"} for i in range(NUM_PAIRS)]
+    (root / "responses" / "00000.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (root / DONE_FILE).write_bytes(dump(Record(fingerprint="1", outputs={}, content="1", seconds=1.0, peak_memory_mb=1.0)))
+    return {**inputs, "responses1": root}
+
+
+def test_groups_give_the_same_loss_and_gradient_as_their_pairs(carried: dict[str, Path], tmp_path: Path) -> None:
+    """Promise: a step over all pairs is the same whether they are scored apart or as groups, for fewer tokens."""
+    recipe = spec(global_batch_size=20, num_steps=2, optimizer={"warmup_ratio": 0.0, "schedule": "constant"})
+    apart, log_apart = train(carried, tmp_path / "pairs", recipe, machine(micro_batch=4))
+    grouped, log = train(carried, tmp_path / "groups", {**recipe, "grouping": "groups"}, machine(micro_batch=4))
+    for name in ("loss", "margin", "grad_norm", "logps/real", "logps/generated", "lengths/real", "lengths/generated"):
+        assert [line[name] for line in log] == pytest.approx([line[name] for line in log_apart], rel=1e-4, abs=1e-4), name
+    assert log[0]["tokens"] < 0.8 * log_apart[0]["tokens"]
+    for name, weight in apart.items():
+        torch.testing.assert_close(grouped[name], weight, atol=1e-4, rtol=1e-3)
+
+
+def test_groups_continue_exactly(carried: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: carried-over groups, killed and continued, end in the same bytes."""
+    recipe, always = spec(grouping="groups"), machine(checkpoint_every_seconds=0.0)
+    _, expected = train(carried, tmp_path / "undisturbed", recipe, always)
+    assert len(expected) == 10
+    with monkeypatch.context() as patch:
+        patch.setattr(harness.train, "_step", failing_at(harness.train._step, 3))
+        with pytest.raises(KeyboardInterrupt):
+            train(carried, tmp_path / "out", recipe, always)
+    _, log = train(carried, tmp_path / "out", recipe, always)
+    assert without_clock(log) == without_clock(expected)
+    weights = "checkpoint/model.safetensors"
+    assert hash_file(tmp_path / "out" / weights) == hash_file(tmp_path / "undisturbed" / weights)
+
+
+def test_adapters_train_alone_and_are_merged(inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: only the adapted layers change, the product is an ordinary checkpoint with the policy's own numbers, resume is exact."""
+    pytest.importorskip("peft", reason="peft is not installed")
+    recipe = spec(lora={"rank": 4, "alpha": 8, "targets": ["q_proj", "down_proj"]}, learning_rate=1e-2)
+    before = load_file(inputs["policy"] / "checkpoint" / "model.safetensors")
+    after, log = train(inputs, tmp_path / "out", recipe, machine())
+    assert log[0]["loss"] == pytest.approx(0.693147, abs=1e-4)
+    assert log[-1]["loss"] < log[0]["loss"]
+    assert after.keys() == before.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in before if "q_proj" in name or "down_proj" in name}
+    always = machine(checkpoint_every_seconds=0.0, gradient_checkpointing=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(harness.train, "_step", failing_at(harness.train._step, 2))
+        with pytest.raises(KeyboardInterrupt):
+            train(inputs, tmp_path / "stopped", recipe, always)
+    continued, _ = train(inputs, tmp_path / "stopped", recipe, always)
+    for name in after:
+        torch.testing.assert_close(continued[name], after[name], atol=1e-5, rtol=1e-4)
+
+
+def test_adapters_disabled_are_the_opponent(inputs: dict[str, Path]) -> None:
+    """Promise: whatever the adapters learn, without them the model is the one the opponent's log-probabilities came from."""
+    pytest.importorskip("peft", reason="peft is not installed")
+    from peft.tuners.lora import LoraLayer
+
+    settings = TrainSpec.model_validate(spec(lora={"rank": 2, "alpha": 4, "targets": ["q_proj", "v_proj"]}))
+    groups = [Group([5, 6, 7], [[8, 9], [10]])]
+    model = load_policy(inputs["policy"] / "checkpoint", settings, machine())
+    opponent = group_logps(AutoModelForCausalLM.from_pretrained(inputs["policy"] / "checkpoint", dtype=torch.float32).eval(), groups)
+    assert torch.equal(group_logps(model, groups), opponent)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight)
+    adapted = group_logps(model, groups)
+    assert not torch.allclose(adapted, opponent)
+    plain = AutoModelForCausalLM.from_config(model.config).eval()
+    plain.load_state_dict(merged(model.state_dict(), settings.lora))
+    torch.testing.assert_close(group_logps(plain, groups), adapted, atol=1e-4, rtol=1e-4)
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer):
+            layer.enable_adapters(False)
+    assert torch.equal(group_logps(model, groups), opponent)
+
+
+def test_bf16_follows_fp32(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """Promise: bf16 computes the same steps to its precision: losses within 0.05, gradient norms within 10 %, weights fp32."""
+    recipe = spec(num_steps=2, learning_rate=1e-4)
+    _, exact = train(inputs, tmp_path / "fp32", recipe, machine())
+    AcceleratorState._reset_state(reset_partial_state=True)
+    _, log = train(inputs, tmp_path / "bf16", {**recipe, "precision": "bf16"}, machine())
+    assert [line["loss"] for line in log] == pytest.approx([line["loss"] for line in exact], abs=0.05)
+    assert [line["grad_norm"] for line in log] == pytest.approx([line["grad_norm"] for line in exact], rel=0.1)
+
+
+def test_out_of_memory_names_the_setting(inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: no memory for a step is one line with the machine's settings to turn; another error stays what it is."""
+
+    def exhausted(*args: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(harness.train, "_step", exhausted)
+    with pytest.raises(MachineError, match=r"machine 'test' is out of memory; in its file lower micro_batch \(now 2\)"):
+        train(inputs, tmp_path / "out", spec(), machine())
+    monkeypatch.setattr(harness.train, "_train", exhausted)
+    with pytest.raises(MachineError, match="take more devices"):
+        train(inputs, tmp_path / "out", spec(), machine(micro_batch=1, gradient_checkpointing=True))
+
+
+def test_trackers_get_the_log(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """Promise: a machine's tracker receives every step; without one nothing is written."""
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="tensorboard is not installed")
+    _, log = train(inputs, tmp_path / "out", spec(num_steps=2), machine(trackers=("tensorboard",)))
+    events = reader.EventAccumulator(str(tmp_path / "out" / "harness")).Reload()
+    assert [event.value for event in events.Scalars("loss")] == pytest.approx([line["loss"] for line in log])
+
+
+def test_what_a_step_costs(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """Promise: lengths are token means over the batch, and utilisation is FLOPs over time and the machine's peak."""
+    _, log = train(inputs, tmp_path / "out", spec(num_steps=1, global_batch_size=10), machine())
+    line = log[0]
+    assert line["lengths/real"] == pytest.approx(sum(len("real ") + 2 * i + 1 for i in range(10)) / 10)
+    assert line["lengths/generated"] == pytest.approx(sum(len("own ") + (11 - i) + 1 for i in range(10)) / 10)
+    assert line["tokens"] == pytest.approx(10 * (line["lengths/prompt"] + line["lengths/real"] + line["lengths/generated"]))
+    model = AutoModelForCausalLM.from_pretrained(inputs["policy"] / "checkpoint")
+    matrices = sum(p.numel() for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name and "lm_head" not in name)
+    flops = line["mfu"] * line["seconds"] * MACHINE.peak_tflops * 1e12
+    assert 6 * matrices * line["tokens"] < flops < 12 * (matrices + model.lm_head.weight.numel()) * line["tokens"]
+    assert 0.05 < line["peak_memory_gb"] < 10

@@ -2,14 +2,16 @@
 
 As FastChat's gen_model_answer.py and gen_judgment.py with single-answer grading, with these differences: the prompt is the
 checkpoint's own chat template; sampling is plain (FastChat leaves transformers' default top_k of 50 in place); a verdict without
-one readable rating is unscored and counted. Questions, GPT-4's references and the judge's prompts are read from the Space
-lmsys/mt-bench; tasks called tiny_* ask procedural two-turn questions instead, the second turn a new instruction of the same family.
+one readable rating is unscored and counted. A turn graded several times scores the mean of its readable ratings. Questions, GPT-4's
+references and the judge's prompts are read from the Space lmsys/mt-bench; tasks called tiny_* ask procedural two-turn questions
+instead, the second turn a new instruction of the same family.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,13 +21,14 @@ from harness.artifact import Score, digest, write_atomic
 from harness.components import Job, Request, Result, Turn, load
 from harness.data import prompt_ids, read_jsonl
 from harness.errors import InputError
+from harness.judgments import group_means, intervals, rating_of
 from harness.progress import progress
 from harness.questions import SPACE, SPACE_REVISION, TINY_SEED, Question, is_tiny, judge_templates, questions_of
 from harness.recipe import Task
 from harness.statistics import estimate, question_of
 from harness.verdicts import Endpoint, Verdict, collect
 
-VERSION = 1
+VERSION = 2
 
 TEMPERATURES = {
     "writing": 0.7,
@@ -42,6 +45,7 @@ OTHER_TEMPERATURE = 0.7
 MAX_NEW_TOKENS = 1024
 
 Ask = Callable[[str, Turn], Verdict]
+Verdicts = Mapping[str, Sequence[Verdict]]
 
 
 def open_benchmark(job: Job) -> Callable[[Task], Result]:
@@ -55,8 +59,9 @@ def open_benchmark(job: Job) -> Callable[[Task], Result]:
         questions = questions_of(task)
         answers = answer(task.name, questions)
         turns = {f"{q.question_id}-{t + 1}": _turn(q, t, answers[q.question_id]) for q in questions for t in range(len(q.turns))}
-        verdicts = collect(turns, ask) if ask else None
-        score = _score(job, task, turns, verdicts).model_copy(update={"protocol": _protocol(job, task, answer.chat_template)})
+        verdicts = _verdicts(job, turns, ask) if ask else None
+        protocol = {**_protocol(job, task, answer.chat_template), "judge_served": _served(verdicts)}
+        score = _score(job, task, turns, verdicts).model_copy(update={"protocol": protocol})
         return Result(score, [_sample(q, answers[q.question_id], score, verdicts) for q in questions])
 
     return score_task
@@ -154,23 +159,41 @@ def _open_judge(job: Job) -> Ask | None:
         return lambda key, turn: Verdict(component.decide(turn))
     if judge.model is None:
         return None
-    endpoint = Endpoint(judge, job.workspace / "verdicts")
+    endpoint = Endpoint(judge, job.workspace / "verdicts", job.machine)
     templates = judge_templates()
     return lambda key, turn: endpoint.ask(key, component.render(turn, templates))
 
 
-def _score(job: Job, task: Task, turns: Mapping[str, Turn], verdicts: Mapping[str, Verdict] | None) -> Score:
-    """Points of 10 over all turns, a question's turns as one cluster; in the details by category and by turn."""
-    ratings = _ratings(job, turns, verdicts)
+def _verdicts(job: Job, turns: Mapping[str, Turn], ask: Ask) -> dict[str, list[Verdict]]:
+    """{key: the judge's verdicts on that turn}, one a repeat."""
+    repeats = job.benchmark.judge.repeats if job.benchmark.judge else 1
+    asked = {f"{key}.{i + 1}": turn for key, turn in turns.items() for i in range(repeats)}
+    found = collect(asked, ask, job.machine.judge_threads)
+    return {key: [found[f"{key}.{i + 1}"] for i in range(repeats)] for key in turns}
+
+
+def _score(job: Job, task: Task, turns: Mapping[str, Turn], verdicts: Verdicts | None) -> Score:
+    """Points of 10 over all turns, a question's turns as one cluster; in the details by category and by turn.
+
+    A verdict is unreadable when no rating can be read in it, a turn unscored when all its verdicts are.
+    """
+    read = _ratings(job, verdicts) if verdicts else {}
+    ratings = {key: rating_of(read.get(key, ())) for key in turns}
     estimated = estimate(ratings, question_of)
     details: dict[str, Any] = {
-        "categories": _means(ratings, {key: turn.category for key, turn in turns.items()}),
-        "turns": _means(ratings, {key: str(len(turn.questions)) for key, turn in turns.items()}),
+        "categories": group_means(ratings, {key: turn.category for key, turn in turns.items()}),
+        "turns": group_means(ratings, {key: str(len(turn.questions)) for key, turn in turns.items()}),
+        "intervals": intervals(ratings),
     }
     if verdicts is None:
         details["reason"] = "no judge was chosen: answers only"
     else:
-        details["judge_models"] = sorted({verdict.model for verdict in verdicts.values() if verdict.model})
+        asked = [verdict for found in verdicts.values() for verdict in found]
+        details["verdicts"] = {
+            "asked": len(asked),
+            "unreadable": sum(rating is None for found in read.values() for rating in found),
+            "refused": dict(Counter(verdict.refused for verdict in asked if verdict.refused)),
+        }
     return Score(
         benchmark=job.benchmark.name,
         task=task.name,
@@ -186,23 +209,18 @@ def _score(job: Job, task: Task, turns: Mapping[str, Turn], verdicts: Mapping[st
     )
 
 
-def _ratings(job: Job, turns: Mapping[str, Turn], verdicts: Mapping[str, Verdict] | None) -> dict[str, float | None]:
-    if verdicts is None or job.benchmark.judge is None:
-        return dict.fromkeys(turns)
+def _served(verdicts: Verdicts | None) -> list[str]:
+    """The model names the endpoint reported: what stands behind the judge's name may change between two rows."""
+    return sorted({verdict.model for found in (verdicts or {}).values() for verdict in found if verdict.model})
+
+
+def _ratings(job: Job, verdicts: Verdicts) -> dict[str, list[float | None]]:
+    assert job.benchmark.judge is not None
     parse = load("judges", job.benchmark.judge.name).parse
-    return {key: parse(verdicts[key].text) for key in turns}
+    return {key: [None if verdict.refused else parse(verdict.text) for verdict in found] for key, found in verdicts.items()}
 
 
-def _means(ratings: Mapping[str, float | None], groups: Mapping[str, str]) -> dict[str, dict[str, float | int | None]]:
-    """{group: mean of its scored ratings or None, n of them}."""
-    members: dict[str, list[float]] = {group: [] for group in groups.values()}
-    for key, rating in ratings.items():
-        if rating is not None:
-            members[groups[key]].append(rating)
-    return {group: {"mean": sum(found) / len(found) if found else None, "n": len(found)} for group, found in members.items()}
-
-
-def _sample(question: Question, answers: Sequence[dict[str, Any]], score: Score, verdicts: Mapping[str, Verdict] | None) -> dict[str, Any]:
+def _sample(question: Question, answers: Sequence[dict[str, Any]], score: Score, verdicts: Verdicts | None) -> dict[str, Any]:
     """One question as asked, answered and graded; prompts and questions are evaluation content and stay out of the score."""
     keys = [f"{question.question_id}-{turn + 1}" for turn in range(len(question.turns))]
     return {
@@ -212,7 +230,7 @@ def _sample(question: Question, answers: Sequence[dict[str, Any]], score: Score,
         "answers": [line["answer"] for line in answers],
         "finish_reasons": [line["finish_reason"] for line in answers],
         "prompts": [line["prompt"] for line in answers],
-        "verdicts": [verdicts[key].text if verdicts else None for key in keys],
+        "verdicts": [[verdict.text for verdict in verdicts[key]] if verdicts else None for key in keys],
         "ratings": [score.values[key] for key in keys],
     }
 
@@ -229,6 +247,8 @@ def _protocol(job: Job, task: Task, chat_template: str) -> dict[str, Any]:
         "judge": judge.name if judge else None,
         "judge_version": load("judges", judge.name).VERSION if judge else None,
         "judge_model": judge.model if judge and needs_model else None,
+        "judge_revision": judge.revision if judge and needs_model else None,
+        "judge_repeats": judge.repeats if judge else None,
         "judge_temperature": judge.temperature if judge and needs_model else None,
         "judge_max_tokens": judge.max_tokens if judge and needs_model else None,
         "judge_prompts": space if needs_model else None,

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
@@ -29,6 +28,7 @@ from transformers import (
 from harness.components import Request, Response
 from harness.errors import InputError, MachineError
 from harness.machine import Machine
+from harness.stopping import cut, eos_ids, require_prompts
 
 VERSION = 1
 
@@ -53,9 +53,7 @@ class Engine:
         return [responses[i] for i in range(len(requests))]
 
     def _batch(self, requests: Sequence[Request]) -> list[Response]:
-        for request in requests:
-            if not request.token_ids:
-                raise InputError(f"request {request.request_id} has an empty prompt; expected at least one token")
+        require_prompts(requests)
         token_ids, mask = _left_pad([request.token_ids for request in requests], self.model.device)
         width = token_ids.shape[1]
         limits = torch.tensor([request.max_new_tokens for request in requests], device=self.model.device)
@@ -72,7 +70,7 @@ class Engine:
             raise MachineError(
                 f"out of device memory with {len(requests)} prompts of {width} tokens; lower the machine's generate_batch"
             ) from None
-        return [self._response(*pair) for pair in zip(requests, sequences[:, width:].tolist(), strict=True)]
+        return [cut(request, ids, self.eos_ids) for request, ids in zip(requests, sequences[:, width:].tolist(), strict=True)]
 
     def _config(self, max_new_tokens: int) -> GenerationConfig:
         """Greedy and nothing else: our processor has already chosen where a request samples."""
@@ -80,12 +78,6 @@ class Engine:
         return GenerationConfig(
             max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, eos_token_id=list(self.eos_ids) or None, pad_token_id=pad
         )
-
-    def _response(self, request: Request, generated: list[int]) -> Response:
-        """Cut what the batch appended after the request's own end."""
-        generated = generated[: request.max_new_tokens]
-        end = next((i for i, token in enumerate(generated) if token in self.eos_ids), None)
-        return Response(request.request_id, generated[:end], "length" if end is None else "stop")
 
 
 class _PerRowLimit(StoppingCriteria):  # type: ignore[misc]
@@ -154,19 +146,11 @@ def open_engine(checkpoint: Path, dtype: str, machine: Machine) -> Engine:
         torch.set_num_threads(machine.num_threads)
     try:
         model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=getattr(torch, dtype), local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{checkpoint} cannot be loaded as a model ({reason}); rebuild the stage that makes it") from None
-    eos_ids = list(dict.fromkeys([*_as_ids(model.generation_config.eos_token_id), *_as_ids(tokenizer.eos_token_id)]))
     model.generation_config = GenerationConfig()
-    return Engine(model.to(torch.device(machine.device)).eval(), eos_ids, machine.generate_batch)
-
-
-def _as_ids(value: int | Iterable[int] | None) -> list[int]:
-    if value is None:
-        return []
-    return [value] if isinstance(value, int) else list(value)
+    return Engine(model.to(torch.device(machine.device)).eval(), eos_ids(checkpoint), machine.generate_batch)
 
 
 def _processors(requests: Sequence[Request], device: torch.device) -> LogitsProcessorList:

@@ -13,6 +13,8 @@ from harness.components import PairLogps
 
 VERSION = 1
 BRANCHES = ("real",)
+OPPONENT = False
+GRADE = "A"
 
 
 def loss(logps: PairLogps, beta: float) -> Tensor:

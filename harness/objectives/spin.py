@@ -18,6 +18,8 @@ from harness.components import PairLogps
 
 VERSION = 1
 BRANCHES = ("real", "generated")
+OPPONENT = True
+GRADE = "A"
 
 
 def loss(logps: PairLogps, beta: float) -> Tensor:
@@ -26,8 +28,4 @@ def loss(logps: PairLogps, beta: float) -> Tensor:
     Example: policy (real -10, generated -12), opponent (real -11, generated -9), beta 0.1:
     margin = (-10 + 11) - (-12 + 9) = 4, loss = log(1 + exp(-0.4)) = 0.5130.
     """
-    assert logps.policy_generated is not None
-    assert logps.opponent_real is not None
-    assert logps.opponent_generated is not None
-    margin = (logps.policy_real - logps.opponent_real) - (logps.policy_generated - logps.opponent_generated)
-    return softplus(-beta * margin)
+    return softplus(-beta * logps.margin)

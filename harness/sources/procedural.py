@@ -28,7 +28,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from harness.components import Row
+from harness.components import Preference, Row
+from harness.errors import InputError, suggest
 from harness.recipe import PromptSource
 
 VERSION = 1
@@ -221,6 +222,8 @@ def load(spec: PromptSource) -> list[Row]:
 
     The real response is one draw from the true distribution; in the split ``pretrain`` half of them are corrupted.
     """
+    if spec.split not in (*SPLITS, "pretrain"):
+        raise InputError(f"the procedural source has no split {spec.split!r}{suggest(spec.split, [*SPLITS, 'pretrain'])}")
     if spec.split == "pretrain":
         examples = noisy(sample("train", spec.num_prompts, spec.shuffle_seed), PRETRAIN_NOISE, spec.shuffle_seed)
     else:
@@ -229,3 +232,11 @@ def load(spec: PromptSource) -> list[Row]:
         Row(hashlib.sha256(prompt.encode()).hexdigest(), [{"role": "user", "content": prompt}], response)
         for prompt, response, _ in examples
     ]
+
+
+def load_preferences(spec: PromptSource) -> list[Preference]:
+    """The rows of ``load``; chosen is the draw from the true distribution, rejected an invalid response one small change away from it."""
+    rng = random.Random(f"rejected {spec.shuffle_seed}")
+    rows = load(spec)
+    rejected = [corruptions(row.prompt[0]["content"], row.real, rng, 1)[0] for row in rows]
+    return [Preference(row.prompt_id, row.prompt, row.real, worse) for row, worse in zip(rows, rejected, strict=True)]

@@ -2,55 +2,28 @@
 
 from __future__ import annotations
 
-import json
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness import verdicts
 from harness.benchmarks.mt_bench import TEMPERATURES, open_benchmark
 from harness.components import Job
 from harness.engines.hf import Engine
 from harness.errors import InputError, JudgeError
+from harness.machine import Machine
 from harness.questions import Question, questions_of, select
 from harness.recipe import Benchmark, Judge, Task
+from harness.scores import other_rules
 from tests.checkpoints import MACHINE, save_checkpoint
+from tests.scripted_judge import SERVED, Reply, Server, serving
 
 TINY = Task(name="tiny_mt_bench", metric="points of 10", limit=5)
 MODEL_JUDGE = Judge(model="scripted-judge")
+PATIENT = MACHINE.model_copy(update={"judge_retries": 1, "judge_timeout_seconds": 5.0})
+ALONE = PATIENT.model_copy(update={"judge_threads": 1})
 KEY = "sk-not-for-anyone"
-Script = Callable[[str, int], tuple[int, str]]
-
-
-class Server(ThreadingHTTPServer):
-    """Answers chat completions by `script(user prompt, number of the request)`; keeps the bodies it was asked."""
-
-    script: Script
-    asked: list[dict[str, Any]]
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.asked.append(body)
-        status, text = self.server.script(body["messages"][1]["content"], len(self.server.asked))
-        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
-        reply = {"id": "x", "object": "chat.completion", "created": 0, "model": "scripted-judge-0001", "choices": [choice]}
-        data = json.dumps(reply if status == 200 else {"error": {"message": text}}).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Nothing on stderr."""
 
 
 @pytest.fixture(scope="module")
@@ -60,22 +33,15 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    server = Server(("127.0.0.1", 0), Handler)
-    server.asked = []
-    server.script = lambda prompt, number: (200, "Rating: [[7]]")
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{server.server_address[1]}/v1")
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr(verdicts, "RETRIES", 1)
-    yield server
-    server.shutdown()
-    server.server_close()
+    with serving(lambda prompt, times: Reply("Rating: [[7]]")) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        monkeypatch.setenv("OPENAI_API_KEY", KEY)
+        yield server
 
 
-def job_of(checkpoint: Path, workspace: Path, judge: Judge | None) -> Job:
+def job_of(checkpoint: Path, workspace: Path, judge: Judge | None, machine: Machine = PATIENT) -> Job:
     benchmark = Benchmark(name="mt_bench", protocol="test", tasks=(TINY,), judge=judge, max_new_tokens=6)
-    return Job(checkpoint, benchmark, "hf", MACHINE, "fp32", 1, workspace)
+    return Job(checkpoint, benchmark, "hf", machine, "fp32", 1, workspace)
 
 
 def test_a_rule_grades_the_tiny_task(checkpoint: Path, tmp_path: Path) -> None:
@@ -141,12 +107,13 @@ def fake_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("fake_space")
 def test_good_and_unreadable_verdicts(checkpoint: Path, tmp_path: Path, server: Server) -> None:
     """Readable ratings are averaged; an unreadable verdict is unscored and counted, never 0. The score names the judge."""
-    server.script = lambda prompt, number: (200, "Rating: [[8]]" if "multi-turn" in prompt else "I would rather not say.")
+    server.script = lambda prompt, times: Reply("Rating: [[8]]" if "multi-turn" in prompt else "I would rather not say.")
     score, samples = open_benchmark(job_of(checkpoint, tmp_path, MODEL_JUDGE))(TINY)
     assert (score.value, score.stderr, score.n, score.n_unscored) == (8.0, 0.0, 10, 5)
     assert score.details["turns"] == {"1": {"mean": None, "n": 0}, "2": {"mean": 8.0, "n": 5}}
-    assert score.details["judge_models"] == ["scripted-judge-0001"]
-    assert samples[0]["verdicts"] == ["I would rather not say.", "Rating: [[8]]"]
+    assert score.protocol["judge_served"] == ["scripted-judge-0001"]
+    assert samples[0]["verdicts"] == [["I would rather not say."], ["Rating: [[8]]"]]
+    assert score.details["verdicts"] == {"asked": 10, "unreadable": 5, "refused": {}}
     assert score.protocol["judge_model"] == "scripted-judge"
     assert {(body["model"], body["temperature"], body["max_tokens"]) for body in server.asked} == {("scripted-judge", 0.0, 2048)}
 
@@ -154,7 +121,7 @@ def test_good_and_unreadable_verdicts(checkpoint: Path, tmp_path: Path, server: 
 @pytest.mark.usefixtures("fake_space")
 def test_an_error_that_passes_is_retried(checkpoint: Path, tmp_path: Path, server: Server) -> None:
     """HTTP 500 on the first request is retried and leaves no trace in the score."""
-    server.script = lambda prompt, number: (500, "busy") if number == 1 else (200, "[[6]]")
+    server.script = lambda prompt, times: Reply("busy", status=500) if len(server.asked) == 1 else Reply("[[6]]")
     score, _ = open_benchmark(job_of(checkpoint, tmp_path, MODEL_JUDGE))(TINY)
     assert (score.value, score.n_unscored, len(server.asked)) == (6.0, 0, 11)
 
@@ -164,13 +131,13 @@ def test_a_judge_that_goes_down_loses_nothing(
     checkpoint: Path, tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """After the retries one clear line; answers and verdicts stay, and the next launch asks only for the missing ones."""
-    monkeypatch.setattr(verdicts, "THREADS", 1)
-    server.script = lambda prompt, number: (200, "[[5]]") if number <= 4 else (503, "down")
-    with pytest.raises(JudgeError, match=r"judge scripted-judge: the endpoint answered HTTP 503") as caught:
-        open_benchmark(job_of(checkpoint, tmp_path, MODEL_JUDGE))(TINY)
+    server.script = lambda prompt, times: Reply("[[5]]") if len(server.asked) <= 4 else Reply("down", status=503)
+    with pytest.raises(JudgeError, match=r"6 of 10 verdicts are missing: judge scripted-judge: .* after 1 retries \(HTTP 503") as caught:
+        open_benchmark(job_of(checkpoint, tmp_path, MODEL_JUDGE, ALONE))(TINY)
+    assert len(server.asked) == 4 + 3 * 2, "three failures in a row, each asked twice, and nothing more is asked"
     assert "\n" not in str(caught.value)
     assert len(list((tmp_path / "verdicts").glob("*.json"))) == 4
-    server.script = lambda prompt, number: (200, "[[5]]")
+    server.script = lambda prompt, times: Reply("[[5]]")
     server.asked.clear()
     monkeypatch.setattr("harness.engines.hf.open_engine", None)
     score, _ = open_benchmark(job_of(checkpoint, tmp_path, MODEL_JUDGE))(TINY)
@@ -183,9 +150,43 @@ def test_a_judge_that_goes_down_loses_nothing(
 def test_nobody_listens(checkpoint: Path, tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """An endpoint nobody listens at is one clear line that names neither address nor key."""
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
-    with pytest.raises(JudgeError, match="no answer from the endpoint after 1 retries") as caught:
+    with pytest.raises(JudgeError, match="no verdict from the endpoint after 1 retries") as caught:
         open_benchmark(job_of(checkpoint, tmp_path, MODEL_JUDGE))(TINY)
     assert "127.0.0.1" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("fake_space")
+def test_repeated_verdicts_are_averaged(checkpoint: Path, tmp_path: Path, server: Server) -> None:
+    """Each turn is graded three times and scores the mean of the ratings that could be read; the judge's identity says so."""
+    server.script = lambda prompt, times: Reply({1: "[[4]]", 2: "[[7]]", 3: "no rating"}[times])
+    judge = Judge(model="scripted-judge", revision="0123456789" * 4, repeats=3)
+    score, samples = open_benchmark(job_of(checkpoint, tmp_path, judge, ALONE))(TINY)
+    assert (score.value, score.n, score.n_unscored, len(server.asked)) == (5.5, 10, 0, 30)
+    assert score.details["verdicts"] == {"asked": 30, "unreadable": 10, "refused": {}}
+    assert sorted(samples[0]["verdicts"][0]) == ["[[4]]", "[[7]]", "no rating"]
+    assert (score.protocol["judge_revision"], score.protocol["judge_repeats"]) == ("0123456789" * 4, 3)
+
+
+@pytest.mark.usefixtures("fake_space")
+@pytest.mark.parametrize(
+    ("changed", "served", "field"),
+    [
+        ({"model": "another"}, SERVED, "judge_model"),
+        ({"revision": "f" * 40}, SERVED, "judge_revision"),
+        ({"temperature": 0.7}, SERVED, "judge_temperature"),
+        ({"repeats": 2}, SERVED, "judge_repeats"),
+        ({}, "scripted-judge-0002", "judge_served"),
+    ],
+)
+def test_rows_under_different_judges_are_not_compared(
+    checkpoint: Path, tmp_path: Path, server: Server, changed: dict[str, Any], served: str, field: str
+) -> None:
+    """Another model, revision, sampling or number of repeats, or another model behind the same name, is another column's judge."""
+    first, _ = open_benchmark(job_of(checkpoint, tmp_path / "first", MODEL_JUDGE))(TINY)
+    server.served = served
+    judge = MODEL_JUDGE.model_copy(update=changed)
+    other, _ = open_benchmark(job_of(checkpoint, tmp_path / "other", judge))(TINY)
+    assert [reason.split(" ")[6] for reason in other_rules(other, first)] == [f"protocol.{field}"]
 
 
 def test_a_judge_without_a_key_is_refused_first(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,6 +58,13 @@ def test_draws_depend_on_the_seed_alone(engine: Engine, top_p: float) -> None:
     assert together == alone == backwards
 
 
+def test_a_response_is_the_same_alone_and_among_64(checkpoint: Path) -> None:
+    """At temperature 1 a batch of 64 gives each request what it gets alone."""
+    large = open_engine(checkpoint, "float32", MACHINE.model_copy(update={"generate_batch": 64}))
+    asked = requests(1.0, 64)
+    assert large.generate(asked) == [large.generate([request])[0] for request in asked]
+
+
 def test_another_seed_draws_anew(engine: Engine) -> None:
     """Seeds matter: the same prompt with many seeds is answered in many ways."""
     asked = [request._replace(seed=seed, token_ids=[2, 9, 3], max_new_tokens=8) for seed, request in enumerate(requests(1.0, 20))]
@@ -130,3 +137,15 @@ def test_an_empty_prompt_is_refused(engine: Engine) -> None:
     """A prompt without tokens cannot be answered and says so."""
     with pytest.raises(InputError, match="empty prompt"):
         engine.generate([Request("r", [], 3, 0.0, 1.0, 0)])
+
+
+def test_a_batch_ends_with_its_longest_response(engine: Engine) -> None:
+    """Once every row of a batch has stopped, by EOS or its own limit, no further token is computed."""
+    asked = [request._replace(max_new_tokens=40) for request in requests(1.0, 12)]
+    ending = [request for request, response in zip(asked, engine.generate(asked), strict=True) if response.finish_reason == "stop"][:4]
+    calls: list[int] = []
+    handle = engine.model.register_forward_hook(lambda *_: calls.append(1))
+    responses = engine.generate(ending)
+    handle.remove()
+    assert len(responses) > 1
+    assert len(calls) == max(len(response.token_ids) for response in responses) + 1 < 40

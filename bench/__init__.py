@@ -1,0 +1,1 @@
+"""Measurements beside other implementations; needs the extra `bench`."""

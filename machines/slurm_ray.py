@@ -1,0 +1,44 @@
+"""Four nodes of 8 x A100-80G under Slurm: training by `accelerate` over them, generation by one engine a GPU through Ray.
+Written for it; not run by us.
+
+Start the Ray cluster inside the allocation, then the harness on its first node; run directory and environment are on a shared disk:
+
+    HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+    srun --nodes=1 --ntasks=1 -w "$HEAD" ray start --head --port=6379 --block &
+    srun --nodes=3 --ntasks=3 -x "$HEAD" ray start --address="$HEAD:6379" --block &
+    RAY_ADDRESS="$HEAD:6379" MAIN_HOST="$HEAD" harness reproduce zephyr-7b-vllm --machine slurm-ray
+"""
+
+from harness.machine import Machine
+
+machine = Machine(
+    name="slurm-ray",
+    summary="4 nodes of 8 x A100-80G, Slurm and Ray, bf16, FSDP2 (not run by us)",
+    device="cuda",
+    num_devices=32,
+    micro_batch=2,
+    opponent_batch=16,
+    generate_batch=64,
+    generate_shard=1024,
+    evaluate_batch=16,
+    gradient_checkpointing=True,
+    checkpoint_every_seconds=900.0,
+    num_replicas=32,
+    replicas_on="ray",
+    launcher=(
+        "srun",
+        "--overlap",
+        "--ntasks-per-node=1",
+        "bash",
+        "-c",
+        'exec {python} -m accelerate.commands.launch --num_processes=32 --num_machines=4 --machine_rank="$SLURM_NODEID" '
+        '--main_process_ip="$MAIN_HOST" --main_process_port=29500 --mixed_precision=no --dynamo_backend=no --use_fsdp '
+        "--fsdp_version=2 --fsdp_auto_wrap_policy=TRANSFORMER_BASED_WRAP --fsdp_state_dict_type=FULL_STATE_DICT "
+        '--no_python {python} "$@"',
+        "launch",
+    ),
+    peak_tflops=312.0,
+    mfu=0.3,
+    generate_tokens_per_second=2200.0,
+    memory_gb=80.0,
+)

@@ -1,0 +1,76 @@
+"""A machine says where, never what: its values are checked, and none enters an identity."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness import machine as machines
+from harness.errors import MachineError, RecipeError
+from harness.machine import Machine, check, default_for, load
+from harness.recipe import Finetuning, Optimizer, Recipe, replace
+from harness.recipe import load as load_recipe
+from harness.strict import build
+
+ZEPHYR = load_recipe("zephyr-7b")
+
+
+def with_devices(num: int) -> Machine:
+    return load("a100x8").model_copy(update={"name": f"a100x{num}", "num_devices": num})
+
+
+@pytest.mark.parametrize("name", sorted(machines.available()))
+def test_shipped_machines_load_under_their_files_name(name: str) -> None:
+    """`--machine NAME` finds machines/NAME.py, which describes that machine."""
+    assert load(name).name == name
+
+
+def test_default_is_the_smallest_that_holds_the_model() -> None:
+    """Small models go to the CPU, a 7B model to the node whose devices together hold its 12 bytes a parameter."""
+    assert default_for(1e5).name == "cpu"
+    assert default_for(1.345e8).name == "cpu"
+    assert default_for(6e9).name == "h100x1"
+    assert default_for(7.24e9).name == "a100x8"
+    assert default_for(1e12).name == "slurm-ray"  # none holds it: the largest
+
+
+@pytest.mark.parametrize("num", [1, 2, 8, 64])
+def test_batch_of_64_fits_devices_that_divide_it(num: int) -> None:
+    """The paper's batch of 64 runs on any number of devices that divides it."""
+    check(with_devices(num), ZEPHYR)
+
+
+@pytest.mark.parametrize("num", [3, 6, 128])
+def test_batch_that_cannot_be_divided_is_refused(num: int) -> None:
+    """Other numbers are refused with both numbers and what to do; the batch never becomes another one silently."""
+    with pytest.raises(MachineError, match=f"zephyr-7b's global_batch_size of 64 pairs cannot be divided among the {num} devices"):
+        check(with_devices(num), ZEPHYR)
+
+
+def test_batches_of_finetunings_are_checked_too() -> None:
+    """A control's own batch is named by its field."""
+    control = Finetuning(learning_rate=1e-6, global_batch_size=12, optimizer=Optimizer())
+    recipe: Recipe = replace(ZEPHYR, name="mine", controls={"control": control})
+    with pytest.raises(MachineError, match=r"control\.global_batch_size of 12 pairs cannot be divided among the 8 devices"):
+        check(with_devices(8), recipe)
+
+
+def test_misspelt_field_and_file_get_a_suggestion(tmp_path: Path) -> None:
+    """A wrong field names the near one, in a file with the file's name; a file without a machine says what was expected."""
+    with pytest.raises(RecipeError, match="Machine has no field 'micro_bach'; did you mean 'micro_batch'"):
+        build(Machine, **{**load("cpu").model_dump(), "micro_bach": 1})
+    file = tmp_path / "mine.py"
+    file.write_text("from harness.machine import load\nmachine = load('cpu').model_copy(update={'num_devcies': 2})\n")
+    with pytest.raises(RecipeError, match=r"mine\.py: Machine has no field 'num_devcies'; did you mean 'num_devices'"):
+        load(str(file))
+    file.write_text("machine = 'cpu'\n")
+    with pytest.raises(RecipeError, match=r"`machine` is a str, expected a harness\.machine\.Machine"):
+        load(str(file))
+
+
+@pytest.mark.parametrize("field", ["num_devices", "micro_batch", "generate_shard", "evaluate_batch"])
+def test_counts_are_positive(field: str) -> None:
+    """A batch or device count of 0 is refused where it is written, not where it divides."""
+    with pytest.raises(RecipeError, match=rf"Machine\.{field}: Input should be greater than 0 \(found 0\)"):
+        load("cpu").model_copy(update={field: 0})

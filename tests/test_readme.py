@@ -1,0 +1,68 @@
+"""What the README says can be typed, and its table is one that a committed run produced."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+import typer
+
+from harness import recipe as recipes
+from harness import tables as tabulating
+from harness.artifact import RunDir
+from harness.cli import app
+from harness.runner import verify
+
+ROOT = Path(__file__).parent.parent
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+FENCE = re.compile(r"```(?:bash|sh|console)\n(.*?)```", re.DOTALL)
+TABLE = re.compile(r"<!-- table: (\S+) (.+?) -->\n(.*?)<!-- end of table -->", re.DOTALL)
+
+
+def commands(page: Path) -> list[str]:
+    """Every `harness ...` line of a page's shell blocks, continued lines joined."""
+    lines = "\n".join(FENCE.findall(page.read_text())).replace("\\\n", " ").splitlines()
+    parts = [part.strip() for line in lines for part in re.split(r"&&|\|", line.split("  #")[0])]
+    return [re.sub(r"^(\S*/)?harness\b", "harness", part) for part in parts if re.match(r"(\S*/)?harness\b", part)]
+
+
+@pytest.mark.parametrize(("page", "command"), [(page.name, line) for page in PAGES for line in commands(page)])
+def test_commands_parse(page: str, command: str) -> None:
+    """Every command shown is one the CLI takes, with options it has."""
+    group = typer.main.get_command(app)
+    assert isinstance(group, click.Group) or hasattr(group, "commands")
+    _, name, *arguments = shlex.split(command, comments=True)
+    if name == "--help":
+        return
+    subcommand = group.commands[name]  # type: ignore[attr-defined]
+    subcommand.make_context(name, arguments, resilient_parsing="--help" in arguments)
+
+
+def test_recipes_are_listed() -> None:
+    """A shipped recipe is named in the README."""
+    text = (ROOT / "README.md").read_text()
+    assert [name for name in recipes.available() if f"`{name}`" not in text] == []
+
+
+def test_tables_are_those_of_committed_runs() -> None:
+    """A table of the README is, to the letter, the section of that title of a committed run's tables."""
+    shown = TABLE.findall((ROOT / "README.md").read_text())
+    assert shown
+    for run, title, text in shown:
+        whole = (ROOT / run / "tables" / "tables.md").read_text()
+        section = whole.split(f"## {title}\n", 1)[1].split("\n## ", 1)[0]
+        assert text.strip() in section
+
+
+@pytest.mark.parametrize("run", sorted(path.parent.name for path in (ROOT / "results").glob("*/recipe.json")))
+def test_committed_tables_are_what_the_records_say(run: str) -> None:
+    """Rebuilding a committed run's tables from its records alone gives the committed bytes, and every record verifies."""
+    table = tabulating.collect(ROOT / "results" / run)
+    for format, name in tabulating.FILES.items():
+        assert tabulating.render(table, format) == (ROOT / "results" / run / "tables" / name).read_text()
+    damage, _, checked = verify(RunDir(ROOT / "results" / run))
+    assert damage == []
+    assert checked > 0
