@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from harness.artifact import RunDir
-from harness.comparability import AVERAGE, claim_for, formula_notes, published_tables, reasons_against
-from harness.differences import REFERENCE, average_difference, comparisons, delta, difference, with_holm
+from harness.artifact import RunDir, Score
+from harness.comparability import AVERAGE, claim_for, formula_notes, reasons_against, shown_tables
+from harness.differences import REFERENCE, average_difference, compare, comparisons, delta, difference, from_published, gains, with_holm
+from harness.findings import findings
+from harness.gains import summary
 from harness.paper import Claim, claims
 from harness.plan import plan, rows
 from harness.recipe import Recipe
-from harness.results import Cell, Column, Published, PublishedTable, ResultTable, Unit
+from harness.results import Cell, Column, Part, Published, PublishedTable, ResultTable, Unit
 from harness.scores import Scores, Source, first_score, leaderboard, other_rules, read_recipe, read_scores, sources
 from harness.statistics import Estimate, mean_of_tasks
 
@@ -32,6 +34,10 @@ def collect(run: Path) -> ResultTable:
         columns=columns,
         cells=tuple(with_holm([cell for row in rows(recipe) for cell in _row(recipe, row, scores)])),
         comparisons=tuple(comparisons(recipe, columns, scores)),
+        from_sft=tuple(compare(recipe, columns, scores, row, REFERENCE) for row in rows(recipe) if row != REFERENCE),
+        gains=tuple(gains(recipe, columns, scores)),
+        findings=tuple(findings(recipe, columns, scores)),
+        parts=tuple(_parts(recipe, scores)),
         published=tuple(_published_tables(recipe, scores)),
         notes=(*formula_notes(recipe), *_identity_notes(RunDir(run), recipe)),
     )
@@ -48,7 +54,7 @@ def columns_of(recipe: Recipe, scores: Scores) -> Iterator[Column]:
             task=source.task.name,
             metric=metric,
             unit=_unit(source, metric),
-            lower_is_better=metric.startswith(LOWER_IS_BETTER) or source.task.name.startswith(LOWER_IS_BETTER),
+            lower_is_better=lower_is_better(metric, source.task.name),
             protocol=source.benchmark.protocol,
             shots=score.shots if score else source.task.shots,
             limit=score.limit if score else source.task.limit,
@@ -59,6 +65,11 @@ def columns_of(recipe: Recipe, scores: Scores) -> Iterator[Column]:
             label=AVERAGE, benchmark=None, task=AVERAGE, metric="mean of the six leaderboard tasks", unit="percent",
             lower_is_better=False, protocol=None, shots=None, limit=None, n=None,
         )  # fmt: skip
+
+
+def lower_is_better(metric: str, task: str) -> bool:
+    """Whether less is better, by the name of the metric or of the task."""
+    return metric.startswith(LOWER_IS_BETTER) or task.startswith(LOWER_IS_BETTER)
 
 
 def _unit(source: Source, metric: str) -> Unit:
@@ -77,7 +88,8 @@ def _row(recipe: Recipe, row: str, scores: Scores) -> Iterator[Cell]:
 def _cell(recipe: Recipe, row: str, source: Source, scores: Scores) -> Cell:
     score = scores.get((row, source.label))
     claim = claim_for(recipe, row, source.task.name, source.benchmark.protocol)
-    published = _published(claim, reasons_against(recipe, source.benchmark, source.task, score, claim) if claim else ())
+    reasons = reasons_against(recipe, source.benchmark, source.task, score, claim) if claim else ()
+    published = _published(claim, reasons)
     first = first_score(recipe, source, scores)
     if score is None or first is None:
         return Cell(row=row, column=source.label, status="not run", **published)
@@ -91,9 +103,21 @@ def _cell(recipe: Recipe, row: str, source: Source, scores: Scores) -> Cell:
         n=score.n,
         n_unscored=score.n_unscored,
         delta=delta(REFERENCE, found.paired) if found else None,
+        from_published=from_published(score, claim) if claim and not reasons else None,
         notes=(*other_rules(score, first), *([found.note] if found and found.note else [])),
         **published,
     )
+
+
+def _parts(recipe: Recipe, scores: Scores) -> Iterator[Part]:
+    """MT-Bench by turn and by category, from the details of its scores."""
+    kinds: tuple[tuple[Literal["turn", "category"], str], ...] = (("turn", "turns"), ("category", "categories"))
+    for source in sources(recipe):
+        for row in rows(recipe) if source.benchmark.name == "mt_bench" else ():
+            score = scores.get((row, source.label))
+            for kind, key in kinds if score else ():
+                for name, found in score.details.get(key, {}).items() if score else ():
+                    yield Part(row=row, column=source.label, kind=kind, name=name, value=found["mean"], n=found["n"])
 
 
 def _average(recipe: Recipe, row: str, scores: Scores) -> Cell:
@@ -107,6 +131,8 @@ def _average(recipe: Recipe, row: str, scores: Scores) -> Cell:
         return Cell(row=row, column=AVERAGE, status="not run", **published)
     if len(scored) < len(tasks):
         return Cell(row=row, column=AVERAGE, status="incomplete", notes=(f"{len(scored)} of {len(tasks)} tasks",), **published)
+    if mixed := [source.label for source in tasks if _is_other(recipe, source, scored[source.label], scores)]:
+        return Cell(row=row, column=AVERAGE, status="incomplete", notes=(f"other rules: {', '.join(mixed)}",), **published)
     mean = mean_of_tasks([Estimate(s.value, s.stderr, s.n - s.n_unscored, s.n_unscored) for s in scored.values()])
     return Cell(
         row=row,
@@ -117,13 +143,13 @@ def _average(recipe: Recipe, row: str, scores: Scores) -> Cell:
         n=mean.n + mean.n_unscored,
         n_unscored=mean.n_unscored,
         delta=None if row == REFERENCE else delta(REFERENCE, average_difference(row, REFERENCE, tasks, scores)),
-        notes=tuple(
-            f"{source.label} was made under other rules"
-            for source in tasks
-            if (first := first_score(recipe, source, scores)) and other_rules(scored[source.label], first)
-        ),
         **published,
     )
+
+
+def _is_other(recipe: Recipe, source: Source, score: Score, scores: Scores) -> bool:
+    first = first_score(recipe, source, scores)
+    return first is not None and bool(other_rules(score, first))
 
 
 def _average_reasons(barred: Sequence[str]) -> tuple[str, ...]:
@@ -149,7 +175,7 @@ def _published(claim: Claim | None, reasons: tuple[str, ...]) -> dict[str, Any]:
 
 def _published_tables(recipe: Recipe, scores: Scores) -> Iterator[PublishedTable]:
     by_task = {source.task.name: source for source in sources(recipe)}
-    for name in published_tables(recipe):
+    for name in shown_tables(recipe):
         cells = [claim for claim in claims(name) if claim.task in by_task or (claim.task == AVERAGE and leaderboard(recipe))]
         if not cells:
             continue
@@ -170,6 +196,7 @@ def _published_tables(recipe: Recipe, scores: Scores) -> Iterator[PublishedTable
             rows=printed,
             reasons=reasons,
             notes={claim.row: claim.note for claim in cells if claim.note},
+            gains=summary(name, {claim.task for claim in cells}),
         )
 
 

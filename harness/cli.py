@@ -10,10 +10,12 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
-from harness import cli_checks, cli_pairs, listing, runner
+from harness import bundle as bundling
+from harness import cli_checks, cli_pairs, cli_report, listing, runner
 from harness import explain as explaining
 from harness import recipe as recipes
 from harness import tables as tabulating
+from harness import watch as watching
 from harness.artifact import RunDir
 from harness.console import (
     DryRunOption,
@@ -35,6 +37,9 @@ from harness.terminal import plan_tables, table, without
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.add_typer(cli_pairs.app)
 app.add_typer(cli_checks.app)
+app.add_typer(cli_report.app)
+
+RunOrBundleArg = Annotated[Path, typer.Argument(metavar="RUN|BUNDLE", help="A run's directory, or what `harness bundle` wrote.")]
 
 DISK_FULL = "disk full; nothing finished is lost: free space and run the same command again"
 FULL_DISK_WORDS = ("No space left on device", "os error 28", "Not enough disk space")
@@ -103,10 +108,19 @@ def plan(recipe: RecipeArg, out_dir: OutOption = None, machine: MachineOption = 
 
 
 @app.command()
-def status(recipe: RecipeArg, out_dir: OutOption = None, format: FormatOption = "text") -> None:
+def status(
+    recipe: RecipeArg,
+    out_dir: OutOption = None,
+    format: FormatOption = "text",
+    watch: Annotated[bool, typer.Option("--watch", help="Keep showing it, with each stage's progress, until all is done.")] = False,
+) -> None:
     """Show what is done, partial, missing or stale."""
     loaded = recipes.load(recipe)
-    show(f"{loaded.name}: stages", listing.status_list(loaded, RunDir(out_dir or Path("results") / loaded.name)), format)
+    run = RunDir(out_dir or Path("results") / loaded.name)
+    if watch:
+        watching.watch(loaded, run, out)
+    else:
+        show(f"{loaded.name}: stages", listing.status_list(loaded, run), format)
 
 
 @app.command(name="recipes")
@@ -125,9 +139,14 @@ def diff(left: RecipeArg, right: RecipeArg, format: FormatOption = "text") -> No
 @app.command()
 def tables(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="A run's or a sweep's directory, or runs to combine (seeds).")],
-    format: Annotated[Literal["text", "json", "markdown", "csv"], typer.Option("--format", help="How to print.")] = "text",
+    format: Annotated[Literal["text", "json", "markdown", "latex", "csv"], typer.Option("--format", help="How to print.")] = "text",
+    write: Annotated[bool, typer.Option("--write", help="Renew the files in RUN/tables of every run instead.")] = False,
 ) -> None:
     """Rebuild the tables from the committed records alone."""
+    if write:
+        for path in (path for run in runs for path in tabulating.write_table(run, tabulating.read([run]))):
+            out.print(str(path), markup=False)
+        return
     table = tabulating.read(runs)
     if format == "text":
         tabulating.print_tables(table, out)
@@ -151,10 +170,13 @@ def explain(
 
 
 @app.command()
-def verify(run: RunArg, format: FormatOption = "text") -> None:
-    """Re-hash every output of a run against its records."""
-    runner.read_recipe(RunDir(run))
-    damage, absent, checked = runner.verify(RunDir(run))
+def verify(run: RunOrBundleArg, format: FormatOption = "text") -> None:
+    """Re-hash every output of a run, or of a bundle, against its records."""
+    if run.is_file():
+        damage, absent, checked = bundling.verify_bundle(run)
+    else:
+        runner.read_recipe(RunDir(run))
+        damage, absent, checked = runner.verify(RunDir(run))
     if format == "json":
         show_json({"damage": [item._asdict() for item in damage], "absent": absent, "checked": checked})
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from harness.artifact import Score
 from harness.components import grade
 from harness.errors import RecipeError, suggest
-from harness.paper import CLAIMS, NOT_STATED, PROTOCOL, RELEASED, SETTINGS, Claim
+from harness.paper import CLAIMS, NOT_STATED, PROTOCOL, RELEASED, RERUNS, SETTINGS, Claim
 from harness.recipe import Benchmark, Recipe, Task
 
 AVERAGE = "average"
@@ -34,6 +34,12 @@ def published_tables(recipe: Recipe) -> tuple[str, ...]:
     if model not in models:
         raise RecipeError(f"recipe {recipe.name}: claims names {recipe.claims!r}, which no published table has{suggest(model, models)}")
     return tuple(dict.fromkeys(c.table for c in CLAIMS if c.source in PUBLISHED and _short(c.model).startswith(model)))
+
+
+def shown_tables(recipe: Recipe) -> tuple[str, ...]:
+    """The published tables, then those of everybody who ran SPIN again; none where the recipe names no model."""
+    found = published_tables(recipe)
+    return (*found, *RERUNS) if found else ()
 
 
 def claim_for(recipe: Recipe, row: str, task: str, protocol: str | None) -> Claim | None:

@@ -6,13 +6,17 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from scipy import special
+
 from harness.artifact import Score
 from harness.comparability import AVERAGE
 from harness.contests import contests
+from harness.gains import standard_error
+from harness.paper import Claim
 from harness.recipe import Recipe
 from harness.results import Cell, Column, Comparison, Delta
 from harness.scores import Scores, Source, leaderboard, other_rules, sources
-from harness.statistics import Paired, holm, mean_of_differences, paired_difference
+from harness.statistics import CONFIDENCE, Paired, holm, mean_of_differences, paired_difference
 
 REFERENCE = "sft"
 GOAL_MET = "goal met"
@@ -28,6 +32,14 @@ class Difference(NamedTuple):
 
 def difference(row: str, against: str, source: Source, scores: Scores) -> Difference:
     """`row - against` on one task; None where a score or its per-question values are missing or the rules differ."""
+    key = (row, against, source.label)
+    if key not in scores.differences:
+        scores.differences[key] = _difference(row, against, source, scores)
+    found: Difference = scores.differences[key]
+    return found
+
+
+def _difference(row: str, against: str, source: Source, scores: Scores) -> Difference:
     ours, theirs = scores.get((row, source.label)), scores.get((against, source.label))
     if ours is None or theirs is None:
         return Difference(None)
@@ -76,6 +88,32 @@ def comparisons(recipe: Recipe, columns: Sequence[Column], scores: Scores) -> It
     """The last iteration against `sft` and every other baseline, and what went on from an iteration against that iteration."""
     for row, against in contests(recipe):
         yield compare(recipe, columns, scores, row, against)
+
+
+def gains(recipe: Recipe, columns: Sequence[Column], scores: Scores) -> Iterator[Comparison]:
+    """Each iteration against the one before it, iteration 0 against `sft`."""
+    for t in range(len(recipe.iterations)):
+        found = compare(recipe, columns, scores, f"iter{t}", f"iter{t - 1}" if t else REFERENCE)
+        verdict = found.verdict if found.mean is None or found.missing else word(found.mean, lower_is_better=False)
+        yield found.model_copy(update={"verdict": verdict})
+
+
+def from_published(score: Score, claim: Claim) -> Delta | None:
+    """`score - claim`, unpaired: the errors of both add up; the published one is `gains.standard_error`."""
+    if score.value is None:
+        return None
+    theirs = standard_error(claim)
+    reach = None if score.stderr is None else float(special.ndtri((1 + CONFIDENCE) / 2)) * math.hypot(score.stderr, theirs or 0.0)
+    difference = score.value - claim.value
+    return Delta(
+        against=claim.table,
+        difference=_rounded(difference),
+        low=None if reach is None else _rounded(difference - reach),
+        high=None if reach is None else _rounded(difference + reach),
+        n=score.n,
+        p=None,
+        method="unpaired, both errors" if theirs is not None else "unpaired, our error only: theirs is unknown",
+    )
 
 
 def compare(recipe: Recipe, columns: Sequence[Column], scores: Scores, row: str, against: str) -> Comparison:

@@ -17,7 +17,8 @@ exits with code 70.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 LISTED = 12
 
@@ -58,9 +59,20 @@ class StageError(HarnessError):
     """The process of a stage ended with an error."""
 
 
+@contextmanager
+def requires(extra: str, *packages: str) -> Iterator[None]:
+    """Turn the failed import of one of an extra's packages into an error that names the extra."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name not in packages:
+            raise
+        raise HarnessError(f"{error.name} is not installed; this needs the extra: pip install 'harness-spin[{extra}]'") from None
+
+
 def first_line(error: Exception) -> str:
-    """What a library's exception says, cut to one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """What a library's exception says, cut to one line without its full stop."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(". ")
 
 
 def suggest(found: str, known: Iterable[str]) -> str:

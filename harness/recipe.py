@@ -222,14 +222,6 @@ class Recipe(Strict):
         return name
 
     @model_validator(mode="after")
-    def _benchmarks_differ(self) -> Self:
-        named = [(benchmark.name, benchmark.protocol) for benchmark in self.benchmarks]
-        for name, protocol in named:
-            if named.count((name, protocol)) > 1:
-                raise ValueError(f"benchmark {name} is listed twice under protocol {protocol!r}; put its tasks into one")
-        return self
-
-    @model_validator(mode="after")
     def _rows_are_directories(self) -> Self:
         taken = {"sft", "pretraining", "prompts", "tables", *(f"iter{t}" for t in range(len(self.iterations)))}
         for row in (*self.controls, *self.rivals):
@@ -242,6 +234,14 @@ class Recipe(Strict):
     def _anchors_stand_alone(self) -> Self:
         if self.anchors and (self.iterations or self.pretraining or self.sft or self.controls or self.rivals):
             raise ValueError("a recipe with anchors trains nothing; expected no iterations, pretraining, sft, controls or rivals")
+        return self
+
+    @model_validator(mode="after")
+    def _benchmarks_differ(self) -> Self:
+        named = [(benchmark.name, benchmark.protocol) for benchmark in self.benchmarks]
+        for name, protocol in named:
+            if named.count((name, protocol)) > 1:
+                raise ValueError(f"benchmark {name} is listed twice under protocol {protocol!r}; put its tasks into one")
         return self
 
     @model_validator(mode="after")

@@ -55,6 +55,7 @@ class Published(Strict):
 class Cell(Strict):
     """One row's result on one column. `comparable` and `reasons` speak about `published`; None means nothing was published.
 
+    `from_published` is ours less the published number, only where they may be compared.
     status: scored; unscored (answered, not one verdict readable); incomplete (an average that lacks tasks); not run.
     """
 
@@ -67,6 +68,7 @@ class Cell(Strict):
     n_unscored: int = 0
     delta: Delta | None = None
     published: Published | None = None
+    from_published: Delta | None = None
     comparable: bool | None = None
     reasons: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -75,7 +77,7 @@ class Cell(Strict):
 class PublishedTable(Strict):
     """Numbers as printed elsewhere: {row: {task: value}} over the tasks the recipe has, and why each task is not comparable to ours.
 
-    `notes` holds what the source says about a row.
+    `notes` holds what the source says about a row, `gains` which of the printed gains exceed their own sampling error.
     """
 
     table: str
@@ -84,10 +86,31 @@ class PublishedTable(Strict):
     rows: dict[str, dict[str, float]]
     reasons: dict[str, tuple[str, ...]]
     notes: dict[str, str] = {}
+    gains: str | None = None
+
+
+class Part(Strict):
+    """A turn or a category of MT-Bench in one row: the mean of its `n` scored answers, None where none was scored."""
+
+    row: str
+    column: str
+    kind: Literal["turn", "category"]
+    name: str
+    value: float | None
+    n: int
+
+
+class Finding(Strict):
+    """A claim of the paper and what this run says about it, with the numbers behind that."""
+
+    claim: str
+    where: str
+    verdict: Literal["supported", "contradicted", "within noise", "not tested"]
+    evidence: tuple[str, ...]
 
 
 class Comparison(Strict):
-    """The last iteration against another row: {column: difference}, their mean over the accuracy tasks, and what it says."""
+    """A row against another: {column: difference}, their mean over the accuracy tasks, and what it says."""
 
     row: str
     against: str
@@ -99,7 +122,11 @@ class Comparison(Strict):
 
 
 class ResultTable(Strict):
-    """Everything the tables of one run show. `cells` go row by row in the order of `rows` and `columns`."""
+    """Everything the tables of one run show. `cells` go row by row in the order of `rows` and `columns`.
+
+    `comparisons` hold the last iteration against `sft` and the controls, `from_sft` every other row against `sft`, `gains` each
+    iteration against the one before.
+    """
 
     layout: int = LAYOUT
     recipe: str
@@ -108,6 +135,10 @@ class ResultTable(Strict):
     columns: tuple[Column, ...]
     cells: tuple[Cell, ...]
     comparisons: tuple[Comparison, ...]
+    from_sft: tuple[Comparison, ...] = ()
+    gains: tuple[Comparison, ...] = ()
+    parts: tuple[Part, ...] = ()
+    findings: tuple[Finding, ...] = ()
     published: tuple[PublishedTable, ...]
     notes: tuple[str, ...] = ()
 
@@ -117,13 +148,17 @@ class ResultTable(Strict):
 
 
 class Spread(Strict):
-    """Mean and standard deviation over the `n` runs that have a value; the mean is None until all have one."""
+    """Mean and standard deviation over the `n` runs that have a value; the mean is None until all have one made under the same rules.
+
+    `note` says in which rules the runs differ.
+    """
 
     row: str
     column: str
     mean: float | None
     sd: float | None
     n: int
+    note: str | None = None
 
 
 class SeedComparison(Strict):

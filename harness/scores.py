@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from harness.artifact import RECIPE_FILE, RunDir, Score, hash_file, read_model
 from harness.comparability import LEADERBOARD_TASKS
@@ -42,7 +42,12 @@ class Source(NamedTuple):
         return question_of if self.benchmark.name == "mt_bench" else None
 
 
-Scores = Mapping[tuple[str, str], Score]
+class Scores(dict[tuple[str, str], Score]):
+    """{(row, column label): score}, and the differences already taken: each is asked for by several tables."""
+
+    def __init__(self, found: Mapping[tuple[str, str], Score]) -> None:
+        super().__init__(found)
+        self.differences: dict[tuple[str, str, str], Any] = {}
 
 
 def read_recipe(run: Path) -> Recipe:
@@ -71,15 +76,15 @@ def leaderboard(recipe: Recipe) -> tuple[Source, ...]:
     return next((some for some in [*together, tuple(found)] if len(some) == len(LEADERBOARD_TASKS)), ())
 
 
-def read_scores(run: Path, recipe: Recipe) -> dict[tuple[str, str], Score]:
-    """{(row, column label): score} of the finished evaluations."""
+def read_scores(run: Path, recipe: Recipe) -> Scores:
+    """The scores of the finished evaluations."""
     found = {}
     for row in rows(recipe):
         for source in sources(recipe):
             score = read_score(RunDir(run), row, source)
             if score is not None:
                 found[row, source.label] = score
-    return found
+    return Scores(found)
 
 
 def read_score(run: RunDir, row: str, source: Source) -> Score | None:

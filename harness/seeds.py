@@ -7,16 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from harness.artifact import Score
 from harness.cells import collect
-from harness.comparability import formula_notes
+from harness.comparability import AVERAGE, formula_notes
 from harness.contests import contests
 from harness.deviation import flatten
 from harness.differences import average_difference, delta, difference, goal, word
 from harness.errors import InputError
 from harness.recipe import Recipe
 from harness.results import Column, SeedComparison, SeedTable, Spread
-from harness.scores import Source, read_recipe, read_scores, sources
+from harness.scores import Scores, Source, leaderboard, other_rules, read_recipe, read_scores, sources
 from harness.statistics import Paired, mean_of_differences, paired_difference, spread, t_interval
 
 MEAN = "mean over tasks"
@@ -28,7 +27,7 @@ class Run(NamedTuple):
     """What the tables need of a run: {(row, column label): score}, and the same cells as values, averages included."""
 
     recipe: Recipe
-    scores: dict[tuple[str, str], Score]
+    scores: Scores
     values: dict[tuple[str, str], float | None]
 
 
@@ -69,7 +68,7 @@ def seed_table(summary: str, runs: Mapping[str, Run], layout: Layout, notes: Seq
         rows=layout.rows,
         columns=layout.columns,
         spreads=tuple(
-            _spread(row, column.label, [run.values.get((row, column.label)) for run in found])
+            _spread(row, column.label, [run.values.get((row, column.label)) for run in found], _rules_note(found, row, column.label))
             for row in layout.rows
             for column in layout.columns
         ),
@@ -97,10 +96,24 @@ def _check_pair(first: Recipe, other: Recipe) -> None:
         )
 
 
-def _spread(row: str, column: str, values: Sequence[float | None]) -> Spread:
+def _rules_note(runs: Sequence[Run], row: str, column: str) -> str | None:
+    """In which rules the runs' scores differ (of an average: those of its tasks), or None."""
+    recipe = runs[0].recipe
+    tasks = [source.label for source in leaderboard(recipe)] if column == AVERAGE else [column]
+    fields = {
+        f"{label}: {field}"
+        for label in tasks
+        for run in runs[1:]
+        if (row, label) in run.scores and (row, label) in runs[0].scores
+        for field in other_rules(run.scores[row, label], runs[0].scores[row, label])
+    }
+    return "; ".join(sorted(fields)).replace("the rows above", recipe.name) or None
+
+
+def _spread(row: str, column: str, values: Sequence[float | None], note: str | None) -> Spread:
     known = [value for value in values if value is not None]
-    if len(known) < len(values):
-        return Spread(row=row, column=column, mean=None, sd=None, n=len(known))
+    if note or len(known) < len(values):
+        return Spread(row=row, column=column, mean=None, sd=None, n=len(known), note=note)
     mean, sd = spread(known)
     return Spread(row=row, column=column, mean=mean, sd=sd, n=len(known))
 
@@ -121,7 +134,7 @@ def _task_comparison(runs: Sequence[Run], row: str, against: str, source: Source
     found = delta(against, pooled)
     verdict = word(found, lower_is_better=column.lower_is_better) if found else "undecided: not every run has it"
     per_run = [difference(row, against, source, run.scores).paired for run in runs]
-    return _comparison((row, against, column.label), per_run, pooled, verdict)
+    return _comparison((row, against, column.label), per_run, pooled, verdict, is_mixed=_is_mixed(runs, row, against, [source]))
 
 
 def _mean_comparison(runs: Sequence[Run], row: str, against: str, tasks: Sequence[Source]) -> SeedComparison:
@@ -130,13 +143,21 @@ def _mean_comparison(runs: Sequence[Run], row: str, against: str, tasks: Sequenc
     missing = [label for label, part in parts.items() if part is None]
     pooled = None if missing else mean_of_differences(known)
     per_run = [average_difference(row, against, tasks, run.scores) for run in runs]
-    return _comparison((row, against, MEAN), per_run, pooled, goal(delta(against, pooled), missing))
+    verdict = goal(delta(against, pooled), missing)
+    return _comparison((row, against, MEAN), per_run, pooled, verdict, is_mixed=_is_mixed(runs, row, against, tasks))
 
 
-def _comparison(place: tuple[str, str, str], per_run: Sequence[Paired | None], pooled: Paired | None, verdict: str) -> SeedComparison:
+def _is_mixed(runs: Sequence[Run], row: str, against: str, tasks: Sequence[Source]) -> bool:
+    """Whether the runs were scored under different rules on one of `tasks`."""
+    return any(_rules_note(runs, name, source.label) for name in (row, against) for source in tasks)
+
+
+def _comparison(
+    place: tuple[str, str, str], per_run: Sequence[Paired | None], pooled: Paired | None, verdict: str, *, is_mixed: bool
+) -> SeedComparison:
     row, against, column = place
     known = [one.difference for one in per_run if one is not None and one.difference is not None]
-    over_seeds = t_interval(known, "t over runs") if known and len(known) == len(per_run) else None
+    over_seeds = t_interval(known, "t over runs") if known and len(known) == len(per_run) and not is_mixed else None
     return SeedComparison(
         row=row,
         against=against,
@@ -150,7 +171,7 @@ def _comparison(place: tuple[str, str, str], per_run: Sequence[Paired | None], p
 
 def _pooled(runs: Sequence[Run], row: str, against: str, source: Source) -> Paired | None:
     """The paired difference of each question's mean over the runs; None unless every run has both scores under one set of rules."""
-    if any(difference(row, against, source, run.scores).paired is None for run in runs):
+    if _is_mixed(runs, row, against, [source]) or any(difference(row, against, source, run.scores).paired is None for run in runs):
         return None
     ours, theirs = (_mean_values([run.scores[name, source.label].values for run in runs]) for name in (row, against))
     paired = paired_difference(ours, theirs, source.cluster)

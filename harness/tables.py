@@ -12,6 +12,7 @@ from rich.console import Console
 
 from harness.artifact import dump, write_atomic
 from harness.cells import collect
+from harness.latex import to_latex
 from harness.rendering import to_csv, to_markdown, to_terminal
 from harness.results import ResultTable, SeedTable
 from harness.seeds import combine
@@ -20,12 +21,12 @@ from harness.variants import compare_variants, is_sweep
 __all__ = ["FILES", "Format", "collect", "combine", "print_tables", "read", "render", "write_table", "write_tables"]
 
 TABLES_DIR = "tables"
-Format = Literal["markdown", "csv", "json"]
-FILES: dict[Format, str] = {"markdown": "tables.md", "csv": "tables.csv", "json": "tables.json"}
+Format = Literal["markdown", "latex", "csv", "json"]
+FILES: dict[Format, str] = {"markdown": "tables.md", "latex": "tables.tex", "csv": "tables.csv", "json": "tables.json"}
 
 
 def write_tables(run: Path) -> list[Path]:
-    """Write RUN/tables/tables.md, .csv and .json; return their paths."""
+    """Write RUN/tables/tables.md, .tex, .csv and .json; return their paths."""
     return write_table(run, collect(run))
 
 
@@ -44,10 +45,10 @@ def read(folders: list[Path]) -> ResultTable | SeedTable:
 
 
 def render(table: ResultTable | SeedTable, format: Format) -> str:
-    """The table as text: Markdown, CSV with a line a cell, or the JSON whose layout is harness/results.py."""
-    if format == "markdown":
-        return to_markdown(table)
-    return to_csv(table) if format == "csv" else dump(table).decode()
+    """The table as text: Markdown, LaTeX, CSV with a line a cell, or the JSON whose layout is harness/results.py."""
+    if format == "json":
+        return dump(table).decode()
+    return {"markdown": to_markdown, "latex": to_latex, "csv": to_csv}[format](table)
 
 
 def print_tables(table: ResultTable | SeedTable, console: Console) -> None:

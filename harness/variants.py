@@ -20,6 +20,7 @@ from harness.errors import InputError
 from harness.plan import plan, rows
 from harness.recipe import Recipe
 from harness.results import SeedTable
+from harness.scores import Scores
 from harness.seeds import Layout, Run, check_same, read_run, seed_table
 from harness.strict import Strict
 
@@ -89,7 +90,7 @@ def _merged(seed: Mapping[str, Run], names: Mapping[str, Mapping[str, str]]) -> 
     for variant, run in seed.items():
         scores |= {(names[variant][row], label): one for (row, label), one in run.scores.items() if row in names[variant]}
         values |= {(names[variant][row], label): one for (row, label), one in run.values.items() if row in names[variant]}
-    return Run(next(iter(seed.values())).recipe, scores, values)
+    return Run(next(iter(seed.values())).recipe, Scores(scores), values)
 
 
 def _contests(variants: Mapping[str, Sequence[Run]], names: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[str, str]]:

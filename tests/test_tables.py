@@ -176,6 +176,7 @@ def test_published_numbers_come_with_every_reason_against_them(tmp_path: Path) -
     assert "## Published: paper/leaderboard" in text
     assert "Not comparable with ours, gsm8k: protocol: ours current" in text
     assert "judge: ours mt_bench_single, the paper's not stated" in text
+    assert "Of 4 gains over the row before, 1 exceed their own unpaired 95 % sampling error: iter0 gsm8k +8.34." in text
     ours = text[: text.index("## Published")]
     assert "35.10" not in ours
 
@@ -291,3 +292,33 @@ def test_launch_records_stay_out_of_the_tables(run: Path) -> None:
     written = "".join(path.read_text() for path in write_tables(run))
     assert str(LAUNCH["commit"]) not in written
     assert str(LAUNCH["command"]) not in written
+
+
+def test_average_over_mixed_rules_is_not_taken(tmp_path: Path) -> None:
+    """One of the six tasks under another protocol: its cell is flagged and the row's average has no value."""
+    recipe = small_recipe(tasks=SIX)
+    run = write_run(tmp_path, recipe)
+    stage = next(stage for stage in plan(recipe) if stage.path == "iter1/eval/open_llm")
+    benchmark = recipe.benchmarks[0]
+    scores = {task.name: score_of(benchmark, task, questions("iter1", task)) for task in benchmark.tasks}
+    scores["mmlu"] = scores["mmlu"].model_copy(update={"protocol": {"rules": "older", "dtype": "bf16"}})
+    finish(RunDir(run), stage, {f"scores/{name}.json": dump(score) for name, score in scores.items()})
+    cell = collect(run).cell("iter1", "average")
+    assert (cell.status, cell.value, cell.notes) == ("incomplete", None, ("other rules: mmlu",))
+
+
+def test_seeds_under_different_rules_are_not_averaged(tmp_path: Path) -> None:
+    """Another version of lm-eval in one run: no mean, no pooled or over-seeds difference, and the rule that differs is named."""
+    recipes = [small_recipe(f"s{seed}", seed=seed) for seed in range(2)]
+    runs = [write_run(tmp_path / recipe.name, recipe) for recipe in recipes]
+    stage = next(stage for stage in plan(recipes[1]) if stage.path == "iter1/eval/open_llm")
+    benchmark = recipes[1].benchmarks[0]
+    update = {"protocol": {"rules": "newer", "dtype": "bf16"}}
+    newer = {task.name: score_of(benchmark, task, questions("iter1", task)).model_copy(update=update) for task in benchmark.tasks}
+    finish(RunDir(runs[1]), stage, {f"scores/{name}.json": dump(score) for name, score in newer.items()})
+    table = combine(runs)
+    found = next(one for one in table.spreads if (one.row, one.column) == ("iter1", "gsm8k"))
+    assert (found.mean, found.sd) == (None, None)
+    against_sft = next(one for one in table.comparisons if one.column == "gsm8k")
+    assert (against_sft.pooled, against_sft.over_seeds) == (None, None)
+    assert "Not averaged, iter1 gsm8k: other rules than s0: protocol.rules 'newer', there 'current'" in render(table, "markdown")

@@ -1,0 +1,71 @@
+"""The index of a folder of runs, as Markdown and as a page: what each run says about the paper's claims, and where its files are.
+
+Made from committed records alone; equal records give equal bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
+
+from harness.artifact import RECIPE_FILE, write_atomic
+from harness.cells import collect
+from harness.errors import HarnessError, InputError
+from harness.findings import in_short
+from harness.pages import render
+from harness.rendering import markdown_text
+from harness.results import Finding
+from harness.scores import read_recipe
+
+LINKS = (("report", "report.html"), ("tables", "tables/tables.md"), ("JSON", "tables/tables.json"), ("recipe", RECIPE_FILE))
+
+
+class Run(NamedTuple):
+    """A run in the index; `error` says why its numbers could not be read."""
+
+    name: str
+    summary: str
+    headline: str
+    verdict: str
+    told: list[str]
+    findings: tuple[Finding, ...]
+    links: list[tuple[str, str]]
+    error: str | None
+
+
+def write_index(folder: Path) -> list[Path]:
+    """Write FOLDER/README.md and FOLDER/index.html; return their paths. Raises InputError where there is no folder."""
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder; expected one that holds runs, such as results")
+    runs = [_run(path.parent, folder) for path in sorted(folder.glob(f"*/{RECIPE_FILE}"))]
+    write_atomic(folder / "README.md", _markdown(runs).encode())
+    write_atomic(folder / "index.html", (render("index.html", runs=runs) + "\n").encode())
+    return [folder / "README.md", folder / "index.html"]
+
+
+def _run(path: Path, folder: Path) -> Run:
+    links = [(name, quote(f"{path.relative_to(folder)}/{file}")) for name, file in LINKS if (path / file).exists()]
+    try:
+        recipe, table = read_recipe(path), collect(path)
+    except HarnessError as error:
+        return Run(path.name, "", "", "", [], (), links, str(error).replace(f"{path}/", ""))
+    headline, verdict, told = in_short(table)
+    return Run(path.name, recipe.summary, headline, verdict, told, table.findings, links, None)
+
+
+def _markdown(runs: Sequence[Run]) -> str:
+    return "\n".join(_lines(runs)).rstrip() + "\n"
+
+
+def _lines(runs: Sequence[Run]) -> Iterator[str]:
+    yield from ("# Runs", "", "Made by `harness index`; every number follows from the records in each folder.", "")
+    yield from ("| run | in short | numbers |", "|---|---|---|")
+    for run in runs:
+        told = "; ".join(run.told) if run.error is None else f"not readable: {run.error}"
+        links = ", ".join(f"[{name}]({path})" for name, path in run.links)
+        yield f"| **{markdown_text(run.name)}** ({links}) | {markdown_text(run.headline)} | {markdown_text(told)} |"
+    for run in runs:
+        yield from ("", f"## {markdown_text(run.name)}", "", markdown_text(run.summary), "")
+        yield from (f"- **{one.verdict}**: {markdown_text(one.claim)}. {markdown_text('; '.join(one.evidence))}" for one in run.findings)
