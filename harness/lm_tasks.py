@@ -111,14 +111,17 @@ def _under_others(suite: Suite, task: Task, questions: Sequence[Question], defin
         other = definitions.get(task.name)
         if rules == suite.job.benchmark.protocol or other is None or not (other.asks_as(definition) and other.filter == definition.filter):
             continue
-        subtasks = load_definition(task, other)
-        again = [
-            q._replace(value=_percent(subtasks[q.subtask].process_results(q.sample["doc"], q.sample["filtered_resps"]), task))
-            for q in questions
-        ]
-        strata = [values for values in _strata(subtasks, again).values() if values]
+        again = questions if other.scoring == definition.scoring else _counted_again(task, other, questions)
+        strata = [values for values in _strata({q.subtask: None for q in again}, again).values() if values]
         found[rules] = {"value": _mean(strata, other.by_size), "stderr": standard_error(strata, by_size=other.by_size)}
     return found
+
+
+def _counted_again(task: Task, definition: Definition, questions: Sequence[Question]) -> list[Question]:
+    """The same answers, each worth what another definition says."""
+    subtasks = load_definition(task, definition)
+    metrics = [subtasks[q.subtask].process_results(q.sample["doc"], q.sample["filtered_resps"]) for q in questions]
+    return [q._replace(value=_percent(found, task)) for q, found in zip(questions, metrics, strict=True)]
 
 
 def _strata(subtasks: Iterable[str], questions: Sequence[Question]) -> dict[str, list[float]]:
