@@ -9,6 +9,7 @@ from typing import Any
 from harness.artifact import RunDir
 from harness.comparability import AVERAGE, claim_for, formula_notes, published_tables, reasons_against
 from harness.differences import REFERENCE, average_difference, comparisons, delta, difference, with_holm
+from harness.gains import summary
 from harness.paper import Claim, claims
 from harness.plan import plan, rows
 from harness.recipe import Recipe
@@ -170,6 +171,7 @@ def _published_tables(recipe: Recipe, scores: Scores) -> Iterator[PublishedTable
             rows=printed,
             reasons=reasons,
             notes={claim.row: claim.note for claim in cells if claim.note},
+            gains=summary(name, {claim.task for claim in cells}),
         )
 
 
