@@ -169,9 +169,10 @@ class RunDir:
             size = path.stat().st_size if path.exists() else None
             if size != output.size:
                 found = "is missing" if size is None else f"has {size} bytes"
+                part = "checkpoint" if name.startswith("checkpoint/") else name  # a checkpoint is whole or absent
                 raise InputError(
                     f"{stage_path}/{name} {found}, its record says {output.size} bytes; "
-                    f"remove {stage_path}/{DONE_FILE} and run again to rebuild what is missing"
+                    f"remove {stage_path}/{DONE_FILE} and {stage_path}/{part}, and run again to rebuild it"
                 )
         return record.content
 

@@ -162,7 +162,7 @@ def _published(table: ResultTable, one: PublishedTable) -> Block:
     for reasons in dict.fromkeys(found for found in one.reasons.values() if found):
         barred = [task for task, found in one.reasons.items() if found == reasons]
         lines.append(f"Not comparable with ours, {', '.join(barred)}: {'; '.join(reasons)}.")
-    lines += _row_notes(one)
+    lines += [*_row_notes(one), *([f"{one.gains}."] if one.gains else [])]
     return Block(f"Published: {one.table}", ("", *tasks), grid, tuple(lines))
 
 

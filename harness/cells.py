@@ -10,6 +10,7 @@ from harness.artifact import RunDir, Score
 from harness.comparability import AVERAGE, claim_for, formula_notes, reasons_against, shown_tables
 from harness.differences import REFERENCE, average_difference, compare, comparisons, delta, difference, from_published, gains, with_holm
 from harness.findings import findings
+from harness.gains import summary
 from harness.paper import Claim, claims
 from harness.plan import plan, rows
 from harness.recipe import Recipe
@@ -195,6 +196,7 @@ def _published_tables(recipe: Recipe, scores: Scores) -> Iterator[PublishedTable
             rows=printed,
             reasons=reasons,
             notes={claim.row: claim.note for claim in cells if claim.note},
+            gains=summary(name, {claim.task for claim in cells}),
         )
 
 

@@ -71,8 +71,8 @@ def requires(extra: str, *packages: str) -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """What a library's exception says, cut to one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """What a library's exception says, cut to one line without its full stop."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(". ")
 
 
 def suggest(found: str, known: Iterable[str]) -> str:

@@ -3,7 +3,7 @@
 A forward pass is 2 FLOPs a parameter and token, a backward pass 4; recomputed activations and attention's own FLOPs are left out.
 Hours of training and scoring follow from the machine's `peak_tflops` and `mfu`, hours of generation from its
 `generate_tokens_per_second`. Lengths are the recipe's `sizes`, without padding. Training works on all devices, generation on those
-of one engine, evaluation on one.
+of its engines, evaluation on one.
 
 Our training counts a pair's prompt once, and the opponent once an iteration: for zephyr-7b's iteration 0 (50k pairs twice,
 170 + 280 + 220 tokens) 3.4e18 FLOPs. The released code encodes the prompt with each response and asks the opponent in every step:
@@ -11,7 +11,7 @@ Our training counts a pair's prompt once, and the opponent once an iteration: fo
 padding. At the mfu of 0.35 assumed for `a100x8` our estimate is a quarter of the paper's time; neither is a measurement of ours.
 
 Memory is what must fit on each device at the least: weights, gradients and optimizer state in fp32, divided among the devices as
-FSDP does; for generation and evaluation the weights alone. Activations, caches and a layer's gathered weights come on top.
+FSDP does; for generation and evaluation an engine's weights alone. Activations, caches and a layer's gathered weights come on top.
 Disk is what stays; while training, two states of twice the checkpoint's size (with AdamW three times) come and go.
 """
 
@@ -78,7 +78,7 @@ def estimate(recipe: Recipe, stage: Stage, machine: Machine) -> Cost:
 
 def devices_of(stage: Stage, machine: Machine) -> int:
     """How many of the machine's devices work on a stage."""
-    return {"train": machine.num_devices, "generate": machine.tensor_parallel}.get(stage.kind, 1)
+    return {"train": machine.num_devices, "generate": machine.num_replicas * machine.tensor_parallel}.get(stage.kind, 1)
 
 
 def steps_at_equal_flops(recipe: Recipe, global_batch_size: int) -> int:
@@ -179,7 +179,8 @@ def _memory_gb(recipe: Recipe, stage: Stage, machine: Machine) -> float:
         per_parameter = 4 + 4 + OPTIMIZER_BYTES[TrainSpec.model_validate(stage.spec).optimizer.name]
         return per_parameter * parameters / machine.num_devices
     if stage.kind in ("generate", "evaluate"):
-        return {"bf16": 2, "fp32": 4}[recipe.precision] * parameters / devices_of(stage, machine)
+        shared_by = machine.tensor_parallel if stage.kind == "generate" else 1
+        return {"bf16": 2, "fp32": 4}[recipe.precision] * parameters / shared_by
     return 0.0
 
 

@@ -8,6 +8,7 @@ test would find the same gain at the 5 % level as long as no greater share of al
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -81,6 +82,21 @@ def sentence(gain: Gain) -> str:
     if gain.exceeds is None:
         return f"{place}, sampling error unknown"
     return f"{place}, {'exceeds' if gain.exceeds else 'within'} its sampling error ({gain.low:+.2f} to {gain.high:+.2f})"
+
+
+def summary(table: str, tasks: Collection[str] | None = None) -> str | None:
+    """One line for under a published table: which gains over the row before, on `tasks` or all, exceed their sampling error.
+
+    None where no gain has a known error.
+    """
+    known = [gain for gain in gains(table) if gain.exceeds is not None and (tasks is None or gain.task in tasks)]
+    if not known:
+        return None
+    beyond = [f"{gain.row} {gain.task} {gain.gain:+.2f}" for gain in known if gain.exceeds]
+    return (
+        f"Of {len(known)} gains over the row before, {len(beyond)} exceed their own unpaired 95 % sampling error"
+        f"{': ' if beyond else ''}{', '.join(beyond)}"
+    )
 
 
 def _leaderboard_tasks() -> set[str]:

@@ -12,23 +12,27 @@ from pathlib import Path
 
 from harness.errors import BusyError
 
-LOCK_FILE = ".lock"
+LOCK_FILE, LENGTH = ".lock", 256
+"""The file is padded to one length, so that naming a stage never needs room on a disk that has become full."""
 
 
 @contextmanager
 def hold(folder: Path) -> Iterator[int]:
     """Hold `folder`; yields the descriptor to pass to each stage's process. `BusyError` names who holds it already."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK_FILE, "a+") as file:
+    lock = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno not in (errno.EAGAIN, errno.EACCES):
                 raise
-            file.seek(0)
-            raise BusyError(f"{folder} is in use by {file.read().strip() or 'another process'}; wait for it or stop it") from None
-        _write(file.fileno(), "")
-        yield file.fileno()
+            holder = os.pread(lock, LENGTH, 0).decode(errors="replace").strip() or "another process"
+            raise BusyError(f"{folder} is in use by {holder}; wait for it or stop it") from None
+        _write(lock, "")
+        yield lock
+    finally:
+        os.close(lock)
 
 
 def name_stage(lock: int, stage_path: str, pid: int) -> None:
@@ -37,5 +41,4 @@ def name_stage(lock: int, stage_path: str, pid: int) -> None:
 
 
 def _write(lock: int, stage: str) -> None:
-    os.ftruncate(lock, 0)
-    os.write(lock, f"pid {os.getpid()} on {socket.gethostname()}{stage}".encode())
+    os.pwrite(lock, f"pid {os.getpid()} on {socket.gethostname()}{stage}".encode()[:LENGTH].ljust(LENGTH), 0)

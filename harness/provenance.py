@@ -14,10 +14,15 @@ PACKAGES = ("torch", "transformers", "accelerate", "datasets", "lm_eval", "vllm"
 
 
 def collect() -> dict[str, Any]:
-    """Commit, whether the tree was dirty, the command, versions of what computes, and the hardware. No absolute path, no host name."""
+    """Commit, whether the tree was dirty, the command, versions of what computes, and the hardware. No absolute path, no host name.
+
+    `commit` and `dirty` are None where git does not know the package: installed from a wheel, or git is missing.
+    """
+    is_ours = _git("ls-files", "--error-unmatch", Path(__file__).name) is not None  # not a repository that only holds our environment
+    changes = _git("status", "--porcelain", "--untracked-files=no") if is_ours else None
     return {
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "commit": _git("rev-parse", "HEAD") if is_ours else None,
+        "dirty": None if changes is None else bool(changes),
         "command": " ".join([Path(sys.argv[0]).name, *(_relative(arg) for arg in sys.argv[1:])]),
         "python": platform.python_version(),
         "versions": versions(),

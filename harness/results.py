@@ -77,7 +77,7 @@ class Cell(Strict):
 class PublishedTable(Strict):
     """Numbers as printed elsewhere: {row: {task: value}} over the tasks the recipe has, and why each task is not comparable to ours.
 
-    `notes` holds what the source says about a row.
+    `notes` holds what the source says about a row, `gains` which of the printed gains exceed their own sampling error.
     """
 
     table: str
@@ -86,6 +86,7 @@ class PublishedTable(Strict):
     rows: dict[str, dict[str, float]]
     reasons: dict[str, tuple[str, ...]]
     notes: dict[str, str] = {}
+    gains: str | None = None
 
 
 class Part(Strict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,16 @@ def test_a_local_checkpoint_runs_through_the_ordinary_stages(tmp_path: Path) -> 
     assert (one.row, one.n) == ("theirs", 8)
     assert one.ours is not None
     assert one.difference == pytest.approx(one.ours - 30.0)
+
+
+def test_the_documented_anchors_file_is_one(tmp_path: Path) -> None:
+    """The example of docs/judging.md, saved as a file, is a recipe that evaluates one directory."""
+    text = (Path(__file__).parent.parent / "docs" / "judging.md").read_text()
+    file = tmp_path / "mine.py"
+    file.write_text(textwrap.dedent(text[text.index("    from harness.recipe import Anchor") :].split("\n\nOn all questions")[0]))
+    recipe = load(str(file))
+    assert [stage.kind for stage in plan(recipe)] == ["model", *["evaluate"] * len(recipe.benchmarks)]
+    assert [(one.task, one.published) for one in compare(recipe, tmp_path)] == [("arc_challenge", 27.73)]
 
 
 def test_an_unpinned_anchor_says_why() -> None:

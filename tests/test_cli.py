@@ -16,6 +16,7 @@ from typing import NamedTuple
 import pytest
 import typer.main
 from click import Command
+from rich.cells import cell_len
 from rich.console import Console
 
 from harness import cli, machine, runner
@@ -24,6 +25,7 @@ from harness.lock import hold
 from harness.recipe import Recipe, load
 from tests import fake_stages
 from tests.fake_stages import SMALL, launched
+from tests.synthetic_runs import small_recipe, write_run
 
 ROOT = Path(__file__).parent.parent
 COMMANDS: dict[str, Command] = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
@@ -61,6 +63,8 @@ Cli = Callable[..., Done]
 @pytest.fixture
 def harness(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Cli:
     """`harness("plan", "tiny")`: the console script, in this process."""
+
+    monkeypatch.setattr(cli, "out", Console(width=80))
 
     def call(*args: object) -> Done:
         capfd.readouterr()
@@ -184,14 +188,24 @@ def test_json_of_verify_lists_damage(harness: Cli, run_dir: Path) -> None:
         score.write_text(score.read_text()[::-1])
 
 
+def test_json_of_tables_and_explanations_parses(harness: Cli, tmp_path: Path) -> None:
+    """A run's tables and the trace of one cell are JSON, and the trace leads to the score's file."""
+    run = write_run(tmp_path / "run", small_recipe())
+    table = harness("tables", run, "--format", "json")
+    assert table.code == 0
+    assert json.loads(table.out)
+    found = harness("explain", run, "iter1", "gsm8k", "--format", "json")
+    assert found.code == 0
+    assert "iter1/eval/open_llm" in json.dumps(json.loads(found.out))
+
+
 @pytest.mark.parametrize(
     "command",
     [("plan", "zephyr-7b"), ("plan", "tiny"), ("status", "tiny"), ("recipes",), ("diff", "zephyr-7b", "zephyr-7b-release"), ("--help",)],
     ids=" ".join,
 )
-def test_text_fits_80_columns(harness: Cli, monkeypatch: pytest.MonkeyPatch, command: Sequence[str]) -> None:
+def test_text_fits_80_columns(harness: Cli, command: Sequence[str]) -> None:
     """No line is longer than 80 characters, and no word of a first column or of a number is broken."""
-    monkeypatch.setattr(cli, "out", Console(width=80))
     shown = harness(*command).out
     assert shown
     assert [line for line in shown.splitlines() if len(line) > 80] == []
@@ -207,6 +221,7 @@ def test_wide_and_marked_up_text_survives(harness: Cli, tmp_path: Path) -> None:
     shown = harness("plan", file)
     assert shown.code == 0
     assert "理由 [x]" in shown.out
+    assert max(cell_len(line) for line in shown.out.splitlines()) <= 80
     assert "[bold]not markup[/bold] 🙂" in harness("reproduce", file, "--help").out.replace("\n", " ").replace("  ", " ")
 
 

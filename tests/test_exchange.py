@@ -22,7 +22,8 @@ from tests.checkpoints import MACHINE, save_checkpoint
 
 NUM = 12
 TINY = load("tiny")
-RECIPE = replace(TINY, name="pairs", sft=None, pretraining=None, prompts=TINY.prompts.model_copy(update={"num_prompts": NUM}), global_batch_size=NUM)
+PROMPTS = TINY.prompts.model_copy(update={"num_prompts": NUM})
+RECIPE = replace(TINY, name="pairs", sft=None, pretraining=None, prompts=PROMPTS, global_batch_size=NUM)
 STAGES = {stage.path: stage for stage in plan(RECIPE)}
 
 

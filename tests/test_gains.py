@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from harness.gains import _changed_at_most, gains, sentence, standard_error
+from harness.gains import _changed_at_most, gains, sentence, standard_error, summary
 from harness.paper import STANDARD_ERRORS, claim
 from harness.statistics import mcnemar
 
@@ -28,6 +28,17 @@ def test_the_last_printed_gain_is_noise() -> None:
     last = gains("paper/leaderboard")[-1]
     assert (last.row, last.task, last.gain) == ("iter3", "average", 0.19)
     assert sentence(last) == "iter3 over iter2, average: +0.19, within its sampling error (-1.15 to +1.53)"
+
+
+def test_a_line_for_under_the_table() -> None:
+    """The paper's leaderboard in one sentence; a table without any known error has none."""
+    assert summary("paper/leaderboard") == (
+        "Of 28 gains over the row before, 5 exceed their own unpaired 95 % sampling error: iter0 truthfulqa_mc2 +5.45, "
+        "iter0 gsm8k +8.34, iter0 hellaswag +1.53, iter0 average +2.66, iter1 truthfulqa_mc2 +5.99"
+    )
+    assert str(summary("paper/big_bench")).startswith("Of 12 gains over the row before, 0 exceed")
+    assert str(summary("paper/leaderboard", {"gsm8k"})).startswith("Of 4 gains over the row before, 1 exceed")
+    assert summary("paper/mt_bench") is None
 
 
 def test_an_error_worked_by_hand() -> None:

@@ -61,6 +61,6 @@ def test_the_lock_names_its_holder(tmp_path: Path) -> None:
     with hold(tmp_path) as lock:
         name_stage(lock, "iter0/generate", 12345)
         name_stage(lock, "iter0/train", 1)
-    held = (tmp_path / ".lock").read_text()
+    held = (tmp_path / ".lock").read_text().strip()
     assert held.startswith(f"pid {os.getpid()} on ")
     assert held.endswith(" with stage iter0/train, pid 1")

@@ -121,9 +121,10 @@ def test_shortened_recipe_leaves_the_rest_alone(finished: RunDir) -> None:
 def test_finished_stage_without_its_outputs_says_how_to_rebuild(finished: RunDir) -> None:
     """done.json alone is not enough: the missing file is named, and what the message says to do works."""
     (finished.stage_dir("sft/model") / "checkpoint" / "model.safetensors").unlink()
-    with pytest.raises(InputError, match=r"model\.safetensors is missing.*; remove sft/model/done\.json and run again"):
+    with pytest.raises(InputError, match=r"model\.safetensors is missing.*; remove sft/model/done\.json and sft/model/checkpoint, and run"):
         reproduce(finished)
     (finished.stage_dir("sft/model") / "done.json").unlink()
+    shutil.rmtree(finished.stage_dir("sft/model") / "checkpoint")
     reproduce(finished)
     assert launched(finished.path) == ["sft/model"]
     assert runner.verify(finished)[0] == []

@@ -176,6 +176,7 @@ def test_published_numbers_come_with_every_reason_against_them(tmp_path: Path) -
     assert "## Published: paper/leaderboard" in text
     assert "Not comparable with ours, gsm8k: protocol: ours current" in text
     assert "judge: ours mt_bench_single, the paper's not stated" in text
+    assert "Of 4 gains over the row before, 1 exceed their own unpaired 95 % sampling error: iter0 gsm8k +8.34." in text
     ours = text[: text.index("## Published")]
     assert "35.10" not in ours
 
