@@ -125,7 +125,8 @@ def _train(recipe: Recipe, stage: Stage, machine: Machine) -> Parts:
     """Policy forward and backward over every pair seen, and the opponent's forward, where it is read, once over each pair."""
     spec, sizes = TrainSpec.model_validate(stage.spec), recipe.sizes
     iterations = sum(role.startswith("responses") for role in stage.inputs)
-    row = sizes.prompt_tokens + sizes.real_tokens + (len(branches(spec.objective)) - 1) * sizes.generated_tokens
+    sharing = max(iterations, 1) if spec.grouping == "groups" else 1  # pairs that share one prompt and one real response
+    row = (sizes.prompt_tokens + sizes.real_tokens) / sharing + (len(branches(spec.objective)) - 1) * sizes.generated_tokens
     pairs = _num_prompts(recipe, stage) * max(iterations, 1)
     steps = spec.num_steps or spec.stop_after_epochs * (pairs // spec.global_batch_size)
     tokens = steps * spec.global_batch_size * row

@@ -1,42 +1,31 @@
 """lm-eval behind one function: a benchmark component hands `open_suite` its definitions and gets back what scores a task.
 
-A definition is a file of lm-eval's own task folder, loaded by its path: indexing the whole folder would take 20 s.
-Nothing here asks for the network; where `HF_HUB_OFFLINE` is set, the data sets come from the local cache under their Hub names.
+Where another protocol of the component asks the same, the same answers are scored under it too; the score's `details` hold the value
+under the protocol's name.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
-from pathlib import Path
 from statistics import fmean, variance
 from typing import Any, NamedTuple
 
 import datasets
-import lm_eval.tasks
+from lm_eval.api.model import LM
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.evaluator import evaluate
-from lm_eval.tasks import TaskManager
 from transformers.utils import logging as transformers_logging
 
 from harness import procedural_tasks
 from harness.artifact import Score
 from harness.components import Job, Result
-from harness.errors import InputError, RecipeError, suggest
+from harness.errors import RecipeError, suggest
+from harness.lm_definitions import Definition, load_definition, set_up
 from harness.lm_model import SharedPromptLM
 from harness.recipe import Task
-
-FEW_SHOT_SEED = 1234
-"""lm-eval's own default."""
-
-
-class Definition(NamedTuple):
-    """Which of lm-eval's task files a task is (a pattern: one file a subtask), and which of its answer filters counts."""
-
-    files: str
-    filter: str = "none"
 
 
 class Question(NamedTuple):
@@ -45,6 +34,14 @@ class Question(NamedTuple):
     subtask: str
     sample: dict[str, Any]
     value: float | None
+
+
+class Suite(NamedTuple):
+    """The model, the job, and every protocol of the component."""
+
+    lm: SharedPromptLM
+    job: Job
+    protocols: Mapping[str, Mapping[str, Definition]]
 
 
 def open_suite(job: Job, protocols: Mapping[str, Mapping[str, Definition]]) -> Callable[[Task], Result]:
@@ -57,14 +54,16 @@ def open_suite(job: Job, protocols: Mapping[str, Mapping[str, Definition]]) -> C
         _check(task, definitions)
     _silence()
     machine = job.machine
-    lm = SharedPromptLM(job.checkpoint, job.precision, machine.device, machine.evaluate_batch, job.seed)
+    lm = SharedPromptLM(
+        job.checkpoint, job.precision, machine.device, machine.evaluate_batch, job.seed, workspace=job.workspace / "answers"
+    )
+    suite = Suite(lm, job, protocols)
 
     def score(task: Task) -> Result:
         if procedural_tasks.is_procedural(task):
             config = procedural_tasks.config(task, lm.tokenizer.eos_token)
-            return _score(lm, job, task, {task.name: ConfigurableTask(config=config)}, procedural_tasks.FILTER)
-        definition = definitions[task.name]
-        return _score(lm, job, task, load_definition(task, definition), definition.filter)
+            return _score(suite, task, {task.name: ConfigurableTask(config=config)}, Definition("", procedural_tasks.FILTER))
+        return _score(suite, task, load_definition(task, definitions[task.name]), definitions[task.name])
 
     return score
 
@@ -76,52 +75,26 @@ def _check(task: Task, definitions: Mapping[str, Definition]) -> None:
         raise RecipeError(f"no task called {task.name!r}{suggest(task.name, definitions)}")
 
 
-def _score(lm: SharedPromptLM, job: Job, task: Task, subtasks: Mapping[str, ConfigurableTask], filter_name: str) -> Result:
+def _score(suite: Suite, task: Task, subtasks: Mapping[str, ConfigurableTask], definition: Definition) -> Result:
     for subtask in subtasks.values():
-        _set_up(subtask, task, job.benchmark.max_new_tokens)
-    chat = procedural_tasks.is_procedural(task)
-    samples = _ask(lm, subtasks, task.limit, chat)
+        set_up(subtask, task, suite.job.benchmark.max_new_tokens)
+    samples = ask(suite.lm, subtasks, task.limit, chat=procedural_tasks.is_procedural(task))
     questions = [
-        Question(name, sample, _percent(sample, task, filter_name))
+        Question(name, sample, _percent(sample, task))
         for name, found in samples.items()
         for sample in found
-        if sample["filter"] == filter_name
+        if sample["filter"] == definition.filter
     ]
     if not questions:
         filters = sorted({sample["filter"] for found in samples.values() for sample in found})
-        raise RecipeError(f"{task.name} has no answers filtered by {filter_name!r}; lm-eval gives {', '.join(filters)}")
-    return Result(_summary(job, task, subtasks, questions, filter_name), [_readable(q, task.metric) for q in questions])
+        raise RecipeError(f"{task.name} has no answers filtered by {definition.filter!r}; lm-eval gives {', '.join(filters)}")
+    score = _summary(suite.job, task, subtasks, questions, definition)
+    if under := _under_others(suite, task, questions, definition):
+        score = score.model_copy(update={"details": {**score.details, "under": under}})
+    return Result(score, [_readable(q, task.metric) for q in questions])
 
 
-def load_definition(task: Task, definition: Definition) -> dict[str, ConfigurableTask]:
-    """The lm-eval tasks of a definition by name, only `task.subtasks` where it names any."""
-    folder = Path(lm_eval.tasks.__file__).parent
-    paths = {path.stem: path for path in sorted(folder.glob(definition.files))}
-    names = task.subtasks or tuple(paths)
-    for name in names:
-        if name not in paths:
-            raise RecipeError(f"{task.name} has no subtask {name!r}{suggest(name, paths)}")
-    try:
-        loaded = TaskManager(include_defaults=False).load([str(paths[name]) for name in names])
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"the data set of {task.name} cannot be had: {reason}; run once with the network (HF_HUB_OFFLINE unset), "
-            "or point HF_HUB_CACHE and HF_DATASETS_CACHE at a cache that holds it"
-        ) from None
-    return dict(loaded["tasks"])
-
-
-def _set_up(subtask: ConfigurableTask, task: Task, max_new_tokens: int | None) -> None:
-    """Shots, few-shot seed and the cap on generated tokens of an lm-eval task."""
-    own = subtask.config.num_fewshot
-    subtask.set_config("num_fewshot", own or 0 if task.shots is None else task.shots)
-    subtask.set_fewshot_seed(FEW_SHOT_SEED)
-    if max_new_tokens is not None and subtask.OUTPUT_TYPE == "generate_until":
-        subtask.set_config("generation_kwargs", {"max_gen_toks": max_new_tokens}, update=True)
-
-
-def _ask(lm: SharedPromptLM, subtasks: Mapping[str, ConfigurableTask], limit: int | None, chat: bool) -> dict[str, list[dict[str, Any]]]:
+def ask(lm: LM, subtasks: Mapping[str, ConfigurableTask], limit: int | None, *, chat: bool) -> dict[str, list[dict[str, Any]]]:
     """{subtask: lm-eval's logged samples, one for each question and answer filter}."""
     found = evaluate(
         lm=lm, task_dict={"tasks": dict(subtasks)}, limit=limit, bootstrap_iters=0, apply_chat_template=chat, fewshot_as_multiturn=chat
@@ -131,25 +104,57 @@ def _ask(lm: SharedPromptLM, subtasks: Mapping[str, ConfigurableTask], limit: in
     return samples
 
 
-def _percent(sample: Mapping[str, Any], task: Task, filter_name: str) -> float | None:
-    if task.metric not in sample["metrics"]:
-        raise RecipeError(f"{task.name} has no metric {task.metric!r}{suggest(task.metric, sample['metrics'])}")
+def _under_others(suite: Suite, task: Task, questions: Sequence[Question], definition: Definition) -> dict[str, dict[str, float | None]]:
+    """{protocol: value and standard error} of the same answers, for the other protocols that ask the same."""
+    found = {}
+    for rules, definitions in suite.protocols.items():
+        other = definitions.get(task.name)
+        if rules == suite.job.benchmark.protocol or other is None or not (other.asks_as(definition) and other.filter == definition.filter):
+            continue
+        subtasks = load_definition(task, other)
+        again = [
+            q._replace(value=_percent(subtasks[q.subtask].process_results(q.sample["doc"], q.sample["filtered_resps"]), task))
+            for q in questions
+        ]
+        strata = [values for values in _strata(subtasks, again).values() if values]
+        found[rules] = {"value": _mean(strata, other.by_size), "stderr": standard_error(strata, by_size=other.by_size)}
+    return found
+
+
+def _strata(subtasks: Iterable[str], questions: Sequence[Question]) -> dict[str, list[float]]:
+    return {name: [q.value for q in questions if q.subtask == name and q.value is not None] for name in subtasks}
+
+
+def _mean(strata: Sequence[Sequence[float]], by_size: bool) -> float | None:
+    """The mean over subtasks of each one's mean, or over all their questions."""
+    if not strata:
+        return None
+    return fmean(value for values in strata for value in values) if by_size else fmean(fmean(values) for values in strata)
+
+
+def _percent(sample: Mapping[str, Any], task: Task) -> float | None:
+    """A question's value, from its logged sample or its metrics alone."""
+    known = sample.get("metrics", sample)
+    if task.metric not in known:
+        raise RecipeError(f"{task.name} has no metric {task.metric!r}{suggest(task.metric, known)}")
     value = 100.0 * float(sample[task.metric])
     return value if math.isfinite(value) else None
 
 
-def _summary(job: Job, task: Task, subtasks: Mapping[str, ConfigurableTask], questions: Sequence[Question], filter_name: str) -> Score:
-    """Questions as a Score: the mean over subtasks of each subtask's mean."""
-    strata = {name: [q.value for q in questions if q.subtask == name and q.value is not None] for name in subtasks}
-    scored = {name: values for name, values in strata.items() if values}
+def _summary(
+    job: Job, task: Task, subtasks: Mapping[str, ConfigurableTask], questions: Sequence[Question], definition: Definition
+) -> Score:
+    """Questions as a Score."""
+    scored = {name: values for name, values in _strata(subtasks, questions).items() if values}
     versions = {name: str(subtask.VERSION) for name, subtask in subtasks.items()}
     chat = procedural_tasks.is_procedural(task)
+    over_subtasks = len(subtasks) > 1 and not definition.by_size
     return Score(
         benchmark=job.benchmark.name,
         task=task.name,
         metric=task.metric,
-        value=fmean(fmean(values) for values in scored.values()) if scored else None,
-        stderr=standard_error(list(scored.values())),
+        value=_mean([*scored.values()], definition.by_size),
+        stderr=standard_error([*scored.values()], by_size=definition.by_size),
         n=len(questions),
         n_unscored=sum(q.value is None for q in questions),
         shots=next(iter(subtasks.values())).config.num_fewshot,
@@ -158,15 +163,15 @@ def _summary(job: Job, task: Task, subtasks: Mapping[str, ConfigurableTask], que
             "rules": job.benchmark.protocol,
             "lm_eval": metadata.version("lm_eval"),
             "task_version": versions if len(set(versions.values())) > 1 else next(iter(versions.values())),
-            "filter": filter_name,
-            "backend": "hf, endings of one context in one row",
+            "filter": definition.filter,
+            "backend": "hf, shared prefixes computed once",
             "dtype": job.precision,
             "add_bos": False,
             "chat_template": "tokenizer's" if chat else None,
             "limit": task.limit,
             "subtasks": len(subtasks),
-            "aggregation": "mean over subtasks" if len(subtasks) > 1 else "mean over questions",
-            "few_shot_seed": FEW_SHOT_SEED,
+            "aggregation": "mean over subtasks" if over_subtasks else "mean over questions",
+            **definition.identity(),
             "max_new_tokens": _max_new_tokens(subtasks, job.benchmark.max_new_tokens),
         },
         values=_by_id(questions),
@@ -181,8 +186,8 @@ def _max_new_tokens(subtasks: Mapping[str, ConfigurableTask], cap: int | None) -
     return cap if cap is not None else first.config.generation_kwargs.get("max_gen_toks", "lm-eval's 256")
 
 
-def standard_error(strata: Sequence[Sequence[float]]) -> float | None:
-    """The standard error of the mean of the strata's means, from sample variances; None for fewer than two values.
+def standard_error(strata: Sequence[Sequence[float]], *, by_size: bool = False) -> float | None:
+    """The standard error of the mean of the strata's means (`by_size`: of all values), from sample variances; None for less than two.
 
     Where a stratum has a single value its variance is unknown: all values then count as one sample, which overstates it.
     """
@@ -190,7 +195,9 @@ def standard_error(strata: Sequence[Sequence[float]]) -> float | None:
         strata = [[value for values in strata for value in values]]
     if not strata or len(strata[0]) < 2:
         return None
-    return math.sqrt(sum(variance(values) / len(values) for values in strata)) / len(strata)
+    total = sum(map(len, strata))
+    weights = [len(values) / total if by_size else 1 / len(strata) for values in strata]
+    return math.sqrt(sum(w * w * variance(values) / len(values) for w, values in zip(weights, strata, strict=True)))
 
 
 def _by_id(questions: Sequence[Question]) -> dict[str, float | None]:

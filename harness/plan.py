@@ -11,14 +11,14 @@ makes stale exactly iter1/train and what follows it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from harness.artifact import Stage, make_stage
 from harness.components import branches, functions, parameters, version
 from harness.contests import baselines
 from harness.errors import RecipeError, suggest
-from harness.recipe import Finetuning, ModelRef, PairTraining, PromptSource, Recipe
+from harness.recipe import Benchmark, Finetuning, ModelRef, PairTraining, PromptSource, Recipe
 from harness.specs import EvaluateSpec, GenerateSpec, ModelSpec, PreferencesSpec, PromptsSpec, TrainSpec
 
 PIPELINE_VERSIONS = {"train": 1, "generate": 1, "evaluate": 1, "model": 1, "prompts": 1, "preferences": 1}
@@ -66,6 +66,12 @@ def steps_of(recipe: Recipe, t: int) -> int:
     """Gradient steps of iteration t; the last partial batch of an epoch is dropped, as in the release's loader."""
     iteration = recipe.iterations[t]
     return iteration.stop_after_epochs * (recipe.prompts.num_prompts * len(iteration.pairs_from) // recipe.global_batch_size)
+
+
+def folder_of(benchmark: Benchmark, benchmarks: Sequence[Benchmark]) -> str:
+    """Where a benchmark's results lie: under its name and, where the recipe has it under several protocols, under each protocol."""
+    same = [one for one in benchmarks if one.name == benchmark.name]
+    return benchmark.name if len(same) == 1 else f"{benchmark.name}/{benchmark.protocol}"
 
 
 def _anchors(recipe: Recipe) -> Iterator[Stage]:
@@ -218,7 +224,8 @@ def _evaluate(recipe: Recipe, policy: Policy) -> list[Stage]:
         versions = {**_versions("evaluate"), "benchmark": version("benchmarks", benchmark.name)}
         if benchmark.judge:
             versions["judge"] = version("judges", benchmark.judge.name)
-        stages.append(make_stage(f"{policy.row}/eval/{benchmark.name}", "evaluate", spec, versions, {"policy": policy.stage}))
+        path = f"{policy.row}/eval/{folder_of(benchmark, recipe.benchmarks)}"
+        stages.append(make_stage(path, "evaluate", spec, versions, {"policy": policy.stage}))
     return stages
 
 

@@ -237,6 +237,14 @@ class Recipe(Strict):
         return self
 
     @model_validator(mode="after")
+    def _benchmarks_differ(self) -> Self:
+        named = [(benchmark.name, benchmark.protocol) for benchmark in self.benchmarks]
+        for name, protocol in named:
+            if named.count((name, protocol)) > 1:
+                raise ValueError(f"benchmark {name} is listed twice under protocol {protocol!r}; put its tasks into one")
+        return self
+
+    @model_validator(mode="after")
     def _pairs_exist(self) -> Self:
         for t, iteration in enumerate(self.iterations):
             if not iteration.pairs_from or any(i < 0 or i > t for i in iteration.pairs_from):

@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from multiprocessing.connection import wait as wait_for
 from typing import Any, NamedTuple
 
-from harness.errors import MachineError
+from harness.errors import HarnessError, MachineError
 from harness.machine import Machine
 
 MAX_DEATHS = 3
@@ -148,14 +148,20 @@ def _work(items: Sequence[Any]) -> list[dict[str, Any]]:
 
 
 class _Actor:
-    """In a Ray actor: a replica that answers batches of one shard."""
+    """In a Ray actor: a replica that answers batches of one shard. An error for the user comes back as it is, not as a dead actor."""
 
     def __init__(self, packed: bytes) -> None:
-        self.replica: Replica = pickle.loads(packed)()
+        _build[:] = [packed]
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        lines = [pickle.dumps(self.replica(pickle.loads(items))) for items in batch["items"]]
-        return {"number": batch["number"], "lines": lines}
+        return {"number": batch["number"], "lines": [pickle.dumps(_work_or_error(pickle.loads(items))) for items in batch["items"]]}
+
+
+def _work_or_error(items: Sequence[Any]) -> list[dict[str, Any]] | HarnessError:
+    try:
+        return _work(items)
+    except HarnessError as error:
+        return error
 
 
 def _over_ray(shards: Sequence[Shard], build: Callable[[], Replica], machine: Machine) -> Iterator[Answer]:
@@ -180,4 +186,7 @@ def _over_ray(shards: Sequence[Shard], build: Callable[[], Replica], machine: Ma
         runtime_env={"env_vars": {**{name: os.environ[name] for name in PASSED_ON if name in os.environ}, **machine.env}},
     )
     for row in answers.iter_rows():
-        yield Answer(int(row["number"]), pickle.loads(row["lines"]))
+        lines = pickle.loads(row["lines"])
+        if isinstance(lines, HarnessError):
+            raise lines
+        yield Answer(int(row["number"]), lines)

@@ -13,7 +13,7 @@ from harness.artifact import RECIPE_FILE, RunDir, Score, hash_file, read_model
 from harness.comparability import LEADERBOARD_TASKS
 from harness.deviation import flatten
 from harness.errors import InputError
-from harness.plan import rows
+from harness.plan import folder_of, rows
 from harness.recipe import Benchmark, Recipe, Task
 from harness.statistics import Cluster, question_of
 
@@ -24,13 +24,14 @@ class Source(NamedTuple):
     label: str
     benchmark: Benchmark
     task: Task
+    folder: str
 
     def score_path(self, row: str) -> str:
         """The score's path in the run directory."""
         return f"{self.stage_path(row)}/{self.file}"
 
     def stage_path(self, row: str) -> str:
-        return f"{row}/eval/{self.benchmark.name}"
+        return f"{row}/eval/{self.folder}"
 
     @property
     def file(self) -> str:
@@ -58,18 +59,21 @@ def read_recipe(run: Path) -> Recipe:
 
 
 def sources(recipe: Recipe) -> tuple[Source, ...]:
-    """The recipe's tasks in its order; a task that two benchmarks have is labelled BENCHMARK/TASK."""
+    """The recipe's tasks in its order; a task that two benchmarks have is labelled BENCHMARK/TASK, with the protocol where those differ."""
     found = [(benchmark, task) for benchmark in recipe.benchmarks for task in benchmark.tasks]
     names = [task.name for _, task in found]
     return tuple(
-        Source(task.name if names.count(task.name) == 1 else f"{benchmark.name}/{task.name}", benchmark, task) for benchmark, task in found
+        Source(task.name if names.count(task.name) == 1 else f"{folder}/{task.name}", benchmark, task, folder)
+        for benchmark, task in found
+        for folder in [folder_of(benchmark, recipe.benchmarks)]
     )
 
 
 def leaderboard(recipe: Recipe) -> tuple[Source, ...]:
-    """The six leaderboard tasks where the recipe has them all, else nothing."""
-    found = tuple(source for source in sources(recipe) if source.label in LEADERBOARD_TASKS)
-    return found if len(found) == len(LEADERBOARD_TASKS) else ()
+    """The six leaderboard tasks where the recipe has them all: under the first protocol that has, else each once; or nothing."""
+    found = [source for source in sources(recipe) if source.task.name in LEADERBOARD_TASKS]
+    together = [tuple(source for source in found if source.benchmark is benchmark) for benchmark in recipe.benchmarks]
+    return next((some for some in [*together, tuple(found)] if len(some) == len(LEADERBOARD_TASKS)), ())
 
 
 def read_scores(run: Path, recipe: Recipe) -> Scores:

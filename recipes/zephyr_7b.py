@@ -8,7 +8,7 @@ from harness.recipe import Benchmark, Iteration, Judge, ModelRef, Optimizer, Pro
 
 LEADERBOARD = Benchmark(
     name="open_llm",
-    protocol="current",
+    protocol="lm-eval@46c7966",
     tasks=(
         Task(name="arc_challenge", shots=25, metric="acc_norm"),
         Task(name="truthfulqa_mc2", shots=0, metric="acc"),
@@ -21,7 +21,7 @@ LEADERBOARD = Benchmark(
 )
 BIG_BENCH = Benchmark(
     name="big_bench",
-    protocol="current",
+    protocol="lm-eval@46c7966",
     tasks=(
         Task(name="bbh_causal_judgement", shots=3, metric="exact_match"),
         Task(name="bbh_formal_fallacies", shots=3, metric="exact_match"),

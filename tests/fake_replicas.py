@@ -39,3 +39,14 @@ def failing(folder: Path) -> Replica:
 def environment_of(folder: Path) -> Replica:
     """A replica that tells the variables it was given."""
     return lambda items: [{"seen": os.environ.get("HARNESS_TEST_REPLICA"), "pid": os.getpid()}]
+
+
+def hanging(folder: Path) -> Replica:
+    """A replica that leaves its pid in `folder` and then works for an hour."""
+
+    def replica(items: Sequence[Any]) -> list[dict[str, Any]]:
+        (folder / str(os.getpid())).touch()
+        time.sleep(3600)
+        return []
+
+    return replica

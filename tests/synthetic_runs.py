@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness import machine
 from harness.artifact import RECIPE_FILE, RunDir, Score, Stage, dump, write_atomic
-from harness.plan import plan
+from harness.plan import folder_of, plan
 from harness.recipe import Benchmark, Finetuning, Judge, Optimizer, Recipe, Task, load, replace
 from harness.statistics import estimate, question_of
 
@@ -95,8 +95,8 @@ def finish(run: RunDir, stage: Stage, files: Mapping[str, bytes]) -> None:
 
 
 def _write_evaluation(run: RunDir, recipe: Recipe, stage: Stage, make_values: MakeValues) -> None:
-    row, name = stage.path.split("/eval/")
-    benchmark = next(one for one in recipe.benchmarks if one.name == name)
+    row, folder = stage.path.split("/eval/")
+    benchmark = next(one for one in recipe.benchmarks if folder_of(one, recipe.benchmarks) == folder)
     values = {task: found for task in benchmark.tasks if (found := make_values(row, task)) is not None}
     if values:
         finish(run, stage, {f"scores/{task.name}.json": dump(score_of(benchmark, task, one)) for task, one in values.items()})

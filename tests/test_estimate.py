@@ -42,6 +42,12 @@ def test_training_by_hand() -> None:
     assert cost("iter1/train").flops == pytest.approx(2 * found.flops, rel=1e-3)
 
 
+def test_groups_score_a_shared_prompt_once() -> None:
+    """Two pairs of 170 + 280 + 220 tokens, as one group: 170 + 280 + 2 x 220 = 890 tokens in place of 1340, in the same steps."""
+    grouped = cost("iter1/train", replace(ZEPHYR, name="grouped", grouping="groups"))
+    assert grouped.tokens == pytest.approx(cost("iter1/train").tokens * 890 / 1340)
+
+
 def test_control_takes_the_steps_of_all_iterations() -> None:
     """A control's estimate is for as many steps, on prompt and real response, without an opponent."""
     tiny = load("tiny")

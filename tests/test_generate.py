@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 import tracemalloc
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -159,6 +161,35 @@ def test_two_replicas_give_the_bytes_of_one(inputs: Mapping[str, Path], undistur
     """Real engines in two processes leave the same files as one engine in this one."""
     generate.run(SPEC, inputs, tmp_path, MACHINE.model_copy(update={"num_replicas": 2}))
     assert contents(tmp_path) == undisturbed
+
+
+@pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed here")
+def test_a_killed_ray_replica_changes_no_byte(inputs: Mapping[str, Path], tmp_path: Path) -> None:
+    """Of two real engines in Ray actors one is killed by SIGKILL midway: the files are those of one engine in this process."""
+    examples = procedural.sample("train", 400, 1)
+    rows = [Row(f"p{i}", [{"role": "user", "content": example.prompt}], example.response) for i, example in enumerate(examples)]
+    (tmp_path / "prompts.jsonl").write_bytes(dump_rows(rows))
+    given = {**inputs, "prompts": tmp_path}
+    generate.run(SPEC, given, tmp_path / "one", MACHINE)
+    killed: list[int] = []
+    killer = threading.Thread(target=kill_a_worker_after, args=(tmp_path / "two" / "responses", 10, killed))
+    killer.start()
+    generate.run(SPEC, given, tmp_path / "two", MACHINE.model_copy(update={"replicas_on": "ray", "num_replicas": 2}))
+    killer.join()
+    assert killed
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+
+
+def kill_a_worker_after(folder: Path, num_shards: int, killed: list[int]) -> None:
+    """Kill one of this process's Ray actors when `num_shards` shards are written, unless all are, and note its pid."""
+    import psutil
+
+    while len(list(folder.glob("*.jsonl"))) < num_shards:
+        time.sleep(0.02)
+    workers = [child for child in psutil.Process().children(recursive=True) if "MapWorker" in " ".join(child.cmdline())]
+    if len(list(folder.glob("*.jsonl"))) < 80:
+        workers[0].kill()
+        killed.append(workers[0].pid)
 
 
 def test_time_and_memory_are_linear(inputs: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

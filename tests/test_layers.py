@@ -23,16 +23,16 @@ LAYERS = [
         "responses", "runner", "scores", "watch",
     },
     {
-        "comparability", "data", "evaluate", "global_batch", "judgments", "known_judges", "model", "objectives", "plan",
-        "procedural_tasks", "sources", "stopping", "verdicts",
+        "comparability", "data", "evaluate", "global_batch", "judgments", "known_judges", "lm_model", "model", "objectives",
+        "plan", "procedural_tasks", "sources", "stopping", "verdicts",
     },
-    {"components", "opponent", "sharing"},
+    {"answers", "components", "opponent", "sharing"},
     {"artifact", "memory", "replicas"},
-    {"contests", "deviation", "machine", "specs", "sweep"},
+    {"contests", "deviation", "lm_definitions", "machine", "specs", "sweep"},
     {"recipe", "schema"},
-    {"flops", "gains", "lm_model", "python_file", "references", "results"},
-    {"lock", "logps", "pages", "paper", "statistics", "strict"},
-    {"errors", "grid", "paper_claims", "progress", "provenance", "resampling", "shared_attention", "untrusted", "vllm_traps"},
+    {"decoding", "flops", "gains", "python_file", "references", "results"},
+    {"lock", "logps", "pages", "paper", "prefix_forward", "statistics", "strict"},
+    {"errors", "grid", "paper_claims", "prefixes", "progress", "provenance", "resampling", "shared_attention", "untrusted", "vllm_traps"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(PACKAGE.rglob("*.py"))

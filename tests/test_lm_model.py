@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
+from transformers import GenerationConfig
 
 from harness.errors import InputError
 from harness.lm_model import SeededNoise, SharedPromptLM
-from tests.tiny_checkpoints import byte_checkpoint
+from tests.tiny_checkpoints import byte_checkpoint, gpt2_checkpoint
 
 QUESTIONS = [
     ("Question: which is a fruit?\nAnswer:", [" apple", " a heavy stone", " x", " the sky"]),
@@ -50,6 +52,64 @@ def test_greedy_text_equals_that_of_lm_eval(checkpoint: Path) -> None:
     ours = SharedPromptLM(checkpoint, "fp32", "cpu", 2, seed=0)
     expected = theirs.generate_until(_requests("generate_until", requests), disable_tqdm=True)
     assert ours.generate_until(_requests("generate_until", requests)) == expected
+
+
+@pytest.mark.parametrize("kind", ["loglikelihood", "generate_until"])
+def test_an_interrupted_task_asks_only_for_what_is_missing(kind: str, checkpoint: Path, tmp_path: Path) -> None:
+    """After a kill in the middle the answers are those of an undisturbed run, bit for bit, and what was answered is not asked again."""
+    settings = {"until": ["e"], "max_gen_toks": 6, "do_sample": False}
+    endings = [(f"{i} is a question of some length:", ending) for i in range(60) for ending in (" yes", " no")]
+    requests = _requests(kind, endings if kind == "loglikelihood" else [(context, settings) for context, _ in endings])
+    whole = SharedPromptLM(checkpoint, "fp32", "cpu", 1, seed=0, workspace=tmp_path / "whole")
+    expected = getattr(whole, kind)(requests)
+    (kept,) = (tmp_path / "whole").glob("*.jsonl")
+    lines = kept.read_bytes().splitlines(keepends=True)
+    assert len(lines) > 2
+    kept.write_bytes(b"".join(lines[:2]) + lines[2][:-9])
+    again = SharedPromptLM(checkpoint, "fp32", "cpu", 1, seed=0, workspace=tmp_path / "whole")
+    assert getattr(again, kind)(requests) == expected
+    assert 0 < again.asked < whole.asked
+
+
+def test_answers_are_never_served_to_another_model_or_seed(checkpoint: Path, tmp_path: Path) -> None:
+    """A model of other weights, and another seed, ask everything again although the workspace is the same."""
+    other = byte_checkpoint(tmp_path / "other", max_length=64, seed=1)
+    requests = _requests("loglikelihood", [("a context:", " x"), ("a context:", " y")])
+    asked = []
+    for model, seed in ((checkpoint, 0), (other, 0), (checkpoint, 1), (checkpoint, 0)):
+        lm = SharedPromptLM(model, "fp32", "cpu", 1, seed=seed, workspace=tmp_path / "answers")
+        lm.loglikelihood(requests)
+        asked.append(lm.asked)
+    assert asked == [2, 2, 2, 0]
+
+
+def test_an_unknown_family_takes_the_plain_path(tmp_path: Path) -> None:
+    """GPT-2 is not among the families checked: scores and text are lm-eval's own, and kept all the same."""
+    folder = gpt2_checkpoint(tmp_path / "gpt2")
+    theirs = HFLM(pretrained=str(folder), device="cpu", dtype="float32", batch_size=2, add_bos_token=False)
+    ours = SharedPromptLM(folder, "fp32", "cpu", 2, seed=0, workspace=tmp_path / "answers")
+    pairs = [(context, ending) for context, endings in QUESTIONS for ending in endings]
+    expected = theirs.loglikelihood(_requests("loglikelihood", pairs), disable_tqdm=True)
+    found = ours.loglikelihood(_requests("loglikelihood", pairs))
+    assert [logp for logp, _ in found] == pytest.approx([logp for logp, _ in expected], abs=1e-4)
+    settings = {"until": ["e"], "max_gen_toks": 5, "do_sample": False}
+    texts = [(context, settings) for context, _ in QUESTIONS[:3]]
+    assert ours.generate_until(_requests("generate_until", texts)) == theirs.generate_until(_requests("generate_until", texts), True)
+    assert len([*(tmp_path / "answers").glob("*.jsonl")]) == 2
+
+
+def test_a_generation_config_that_bends_decoding_is_obeyed(checkpoint: Path, tmp_path: Path) -> None:
+    """With a repetition penalty greedy text differs, and is what lm-eval's own path says."""
+    bent = tmp_path / "bent"
+    shutil.copytree(checkpoint, bent)
+    GenerationConfig(eos_token_id=0, pad_token_id=0, repetition_penalty=1.8).save_pretrained(bent)
+    settings = {"until": [], "max_gen_toks": 12, "do_sample": False}
+    requests = [(context, settings) for context, _ in QUESTIONS[:3]]
+    theirs = HFLM(pretrained=str(bent), device="cpu", dtype="float32", batch_size=2, add_bos_token=False)
+    models = [SharedPromptLM(one, "fp32", "cpu", 2, seed=0) for one in (checkpoint, bent)]
+    plain, ours = (model.generate_until(_requests("generate_until", requests)) for model in models)
+    assert ours == theirs.generate_until(_requests("generate_until", requests), disable_tqdm=True)
+    assert ours != plain
 
 
 def test_a_sampled_answer_depends_on_its_prompt_and_the_seed_alone(checkpoint: Path) -> None:

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from harness import recipe as recipes
+from harness.errors import RecipeError
 from harness.plan import plan, rows, steps_of
 from harness.recipe import Iteration, Recipe, load, replace
 
@@ -52,6 +53,19 @@ def test_lineage_of_the_papers_iterations() -> None:
         "responses2": "iter2/generate",
     }
     assert stages["iter2/generate"].inputs["policy"] == "iter1/train"
+
+
+def test_two_protocols_of_a_benchmark_are_two_stages() -> None:
+    """Each has a directory of its own, below the benchmark's, and an identity of its own; alone it keeps the benchmark's name."""
+    base = load("zephyr-7b")
+    paper = base.benchmarks[0]
+    both = replace(base, name="both", benchmarks=(paper, paper.model_copy(update={"protocol": "current"})))
+    stages = [stage for stage in plan(both) if stage.path.startswith("sft/eval/")]
+    assert [stage.path for stage in stages] == ["sft/eval/open_llm/lm-eval@46c7966", "sft/eval/open_llm/current"]
+    (alone,) = [stage for stage in plan(base) if stage.path == "sft/eval/open_llm"]
+    assert [stage.fingerprint == alone.fingerprint for stage in stages] == [True, False]
+    with pytest.raises(RecipeError, match="open_llm is listed twice under protocol"):
+        replace(base, name="twice", benchmarks=(paper, paper))
 
 
 def test_steps_are_those_of_the_release() -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -56,10 +60,40 @@ def test_a_shard_that_always_kills_is_named(tmp_path: Path) -> None:
         run(partial(squares, tmp_path, (35,), always=True), 2)
 
 
-def test_an_error_of_a_replica_is_the_stages(tmp_path: Path) -> None:
-    """What an engine says about memory or input comes out as it went in, and no process is left."""
-    with pytest.raises(MachineError, match="lower the machine's generate_batch"):
-        run(partial(failing, tmp_path), 2)
+@pytest.mark.parametrize("place", PLACES)
+def test_an_error_of_a_replica_is_the_stages(tmp_path: Path, place: str) -> None:
+    """What an engine says about memory or input comes out as it went in."""
+    with pytest.raises(MachineError, match=r"^out of device memory; lower the machine's generate_batch$"):
+        run(partial(failing, tmp_path), 2, place)
+
+
+def test_replicas_end_with_the_stage(tmp_path: Path) -> None:
+    """When the stage's process is killed by SIGKILL, its replicas end too and free their devices."""
+    code = (
+        "from functools import partial; from pathlib import Path\n"
+        "from tests.fake_replicas import hanging; from tests.test_replicas import run\n"
+        f"run(partial(hanging, Path({str(tmp_path)!r})), 2)"
+    )
+    stage = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        wait_until(lambda: len(list(tmp_path.iterdir())) == 2)
+    finally:
+        stage.kill()
+        stage.wait()
+    wait_until(lambda: not any(alive(int(path.name)) for path in tmp_path.iterdir()))
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and waits to be collected does not."""
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def test_each_replica_has_its_variables(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from harness.paper import claims
 from harness.plan import plan, rows
 from harness.recipe import Iteration, PairTraining, PromptSource, Recipe, load, replace
 from harness.sources import hub, procedural
+from harness.sweep import load as load_sweep
 from tests.checkpoints import MACHINE
 from tests.tiny_family import small_recipe
 
@@ -205,3 +206,15 @@ def test_ultrafeedback_preferences(hf_cache: Path, tmp_path: Path) -> None:
     assert [(one.chosen, one.rejected) for one in named] == [(pair.real, pair.generated) for pair in pairs[7:10]]
     lines = (tmp_path / "responses" / "00000.jsonl").read_text().splitlines()
     assert set(json.loads(lines[0])) == {"prompt_id", "response", "finish_reason"}
+
+
+def test_preferences_of_smollm2_study_are_there(hf_cache: Path, tmp_path: Path) -> None:
+    """Promise: every prompt the study names for DPO has two different answers, and its chosen one is SPIN's real response."""
+    recipe = load_sweep("smollm2-study").variants["spin"][0]
+    source = recipe.rivals["dpo"].prompts
+    assert source is not None
+    run_stage(source, tmp_path)
+    real = {row.prompt_id: row.real for row in hub.load(recipe.prompts)}
+    pairs = read_pairs({"prompts": tmp_path, "responses0": tmp_path})
+    assert len(pairs) == len(real) - 1
+    assert all(pair.real == real[pair.prompt_id] for pair in pairs)

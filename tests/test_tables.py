@@ -192,6 +192,19 @@ def test_same_protocol_stands_beside_the_published_number(tmp_path: Path) -> Non
     assert "35.10 (33.36)" in render(collect(run), "markdown")
 
 
+def test_two_protocols_stand_side_by_side(tmp_path: Path) -> None:
+    """Each has its column, named by its protocol, and only the published number of that protocol is comparable with it."""
+    base = small_recipe(tasks=(Task(name="gsm8k", shots=5, metric="exact_match"),), claims="zephyr-7b-sft-full")
+    protocols = ("lm-eval@46c7966", "open-llm-leaderboard-v1", "current")
+    recipe = replace(base, name="side", benchmarks=tuple(base.benchmarks[0].model_copy(update={"protocol": p}) for p in protocols))
+    table = collect(write_run(tmp_path, recipe, lambda row, task: {str(i): 100.0 * (i < 440) for i in range(1319)}))
+    assert [column.label for column in table.columns] == [f"open_llm/{protocol}/gsm8k" for protocol in protocols]
+    cells = [table.cell("iter0", column.label) for column in table.columns]
+    assert [cell.published.value if cell.published else None for cell in cells] == [35.10, 36.69, 35.10]
+    assert [cell.reasons for cell in cells[:2]] == [(), ()]
+    assert cells[2].reasons == ("protocol: ours current, theirs lm-eval@46c7966",)
+
+
 @pytest.mark.parametrize("name", ["zephyr-7b", "zephyr-7b-release"])
 def test_paper_recipes_name_their_claims(name: str) -> None:
     """The recipes of the paper's model find the paper's tables."""

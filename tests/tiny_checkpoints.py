@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from harness.components import load
 from harness.model import build_tokenizer
@@ -14,13 +14,29 @@ from harness.model import build_tokenizer
 SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
 
 
-def byte_checkpoint(path: Path, max_length: int = 4096) -> Path:
+def byte_checkpoint(path: Path, max_length: int = 4096, seed: int = 0) -> Path:
     """A random model that reads any text: one token a byte."""
+    return _save(path, _byte_tokenizer(), max_length, seed)
+
+
+def gpt2_checkpoint(path: Path) -> Path:
+    """A random GPT-2 that reads any text: a family our scorers do not name."""
+    tokenizer = _byte_tokenizer()
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=len(tokenizer), n_embd=16, n_layer=2, n_head=2, n_positions=128, eos_token_id=0, bos_token_id=0, initializer_range=0.5
+    )
+    GPT2LMHeadModel(config).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+def _byte_tokenizer() -> PreTrainedTokenizerFast:
     vocabulary = {"<eos>": 0, **{char: i for i, char in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()), 1)}}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    return _save(path, PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<eos>"), max_length)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<eos>")
 
 
 def word_checkpoint(path: Path) -> Path:
@@ -28,8 +44,8 @@ def word_checkpoint(path: Path) -> Path:
     return _save(path, build_tokenizer(load("sources", "procedural").VOCABULARY), 256)
 
 
-def _save(path: Path, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Path:
-    torch.manual_seed(0)
+def _save(path: Path, tokenizer: PreTrainedTokenizerBase, max_length: int, seed: int = 0) -> Path:
+    torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         max_position_embeddings=max_length,

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from harness import lm_tasks, machine
+from harness import lm_definitions, machine
 from harness.benchmarks import big_bench
 from harness.components import Job
 from harness.recipe import Benchmark, Task
 from tests.tiny_checkpoints import byte_checkpoint, word_checkpoint
 
-TASKS = tuple(Task(name=name, shots=3, metric="exact_match", limit=2) for name in big_bench.PROTOCOLS["current"])
+NAMES = ("bbh_causal_judgement", "bbh_formal_fallacies", "bbh_sports_understanding")
+TASKS = tuple(Task(name=name, shots=3, metric="exact_match", limit=2) for name in NAMES)
 
 
 def _job(checkpoint: Path, tasks: tuple[Task, ...]) -> Job:
@@ -37,7 +38,7 @@ def test_each_task_is_asked_with_three_worked_examples(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [task.name for task in TASKS])
 def test_the_answer_is_extracted_from_the_chain_of_thought(name: str) -> None:
     """'So the answer is X.' gives X, which must equal the target as it is written."""
-    (subtask,) = lm_tasks.load_definition(TASKS[0].model_copy(update={"name": name}), big_bench.PROTOCOLS["current"][name]).values()
+    (subtask,) = lm_definitions.load_definition(TASKS[0].model_copy(update={"name": name}), big_bench.PROTOCOLS["current"][name]).values()
     document = subtask.eval_docs[0]
     said = f"First this, then that. So the answer is {document['target']}."
     (extracted,) = subtask._filters[0].filters[0]().apply([[said]], [document])[0]

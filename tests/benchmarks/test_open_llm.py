@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import lm_eval.tasks
 import pytest
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from harness import lm_tasks, machine
+from harness import evaluate, lm_definitions, lm_tasks, machine
+from harness.answers import Answers
 from harness.benchmarks import open_llm
 from harness.components import Job, Result
 from harness.errors import InputError, RecipeError
+from harness.plan import EvaluateSpec
 from harness.recipe import Benchmark, Task
 from tests.tiny_checkpoints import byte_checkpoint, word_checkpoint
 
@@ -65,6 +69,10 @@ def test_every_real_task_is_asked_under_its_shots_and_metric(bytes_model: Path) 
         assert score.protocol["chat_template"] is None
         assert score.protocol["add_bos"] is False
         assert samples[0]["prompt"].count("Answer:") in (0, (task.shots or 0) + 1)
+        under = score.details.get("under", {})
+        assert ("lm-eval@46c7966" in under) == (task.name not in ("winogrande", "gsm8k"))
+        if under:  # MMLU too: with as many questions in both subjects their mean is the mean of all; these truths come first
+            assert under["lm-eval@46c7966"]["value"] == pytest.approx(score.value)
 
 
 @pytest.mark.usefixtures("hf_cache")
@@ -72,7 +80,7 @@ def test_scores_equal_those_of_lm_eval_itself(bytes_model: Path) -> None:
     """Value and standard error are what `simple_evaluate` with the `hf` model gives, with questions matched by hash."""
     task = Task(name="arc_challenge", shots=3, metric="acc_norm", limit=6)
     ours = _score(bytes_model, task)[0].score
-    folder = Path(lm_tasks.lm_eval.tasks.__file__).parent
+    folder = Path(lm_eval.tasks.__file__).parent
     theirs = simple_evaluate(
         model=HFLM(pretrained=str(bytes_model), device="cpu", dtype="float32", batch_size=4, add_bos_token=False),
         tasks=[str(folder / "arc" / "arc_challenge.yaml")],
@@ -90,7 +98,7 @@ def test_scores_equal_those_of_lm_eval_itself(bytes_model: Path) -> None:
 @pytest.mark.usefixtures("hf_cache")
 def test_a_data_set_that_is_not_in_the_cache_is_one_clear_line(bytes_model: Path) -> None:
     """Offline, the message names the data set and says what to do."""
-    protocols = {"current": {"arc_easy": lm_tasks.Definition("arc/arc_easy.yaml")}}
+    protocols = {"current": {"arc_easy": lm_definitions.Definition("arc/arc_easy.yaml")}}
     task = Task(name="arc_easy", shots=0, metric="acc", limit=2)
     score = lm_tasks.open_suite(_job(bytes_model, task), protocols)
     with pytest.raises(InputError, match=r"arc_easy cannot be had: .*allenai/ai2_arc.*HF_HUB_OFFLINE") as error:
@@ -108,6 +116,38 @@ def test_procedural_tasks_go_through_lm_eval_in_the_chat_format(words_model: Pat
         assert samples[0]["prompt"].endswith("<assistant>")
         assert samples[0]["prompt"].count("<assistant>") == 1 + (task.shots or 0)
     assert results == [*reversed(again)]
+
+
+def test_an_evaluation_killed_within_a_task_ends_in_the_same_bytes(
+    words_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after three units of work and run again: the files are those of an undisturbed stage, and no unit was computed twice."""
+    policy = tmp_path / "policy"
+    shutil.copytree(words_model, policy / "checkpoint")
+    tasks = tuple(task.model_copy(update={"limit": 60}) for task in TINY_TASKS)
+    benchmark = _job(words_model, *tasks).benchmark
+    spec = EvaluateSpec(benchmark=benchmark, engine="hf", precision="fp32", seed=0).model_dump(mode="json")
+    units: dict[str, int] = {}
+
+    def run(name: str, dies_after: int | None) -> dict[str, bytes]:
+        add = Answers.add
+
+        def counted(self: Answers, unit: int, answers: object) -> None:
+            units[name] = units.get(name, 0) + 1
+            add(self, unit, answers)
+            if units[name] == dies_after:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Answers, "add", counted)
+            evaluate.run(spec, {"policy": policy}, tmp_path / name, machine.load("cpu"))
+        return {str(path.relative_to(tmp_path / name)): path.read_bytes() for path in (tmp_path / name).rglob("*.json*")}
+
+    undisturbed = run("undisturbed", None)
+    with pytest.raises(KeyboardInterrupt):
+        run("killed", 3)
+    assert run("killed", None) == undisturbed
+    assert units["killed"] == units["undisturbed"] > 6
 
 
 def test_a_choice_ends_with_the_end_token(words_model: Path) -> None:
@@ -152,6 +192,7 @@ def test_the_standard_error_of_a_mean_over_subjects_adds_their_variances() -> No
     """(0, 100) has variance 5000 and so 2500 for its mean; (100, 100) has 0: sqrt(2500 + 0) / 2 = 25."""
     assert lm_tasks.standard_error([[0.0, 100.0], [100.0, 100.0]]) == pytest.approx(25.0)
     assert lm_tasks.standard_error([[0.0, 100.0]]) == pytest.approx(50.0)
+    assert lm_tasks.standard_error([[0.0, 100.0], [100.0, 100.0, 100.0, 100.0]], by_size=True) == pytest.approx(50.0 / 3)
     assert lm_tasks.standard_error([[0.0], [100.0]]) == pytest.approx(50.0)
     assert lm_tasks.standard_error([[0.0]]) is None
     assert lm_tasks.standard_error([]) is None
