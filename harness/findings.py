@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from harness.comparability import AVERAGE
+from harness.contests import baselines
 from harness.differences import REFERENCE, compare, delta, difference
-from harness.plan import plan, rows
+from harness.plan import plan
 from harness.recipe import Recipe
 from harness.results import Column, Comparison, Delta, Finding, ResultTable
 from harness.scores import Scores, sources
@@ -86,10 +87,9 @@ def _longer_than(first: Spec, others: Mapping[str, Spec]) -> list[str]:
 
 
 def _other_training(recipe: Recipe) -> tuple[dict[str, Spec], Spec]:
-    """{row: its training} of the rows that are neither `sft` nor an iteration, and the training of iteration 0."""
+    """{row: its training} of the rows no iteration had a part in, without `sft`, and the training of iteration 0."""
     specs = {stage.path: stage.spec for stage in plan(recipe) if stage.kind == "train"}
-    iterations = {f"iter{t}" for t in range(len(recipe.iterations))}
-    others = [row for row in rows(recipe) if row != REFERENCE and row not in iterations]
+    others = [row for row in baselines(recipe) if row != REFERENCE]
     return {row: specs[f"{row}/train"] for row in others if f"{row}/train" in specs}, specs["iter0/train"]
 
 
@@ -135,7 +135,7 @@ def in_short(table: ResultTable) -> tuple[str, str, list[str]]:
     further = claims.get("SPIN improves on further SFT")
     if further and further.verdict != "not tested":
         than = {"supported": "more than", "contradicted": "less than", "within noise": "within noise of"}[further.verdict]
-        told.append(f"{than} as many steps of further SFT: {'; '.join(further.evidence)}")
+        told.append(f"{than} further SFT: {'; '.join(further.evidence)}")
     if first.verdict == "supported" and further and further.verdict == "contradicted":
         return "SPIN helped, but less than further SFT", "within noise", told
     return HEADLINES[first.verdict], first.verdict, told

@@ -167,7 +167,8 @@ def _radars(table: ResultTable) -> Iterator[Plot]:
 
 def _radar_drawer(categories: Sequence[str], rows: dict[str, list[float]], num_iterations: int) -> Callable[[], Figure]:
     def draw() -> Figure:
-        figure = Figure(figsize=(5.0, 4.0), layout="none")
+        figure = Figure(figsize=(5.0, 4.0))
+        figure.set_layout_engine("none")
         axes = figure.add_axes((0.17, 0.1, 0.58, 0.78), projection="polar")
         angles = [2 * math.pi * place / len(categories) for place in range(len(categories))]
         for row, values in rows.items():

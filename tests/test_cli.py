@@ -32,10 +32,10 @@ COMMANDS: dict[str, Command] = typer.main.get_command(cli.app).commands  # type:
 SELECTING = {
     "reproduce": {"out_dir", "machine", "only", "dry_run", "help_"},
     "plan": {"out_dir", "machine", "format"},
-    "status": {"out_dir", "format"},
+    "status": {"out_dir", "format", "watch"},
     "recipes": {"format"},
     "diff": {"format"},
-    "tables": {"format"},
+    "tables": {"format", "write"},
     "explain": {"format"},
     "verify": {"format"},
     "accept": {"because", "out_dir"},
@@ -46,6 +46,12 @@ SELECTING = {
     "anchors": {"out_dir", "machine", "dry_run", "format"},
     "import-judgments": {"format"},
     "doctor": {"format"},
+    "report": {"plots_dir"},
+    "compare": {"samples", "format"},
+    "bundle": {"out_file"},
+    "card": {"out_file"},
+    "push": {"yes", "public"},
+    "index": set(),
 }
 
 

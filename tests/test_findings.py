@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from harness.recipe import Task, replace
+from harness.recipe import PairTraining, Task, replace
 from harness.results import Finding
 from harness.tables import collect, render
 from tests.synthetic_runs import CONTROL, Values, questions, small_recipe, write_run
@@ -64,3 +64,20 @@ def test_tables_open_with_the_verdicts(tmp_path: Path) -> None:
     table = collect(run)
     assert render(table, "markdown").index("## The paper's claims") < render(table, "markdown").index("## Scores")
     assert len({one.claim: one for one in table.findings}["SPIN improves on further SFT"].evidence) == 2
+
+
+def test_rivals_test_the_claims_about_dpo_and_epochs(tmp_path: Path) -> None:
+    """A DPO row and a longer iteration 0 are what those claims are tested on; DPO after an iteration is not."""
+    base = small_recipe()
+    optimizer = base.optimizer
+    dpo = PairTraining(objective="dpo", beta=0.1, learning_rate=5e-7, num_epochs=2, global_batch_size=64, optimizer=optimizer)
+    longer = dpo.model_copy(update={"objective": "spin", "num_epochs": 4})
+    rivals = {"dpo": dpo, "longer": longer, "late": dpo.model_copy(update={"start": "iter1"})}
+    recipe = replace(base, name="rivals", rivals=rivals)
+    answers = {"dpo": "sft", "longer": "iter1", "late": "iter1"}
+    run = write_run(tmp_path, recipe, lambda row, task: questions(answers.get(row, row), task))
+    claims = {one.claim: one for one in collect(run).findings}
+    against_dpo = claims["SPIN from iteration 1 on beats DPO"]
+    assert (against_dpo.verdict, len(against_dpo.evidence)) == ("supported", 1)
+    assert against_dpo.evidence[0].startswith("iter1 - dpo: +")
+    assert claims["more epochs at iteration 0 do not reach iteration 1"].verdict == "within noise"
