@@ -67,6 +67,7 @@ recipe = Recipe(
                 Task(name="bbh_formal_fallacies", shots=3, metric="exact_match", limit=8),
                 Task(name="bbh_sports_understanding", shots=3, metric="exact_match", limit=8),
             ),
+            max_new_tokens=200,
         ),
         Benchmark(
             name="mt_bench",

@@ -23,8 +23,8 @@ LAYERS = [
         "responses", "runner", "scores", "watch",
     },
     {
-        "comparability", "data", "evaluate", "global_batch", "judgments", "known_judges", "lm_model", "model", "objectives", "plan",
-        "procedural_tasks", "sources", "stopping", "verdicts",
+        "comparability", "data", "evaluate", "global_batch", "judgments", "known_judges", "lm_model", "model", "objectives",
+        "plan", "procedural_tasks", "sources", "stopping", "verdicts",
     },
     {"answers", "components", "opponent", "sharing"},
     {"artifact", "memory", "replicas"},
