@@ -11,7 +11,7 @@ ENVIRONMENT = ".nox/harness"
 
 def install(session: nox.Session) -> None:
     """The project in place, on the CPU build of torch."""
-    session.install("-q", "-e", ".[cpu,smollm2,report,dev]")
+    session.install("-q", "-e", ".[cpu,smollm2,lora,report,dev]")
 
 
 @nox.session(venv_location=ENVIRONMENT)
