@@ -126,4 +126,6 @@ def engine_arguments(machine: Machine) -> dict[str, Any]:
             )
     # in one process where one device is enough: seconds to start, and nothing left behind when it is killed
     single = {"distributed_executor_backend": "uni"} if machine.tensor_parallel == 1 else {}
-    return {"tensor_parallel_size": machine.tensor_parallel, **single, **machine.vllm}
+    # a prompt cut in two rewinds its request's generator, which CPU generators cannot do: vLLM would die of the first such prompt
+    whole = {"enable_chunked_prefill": False} if machine.device == "cpu" else {}
+    return {"tensor_parallel_size": machine.tensor_parallel, **single, **machine.vllm, **whole}

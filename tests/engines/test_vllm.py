@@ -20,7 +20,8 @@ from tests.checkpoints import MACHINE, save_checkpoint
 
 EOS = 1
 TIE = 1e-3
-HERE = MACHINE.model_copy(update={"vllm": {"enforce_eager": True, "max_model_len": 128}, "generate_batch": 16})
+ARGUMENTS = {"enforce_eager": True, "max_model_len": 128, "max_num_batched_tokens": 128}
+HERE = MACHINE.model_copy(update={"vllm": ARGUMENTS, "generate_batch": 16})
 needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed here")
 
 
@@ -60,8 +61,8 @@ def test_a_machine_may_not_change_numbers(name: str) -> None:
 def test_a_machine_says_how_vllm_uses_it() -> None:
     """Its arguments reach vLLM; one device needs one process, several leave the choice to vLLM."""
     single = vllm.engine_arguments(MACHINE.model_copy(update={"vllm": {"max_num_seqs": 7}}))
-    assert single == {"tensor_parallel_size": 1, "distributed_executor_backend": "uni", "max_num_seqs": 7}
-    assert vllm.engine_arguments(MACHINE.model_copy(update={"tensor_parallel": 4})) == {"tensor_parallel_size": 4}
+    assert single == {"tensor_parallel_size": 1, "distributed_executor_backend": "uni", "max_num_seqs": 7, "enable_chunked_prefill": False}
+    assert vllm.engine_arguments(MACHINE.model_copy(update={"tensor_parallel": 4, "device": "cuda"})) == {"tensor_parallel_size": 4}
 
 
 @needs_vllm
@@ -81,6 +82,13 @@ def test_draws_follow_the_seed(engine: Any) -> None:
     assert engine.generate(asked) == engine.generate(asked)
     many = [asked[0]._replace(request_id=str(seed), seed=seed, max_new_tokens=8) for seed in range(20)]
     assert len({tuple(response.token_ids) for response in engine.generate(many)}) > 10
+
+
+@needs_vllm
+def test_more_prompt_than_fits_a_step_is_sampled_too(engine: Any) -> None:
+    """Seeded requests whose prompts together exceed what vLLM takes in a step are answered; cut prompts would kill it on CPUs."""
+    asked = [request._replace(token_ids=[5 + i] * 50) for i, request in enumerate(requests(1.0, 12))]
+    assert len(engine.generate(asked)) == 12
 
 
 @needs_vllm
