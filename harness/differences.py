@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from statistics import NormalDist
 from typing import NamedTuple
-
-from scipy import special
 
 from harness.artifact import Score
 from harness.comparability import AVERAGE
@@ -103,7 +102,7 @@ def from_published(score: Score, claim: Claim) -> Delta | None:
     if score.value is None:
         return None
     theirs = standard_error(claim)
-    reach = None if score.stderr is None else float(special.ndtri((1 + CONFIDENCE) / 2)) * math.hypot(score.stderr, theirs or 0.0)
+    reach = None if score.stderr is None else NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * math.hypot(score.stderr, theirs or 0.0)
     difference = score.value - claim.value
     return Delta(
         against=claim.table,

@@ -10,9 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from itertools import pairwise
+from statistics import NormalDist
 from typing import NamedTuple
-
-from scipy import special
 
 from harness.paper import CLAIMS, STANDARD_ERRORS, Claim, claims
 from harness.statistics import CONFIDENCE, holm, mcnemar
@@ -109,12 +108,12 @@ def _gain(cell: Claim, before: Claim) -> Gain:
     if errors[0] is None or errors[1] is None:
         return found
     stderr = math.hypot(errors[0], errors[1])
-    reach = float(special.ndtri((1 + CONFIDENCE) / 2)) * stderr
+    reach = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * stderr
     return found._replace(
         stderr=stderr,
         low=found.gain - reach,
         high=found.gain + reach,
-        p=2 * float(special.ndtr(-abs(found.gain) / stderr)),
+        p=2 * (NormalDist().cdf(-abs(found.gain) / stderr)),
         exceeds=abs(found.gain) > reach,
         changed_at_most=_changed_at_most(round(abs(found.gain) * cell.n / 100), cell.n) if cell.n else None,
     )

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
 
 CONFIDENCE = 0.95
 
@@ -117,7 +117,7 @@ def bonett_price(gained: int, lost: int, n: int) -> tuple[float, float, float]:
     """
     p, q = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
     stderr = math.sqrt((p + q - (p - q) ** 2) / (n + 2))
-    reach = float(special.ndtri((1 + CONFIDENCE) / 2)) * stderr
+    reach = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * stderr
     return max(p - q - reach, -1.0), min(p - q + reach, 1.0), stderr
 
 
@@ -126,6 +126,8 @@ def mcnemar(gained: int, lost: int) -> float:
 
     McNemar 1947, in its exact form.
     """
+    from scipy import special  # takes half a second, which `harness --help` need not wait
+
     return min(1.0, 2 * float(special.bdtr(min(gained, lost), gained + lost, 0.5)))
 
 
@@ -204,6 +206,8 @@ def _student(difference: float, stderr: float | None, dof: float, n: int, method
     if stderr == 0:
         p = 1.0 if difference == 0 else 2.0**-dof
         return Paired(difference, difference, difference, n, p, method, stderr, dof)
+    from scipy import special
+
     reach = float(special.stdtrit(dof, (1 + CONFIDENCE) / 2)) * stderr
     p = 2 * float(special.stdtr(dof, -abs(difference) / stderr))
     return Paired(difference, difference - reach, difference + reach, n, p, method, stderr, dof)
