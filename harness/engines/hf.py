@@ -3,8 +3,10 @@
 A response depends on its own request only: draws come from `random.Random(request.seed)`, one uniform a token, inverted through
 the cumulative distribution over the vocabulary. One uniform instead of a Gumbel draw per vocabulary entry costs
 O(vocabulary) additions and no random numbers, and it is independent of batch, order, device and torch's generators.
-Batches still change logits by float noise, so two batchings agree except where a draw falls within that noise. The cache grows as transformers lets it: a static one gave 24.4 tokens a
-processor-second against 23.7 (SmolLM2-135M, batch 16, two runs each on a busy CPU), no difference, and costs a compilation on GPUs.
+Batches still change logits by float noise, so two batchings agree except where a draw falls within that noise.
+
+The cache grows as transformers lets it: a static one gave 24.4 tokens a processor-second against 23.7 (SmolLM2-135M, batch 16, two
+runs each on a busy CPU), which is no difference.
 """
 
 from __future__ import annotations
