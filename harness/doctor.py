@@ -19,6 +19,7 @@ from packaging.requirements import Requirement
 
 from harness.known_judges import RECOMMENDED, SHUTDOWN, judges_of, warning
 from harness.recipe import Recipe
+from harness.vllm_traps import PACKAGES, vllm_checks
 
 DISTRIBUTION = "harness-spin"
 OLDEST_PYTHON = (3, 11)
@@ -142,4 +143,19 @@ def _judges(context: Context) -> Iterator[Finding]:
         yield Finding(f"judge {judge.model}", "warning" if found else "ok", found or "no shutdown date known")
 
 
-CHECKS: tuple[Check, ...] = (_python, _packages, _hugging_face, _disk, _environment, _judges)
+def _vllm(context: Context) -> Iterator[Finding]:
+    """Only where it matters: vLLM is installed here, or the recipe generates with it."""
+    wanted = context.recipe is not None and context.recipe.engine == "vllm"
+    if wanted or any(_is_installed(name) for name in PACKAGES):
+        yield from (Finding(*trap) for trap in vllm_checks())
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+CHECKS: tuple[Check, ...] = (_python, _packages, _hugging_face, _disk, _environment, _judges, _vllm)

@@ -97,3 +97,11 @@ def test_packages_are_those_harness_requires(monkeypatch: pytest.MonkeyPatch) ->
     found = [f for f in examine(Context(None, Path("results"), DAY)) if f.check.startswith("package ")]
     assert [(f.check, f.state) for f in found] == [("package rich", "ok"), ("package rich", "error"), ("package no-such-thing", "error")]
     assert found[2].todo == "pip install 'no-such-thing>=2'"
+
+
+def test_vllm_is_looked_at_where_a_recipe_generates_with_it(tmp_path: Path) -> None:
+    """A recipe with vLLM as its engine is told what keeps vLLM from starting; other recipes are not bothered where it is absent."""
+    checks = {finding.check for finding in examine(Context(load("zephyr-7b-vllm"), tmp_path, date(2026, 11, 24)))}
+    others = {finding.check for finding in examine(Context(load("tiny"), tmp_path, date(2026, 11, 24)))}
+    assert any(name.startswith("vllm") for name in checks)
+    assert others <= checks
