@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
 from statistics import fmean, variance
@@ -235,3 +236,4 @@ def _silence() -> None:
     datasets.utils.logging.set_verbosity_error()
     datasets.disable_progress_bars()
     transformers_logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", "`past_key_values` is deprecated", FutureWarning)  # pyproject.toml keeps the releases that have it
