@@ -249,12 +249,19 @@ def test_status_follows_the_disk(harness: Cli, run_dir: Path) -> None:
     assert all(row["seconds"] >= 0 and row["outputs"] >= 1 for row in rows)
 
 
+def _heed_interrupts() -> None:
+    """A job in the background is born deaf to Ctrl-C, and so are its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_interrupted_run_says_so_and_continues(tmp_path: Path) -> None:
     """Ctrl-C ends the stage and the run with one line and no traceback; the stage is partial, and the lock is free."""
     out = tmp_path / "run"
     command = [sys.executable, "-m", "tests.fake_stages", "reproduce", str(SMALL), "--out", str(out), "--only", "sft/*"]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "FAKE_STAGES": "sft/model wait"}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env, cwd=ROOT, start_new_session=True)
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=env, cwd=ROOT, start_new_session=True, preexec_fn=_heed_interrupts
+    )
     deadline = time.monotonic() + 60
     while not (out / "sft/model/waits.tmp").exists():
         assert time.monotonic() < deadline
