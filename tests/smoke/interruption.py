@@ -1,6 +1,6 @@
 """Run `harness reproduce`, killing its whole process tree at chosen moments; usable by hand on any recipe:
 
-python -m tests.smoke.interruption tiny 10
+python -m tests.smoke.interruption tiny 10 [MACHINE]
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class Moment(NamedTuple):
     seconds: float
 
 
-def run(recipe: str, out: Path, kill: Moment | None = None) -> list[Event]:
+def run(recipe: str, out: Path, machine: str, kill: Moment | None = None) -> list[Event]:
     """One `harness reproduce`; SIGKILL to its process group at `kill`. Returns what was announced."""
-    command = [sys.executable, "-m", "harness", "reproduce", recipe, "--out", str(out)]
+    command = [sys.executable, "-m", "harness", "reproduce", recipe, "--out", str(out), "--machine", machine]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stderr is not None
     events, tail = [], []
@@ -79,15 +79,15 @@ def tables(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted((out / "tables").iterdir())}
 
 
-def check(recipe: str, num_kills: int, root: Path) -> list[str]:
+def check(recipe: str, num_kills: int, root: Path, machine: str = "cpu") -> list[str]:
     """Compare a run killed `num_kills` times with an undisturbed one; returns a line for each kill."""
-    run(recipe, root / "undisturbed")
+    run(recipe, root / "undisturbed", machine)
     finished: set[str] = set()
     lines = []
     kills: list[Moment | None] = [*moments(recipe, root / "undisturbed", num_kills), None]
     for kill in kills:
         began = time.monotonic()
-        for event in run(recipe, root / "killed", kill):
+        for event in run(recipe, root / "killed", machine, kill):
             if event.what == "finished":
                 finished.add(event.stage)
             elif event.what in ("starts", "continues") and event.stage in finished:
@@ -101,6 +101,6 @@ def check(recipe: str, num_kills: int, root: Path) -> list[str]:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
-        for line in check(sys.argv[1], int(sys.argv[2]), Path(folder)):
+        for line in check(sys.argv[1], int(sys.argv[2]), Path(folder), *sys.argv[3:]):
             print(line)
         print("tables equal, byte for byte; no finished stage ran twice")
