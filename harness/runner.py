@@ -94,6 +94,8 @@ def run_stage(directory: Path) -> None:
     root = directory
     for _ in Path(stage.path).parts:
         root = root.parent
+    if launch.machine.num_threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(launch.machine.num_threads)  # read when torch is imported
     module = importlib.import_module(f"harness.{stage.kind}")
     module.run(stage.spec, {role: root / path for role, path in stage.inputs.items()}, directory, launch.machine)
 
