@@ -4,21 +4,12 @@ Weights stay fp32 in every shard and bf16 is autocast, as under FSDP2, so a chec
 and clipping come from the recipe (harness/policy.py). A state can be continued only on as many processes as saved it.
 """
 
-from harness.machine import Machine
+from harness.machine import load
 
-machine = Machine(
-    name="a100x8-zero3",
-    summary="8 x A100-80G, one node, bf16, DeepSpeed ZeRO-3 (not run by us)",
-    device="cuda",
-    num_devices=8,
-    micro_batch=4,
-    opponent_batch=16,
-    generate_batch=64,
-    generate_shard=2048,
-    evaluate_batch=16,
-    gradient_checkpointing=True,
-    checkpoint_every_seconds=900.0,
-    launcher=(
+changes = {
+    "name": "a100x8-zero3",
+    "summary": "8 x A100-80G, one node, bf16, DeepSpeed ZeRO-3 (not run by us)",
+    "launcher": (
         "{python}",
         "-m",
         "accelerate.commands.launch",
@@ -33,8 +24,5 @@ machine = Machine(
         "--no_python",
         "{python}",
     ),
-    peak_tflops=312.0,
-    mfu=0.35,
-    generate_tokens_per_second=2200.0,
-    memory_gb=80.0,
-)
+}
+machine = load("a100x8").model_copy(update=changes)
