@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Mapping
@@ -88,6 +89,7 @@ def make_scheduler(settings: TrainSpec, schedule: Schedule, optimizer: torch.opt
 
 def open_accelerator(settings: TrainSpec, machine: Machine, out: Path) -> Accelerator:
     """The launcher's world. Under DeepSpeed the scorer computes in bf16 itself, around fp32 weights, as every other engine does."""
+    logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)  # it says at every save that tied weights are saved once
     accelerator = Accelerator(
         cpu=machine.device == "cpu",
         mixed_precision="bf16" if settings.precision == "bf16" and not is_deepspeed_launch() else "no",
