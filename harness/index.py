@@ -1,4 +1,4 @@
-"""The index of a folder of runs, as Markdown and as a page: what each run says about the paper's claims, and where its files are.
+"""The index of a folder of runs and sweeps, as Markdown and as a page: what each says about the paper's claims, and where its files are.
 
 Made from committed records alone; equal records give equal bytes.
 """
@@ -18,12 +18,15 @@ from harness.pages import render
 from harness.rendering import markdown_text
 from harness.results import Finding
 from harness.scores import read_recipe
+from harness.seeds import MEAN
+from harness.variants import compare_variants, is_sweep
+from harness.wording import delta_text
 
 LINKS = (("report", "report.html"), ("tables", "tables/tables.md"), ("JSON", "tables/tables.json"), ("recipe", RECIPE_FILE))
 
 
 class Run(NamedTuple):
-    """A run in the index; `error` says why its numbers could not be read."""
+    """A run or a sweep in the index; `error` says why its numbers could not be read."""
 
     name: str
     summary: str
@@ -39,14 +42,32 @@ def write_index(folder: Path) -> list[Path]:
     """Write FOLDER/README.md and FOLDER/index.html; return their paths. Raises InputError where there is no folder."""
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder; expected one that holds runs, such as results")
-    runs = [_run(path.parent, folder) for path in sorted(folder.glob(f"*/{RECIPE_FILE}"))]
+    found = sorted(path for path in folder.iterdir() if (path / RECIPE_FILE).exists() or is_sweep(path))
+    runs = [_sweep(path, folder) if is_sweep(path) else _run(path, folder) for path in found]
     write_atomic(folder / "README.md", _markdown(runs).encode())
     write_atomic(folder / "index.html", (render("index.html", runs=runs) + "\n").encode())
     return [folder / "README.md", folder / "index.html"]
 
 
+def _links(path: Path, folder: Path) -> list[tuple[str, str]]:
+    return [(name, quote(f"{path.relative_to(folder)}/{file}")) for name, file in LINKS if (path / file).exists()]
+
+
+def _sweep(path: Path, folder: Path) -> Run:
+    """A sweep says of each comparison's mean what all its seeds together say."""
+    links = _links(path, folder)
+    try:
+        table = compare_variants(path)
+    except HarnessError as error:
+        return Run(path.name, "", "", "", [], (), links, str(error).replace(f"{path}/", ""))
+    means = [one for one in table.comparisons if one.column == MEAN]
+    seeds = f"pooled over {len(table.runs)} seeds"
+    told = [f"{one.row} - {one.against}: {delta_text(one.pooled, None)}, {seeds}; {one.verdict}" for one in means]
+    return Run(path.name, table.summary, f"{len(table.runs)} seeds", "", told, (), links, None)
+
+
 def _run(path: Path, folder: Path) -> Run:
-    links = [(name, quote(f"{path.relative_to(folder)}/{file}")) for name, file in LINKS if (path / file).exists()]
+    links = _links(path, folder)
     try:
         recipe, table = read_recipe(path), collect(path)
     except HarnessError as error:

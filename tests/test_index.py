@@ -1,5 +1,6 @@
 """The index lists every run with its verdicts, and a run it cannot read with the reason."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,16 @@ def test_every_run_with_its_verdicts(tmp_path: Path) -> None:
     assert "default-src 'none'" in html
     assert str(tmp_path) not in text + html
     assert [path.read_text() for path in write_index(tmp_path)] == [text, html]
+
+
+def test_sweeps_stand_beside_runs(tmp_path: Path) -> None:
+    """A sweep is listed with what its seeds say together: here the committed one."""
+    committed = Path(__file__).parent.parent / "results" / "tiny-seeds"
+    shutil.copytree(committed, tmp_path / "tiny-seeds", ignore=shutil.ignore_patterns("checkpoint", "samples", "responses"))
+    readme, page = write_index(tmp_path)
+    assert "**tiny-seeds**" in readme.read_text()
+    assert "iter2 - sft: +8.19 [+6.89, +9.50], pooled over 3 seeds; goal met" in readme.read_text()
+    assert "iter2 - sft: +8.19" in page.read_text()
 
 
 def test_a_folder_is_needed(tmp_path: Path) -> None:
