@@ -104,7 +104,7 @@ def _headline_figure(table: ResultTable, known: Mapping[str, Delta]) -> Figure:
     axes.axhline(0, color=SFT, linewidth=1.5)
     for place, (row, found) in enumerate(known.items(), 1):
         _interval(axes, place, found.difference, found.low, found.high, colour(row, _num_iterations(table)))
-        axes.annotate(f"{found.difference:+.2f}", (place, found.difference), (8, 0), textcoords="offset points", va="center")
+        axes.annotate(f"{found.difference:+z.2f}", (place, found.difference), (8, 0), textcoords="offset points", va="center")
     printed = next((one.rows for one in table.published if one.table == "paper/leaderboard" and "average" in one.reasons), {})
     theirs = [(x, printed[name]["average"] - printed["sft"]["average"]) for x, name in enumerate(names) if name in printed]
     if theirs:

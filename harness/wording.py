@@ -27,9 +27,9 @@ def delta_text(found: Delta | None, column: Column | None, *, p: bool = False) -
     if found is None:
         return ABSENT
     digits = DECIMALS[column.unit] if column else 2
-    text = f"{found.difference:+.{digits}f}"
+    text = f"{found.difference:+z.{digits}f}"
     if found.low is not None and found.high is not None:
-        text += f" [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
+        text += f" [{found.low:+z.{digits}f}, {found.high:+z.{digits}f}]"
     return text + (f" p {_p(found.p_holm)}" if p and found.p_holm is not None else "")
 
 
