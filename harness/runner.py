@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness import lock as locks
-from harness import provenance
+from harness import provenance, recorded
 from harness.artifact import (
     DONE_FILE,
     RECIPE_FILE,
@@ -67,9 +67,12 @@ def reproduce(recipe: Recipe, run: RunDir, machine: Machine, only: str | None, a
     stages = _selected(plan(recipe), only)
     with locks.hold(run.path) as lock:
         _refuse_stale(recipe, run)
+        if recorded.is_records_only(run):
+            aside = recorded.set_aside(run)
+            announce(f"{run.path} held records without weights, as a clone brings them: they are in {aside} now, and all is made anew")
         _refuse_unready(stages, run)
         write_atomic(run.path / RECIPE_FILE, dump(recipe))
-        write_atomic(run.path / ".gitignore", b"checkpoint/\nresponses/\nsamples/\nprompts.jsonl\nopponent_logps*\n*.tmp\n.lock\n")
+        write_atomic(run.path / ".gitignore", "\n".join([*recorded.UNCOMMITTED, "*.tmp", ".lock", ""]).encode())
         ran = 0
         for number, stage in enumerate(stages, 1):
             title = f"[{number}/{len(stages)}] {stage.path}"

@@ -26,7 +26,7 @@ LAYERS = [
         "comparability", "data", "evaluate", "global_batch", "judgments", "known_judges", "lm_model", "model", "objectives",
         "plan", "procedural_tasks", "sources", "stopping", "verdicts",
     },
-    {"answers", "components", "opponent", "sharing"},
+    {"answers", "components", "opponent", "recorded", "sharing"},
     {"artifact", "memory", "replicas"},
     {"contests", "deviation", "lm_definitions", "machine", "specs", "sweep"},
     {"recipe", "schema"},
