@@ -32,6 +32,7 @@ from harness.console import (
     show_json,
 )
 from harness.errors import HarnessError, InputError, MachineError, StageError
+from harness.scores import read_recipe
 from harness.terminal import plan_tables, table, without
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -175,7 +176,7 @@ def verify(run: RunOrBundleArg, format: FormatOption = "text") -> None:
     if run.is_file():
         damage, absent, checked = bundling.verify_bundle(run)
     else:
-        runner.read_recipe(RunDir(run))
+        read_recipe(run)
         damage, absent, checked = runner.verify(RunDir(run))
     if format == "json":
         show_json({"damage": [item._asdict() for item in damage], "absent": absent, "checked": checked})

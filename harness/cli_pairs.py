@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from harness import exchange, runner, sweeping
+from harness import exchange, sweeping
 from harness import machine as machines
 from harness import sweep as sweeps
 from harness import tables as tabulating
 from harness.artifact import RunDir
 from harness.console import IterationArg, MachineOption, OutOption, RecipeArg, RunArg, announce, load, out
 from harness.pair_files import Layout
+from harness.scores import read_recipe
 from harness.terminal import table
 
 app = typer.Typer()
@@ -46,7 +47,7 @@ def export(
     layout: Annotated[Layout, typer.Option("--layout", help="ucla: real, generated; trl: prompt, chosen, rejected.")] = "ucla",
 ) -> None:
     """Write an iteration's pairs as a data set for other tools (parquet, splits train and test)."""
-    count = exchange.export(RunDir(run), runner.read_recipe(RunDir(run)), iteration, layout, out_dir)
+    count = exchange.export(RunDir(run), read_recipe(run), iteration, layout, out_dir)
     announce(f"{out_dir}: {', '.join(f'{split} {num} pairs' for split, num in count.items())}")
 
 

@@ -25,7 +25,7 @@ from harness.deviation import deviations, flatten, reason_for
 from harness.estimate import Cost, estimate
 from harness.known_judges import judges_of, warning
 from harness.machine import Machine
-from harness.plan import plan, steps_of
+from harness.plan import steps_of
 from harness.recipe import Recipe
 from harness.runner import survey
 
@@ -149,8 +149,3 @@ def deviation_list(recipe: Recipe) -> Listing:
         }
         for found in deviations(recipe, stated, paper.NOT_STATED)
     ]
-
-
-def planned_paths(recipe: Recipe) -> list[str]:
-    """The paths of the planned stages."""
-    return [stage.path for stage in plan(recipe)]

@@ -31,7 +31,6 @@ from harness.artifact import (
     difference,
     dump,
     hash_file,
-    read_model,
     write_atomic,
 )
 from harness.errors import InputError, MachineError, StageError, StaleError, suggest
@@ -253,11 +252,3 @@ def _failure(stage: Stage, code: int) -> str:
     if code < 0:
         return f"{stage.path} was ended by signal {-code} ({signal.strsignal(-code)}); the same command continues it"
     return f"{stage.path} ended with exit code {code} (its traceback is above); this is a defect unless the machine failed"
-
-
-def read_recipe(run: RunDir) -> Recipe:
-    """The recipe a run directory was made with."""
-    path = run.path / RECIPE_FILE
-    if not path.exists():
-        raise InputError(f"{run.path} holds no {RECIPE_FILE}; expected the directory of a run such as results/tiny")
-    return read_model(Recipe, path)

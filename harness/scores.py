@@ -54,7 +54,7 @@ def read_recipe(run: Path) -> Recipe:
     """The recipe a run was made from."""
     path = run / RECIPE_FILE
     if not path.exists():
-        raise InputError(f"{run} holds no {RECIPE_FILE}; expected a run's directory such as results/tiny")
+        raise InputError(f"{run} holds no {RECIPE_FILE}; expected the directory of a run such as results/tiny")
     return read_model(Recipe, path)
 
 

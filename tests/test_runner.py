@@ -14,6 +14,7 @@ from harness.artifact import RunDir, read_model
 from harness.errors import InputError, StageError, StaleError
 from harness.plan import plan
 from harness.recipe import Iteration, Recipe, load, replace
+from harness.scores import read_recipe
 from tests import fake_stages
 from tests.fake_stages import SMALL, launched
 
@@ -105,7 +106,7 @@ def test_renamed_recipe_keeps_its_work(finished: RunDir) -> None:
     """A name is no identity: under --out the same stages are done; recipe.json says the new name."""
     reproduce(finished, replace(RECIPE, name="other"))
     assert launched(finished.path) == []
-    assert runner.read_recipe(finished).name == "other"
+    assert read_recipe(finished.path).name == "other"
 
 
 def test_shortened_recipe_leaves_the_rest_alone(finished: RunDir) -> None:
@@ -349,10 +350,10 @@ def test_ignored_are_exactly_weights_and_texts(finished: RunDir) -> None:
 
 def test_run_directory_holds_its_recipe(finished: RunDir, tmp_path: Path) -> None:
     """recipe.json reads back equal; a directory without one and a damaged one say so."""
-    assert runner.read_recipe(finished) == RECIPE
+    assert read_recipe(finished.path) == RECIPE
     assert read_model(Recipe, finished.path / "recipe.json") == RECIPE
     with pytest.raises(InputError, match=r"holds no recipe\.json; expected the directory of a run"):
-        runner.read_recipe(RunDir(tmp_path))
+        read_recipe(tmp_path)
     (finished.path / "recipe.json").write_text("{")
     with pytest.raises(InputError, match=r"recipe\.json is not a readable recipe"):
-        runner.read_recipe(finished)
+        read_recipe(finished.path)
