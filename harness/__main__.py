@@ -1,8 +1,12 @@
-"""`python -m harness`: the command line, and each stage's own process."""
+"""`python -m harness`: the command line, each stage's own process, and the server that stages are forked from."""
 
 import signal
 import sys
 
+from harness import stage_process
+
+if sys.argv[1:2] == [stage_process.SERVE]:
+    sys.argv[1:] = ["stage", stage_process.serve(int(sys.argv[2]))]
 if sys.argv[1:2] == ["stage"]:
     # all that a stage keeps is written whole, so Ctrl-C may end it at once, wherever it is; the runner says what happened
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -20,7 +20,8 @@ class Machine(Strict):
     """Devices, batch sizes per device, and how training is launched.
 
     `micro_batch` counts pairs per device and forward pass. `launcher` is the command put before `-m harness stage DIR` of a
-    training stage ('{python}' is the interpreter). `trackers` get every step's metrics beside `log.jsonl`. A judge's endpoint is asked
+    training stage ('{python}' is the interpreter). `fork_stages` imports the libraries once a run and forks each stage from there, which a
+    machine with CUDA cannot. `trackers` get every step's metrics beside `log.jsonl`. A judge's endpoint is asked
     `judge_threads` things at a time; a request that fails or takes over `judge_timeout_seconds` is asked again up to `judge_retries` times.
     `peak_tflops` (per device, at the training precision) is what a step's utilisation is measured against; it, `mfu` and
     `generate_tokens_per_second` (per device, of a model of 1e9 parameters) feed estimates.
@@ -48,6 +49,7 @@ class Machine(Strict):
     judge_timeout_seconds: float = Field(default=180.0, gt=0)
     gradient_checkpointing: bool = False
     checkpoint_every_seconds: float = 600.0
+    fork_stages: bool = False
     launcher: tuple[str, ...] = ("{python}",)
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     env: dict[str, str] = {}
@@ -79,7 +81,9 @@ def available() -> dict[str, Path]:
 
 
 def check(machine: Machine, recipe: Recipe) -> None:
-    """Raise `MachineError` where a global batch of `recipe` cannot be dealt evenly to the devices, before anything is started."""
+    """Raise `MachineError` where the machine contradicts itself or cannot deal a global batch of `recipe` evenly to its devices."""
+    if machine.fork_stages and machine.device == "cuda":
+        raise MachineError(f"machine {machine.name!r} forks its stages, which CUDA does not survive; remove fork_stages from it")
     tunings = {"pretraining": recipe.pretraining, "sft": recipe.sft, **recipe.controls, **recipe.rivals}
     batches = {f"{row}.global_batch_size": tuning.global_batch_size for row, tuning in tunings.items() if tuning}
     for field, batch in {"global_batch_size": recipe.global_batch_size, **batches}.items():

@@ -37,6 +37,7 @@ from harness.errors import InputError, MachineError, StageError, StaleError, sug
 from harness.machine import Machine
 from harness.plan import plan
 from harness.recipe import Recipe
+from harness.stage_process import Processes
 
 USER_ERROR_EXIT = 1
 Announce = Callable[[str], None]
@@ -64,7 +65,7 @@ def survey(recipe: Recipe, run: RunDir) -> list[Found]:
 def reproduce(recipe: Recipe, run: RunDir, machine: Machine, only: str | None, announce: Announce) -> int:
     """Run what is missing of `recipe` in `run`, or of the stages matching the glob `only`; return how many stages ran."""
     stages = _selected(plan(recipe), only)
-    with locks.hold(run.path) as lock:
+    with locks.hold(run.path) as lock, Processes(_env(machine), lock) as processes:
         _refuse_stale(recipe, run)
         if recorded.is_records_only(run):
             aside = recorded.set_aside(run)
@@ -81,7 +82,7 @@ def reproduce(recipe: Recipe, run: RunDir, machine: Machine, only: str | None, a
                 announce(f"{title}: done earlier")
                 continue
             announce(f"{title}: {'continues' if run.state(stage) == 'partial' else 'starts'}")
-            seconds = _launch(stage, run, machine, lock)
+            seconds = _launch(stage, run, machine, processes)
             announce(f"{title}: finished in {seconds:.1f} s")
             ran += 1
         return ran
@@ -193,26 +194,39 @@ def _refuse_unready(stages: Sequence[Stage], run: RunDir) -> None:
             raise InputError(f"{stage.path} needs {' and '.join(missing)}, not finished yet; run that first (--only takes a glob)")
 
 
-def _launch(stage: Stage, run: RunDir, machine: Machine, lock: int) -> float:
+def _launch(stage: Stage, run: RunDir, machine: Machine, processes: Processes) -> float:
     """Run one stage's process to its end and write its record; return its seconds."""
     directory = run.stage_dir(stage.path)
     python = _interpreter(stage, machine)
     run.begin(stage, machine, {**provenance.collect(), **_provenance_in(python)})
     began = time.monotonic()
-    env = {**os.environ, "TQDM_DISABLE": "1", **machine.env}  # our own progress lines stand in for the libraries' bars
-    process = subprocess.Popen(_command(stage, machine, python, directory), env=env, pass_fds=(lock,))
-    locks.name_stage(lock, stage.path, process.pid)
+
+    def started(pid: int) -> None:
+        locks.name_stage(processes.lock, stage.path, pid)
+
     try:
-        _, status, usage = os.wait4(process.pid, 0)
+        if _forks(stage, machine, python):
+            ended = processes.fork(directory, started)
+        else:
+            ended = processes.run(_command(stage, machine, python, directory), started)
     except KeyboardInterrupt:
-        process.wait()
         raise StageError(f"{stage.path} was interrupted; the same command continues it") from None
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        raise StageError(_failure(stage, process.returncode))
+    if ended.code != 0:
+        raise StageError(_failure(stage, ended.code))
     seconds = time.monotonic() - began
-    run.finish(stage, seconds, usage.ru_maxrss / 1024)
+    run.finish(stage, seconds, ended.peak_memory_mb)
     return seconds
+
+
+def _env(machine: Machine) -> dict[str, str]:
+    """The stages' environment: the machine's threads (torch reads them when it is imported), and its own variables last."""
+    threads = {} if machine.num_threads is None else {"OMP_NUM_THREADS": str(machine.num_threads)}
+    return {**os.environ, "TQDM_DISABLE": "1", **threads, **machine.env}  # our own progress lines stand in for the libraries' bars
+
+
+def _forks(stage: Stage, machine: Machine, python: str) -> bool:
+    """Whether the stage needs nothing but this interpreter, on a machine that forks its stages."""
+    return machine.fork_stages and python == sys.executable and (stage.kind != "train" or machine.launcher == ("{python}",))
 
 
 def _command(stage: Stage, machine: Machine, python: str, directory: Path) -> list[str]:

@@ -13,6 +13,7 @@ machine = Machine(
     generate_shard=32,
     evaluate_batch=4,
     checkpoint_every_seconds=20.0,
+    fork_stages=True,
     peak_tflops=0.067,
     mfu=0.75,
     generate_tokens_per_second=11.0,

@@ -51,9 +51,14 @@ def _command(stage: Stage, machine: Machine, python: str, directory: Path) -> li
     return [sys.executable, "-S", "-c", STAGE, str(directory)]
 
 
+def _forks(*_: object) -> bool:
+    return False
+
+
 def use(monkeypatch: pytest.MonkeyPatch) -> None:
     """Put the fakes in the place of the real stages."""
     monkeypatch.setattr(runner, "_command", _command)
+    monkeypatch.setattr(runner, "_forks", _forks)
 
 
 def launched(run: Path) -> list[str]:
@@ -62,7 +67,7 @@ def launched(run: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    runner._command = _command
+    runner._command, runner._forks = _command, _forks
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     sys.argv = ["harness", *sys.argv[1:]]
     cli.main()

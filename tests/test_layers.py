@@ -32,7 +32,10 @@ LAYERS = [
     {"recipe", "schema"},
     {"decoding", "flops", "gains", "python_file", "references", "results"},
     {"lock", "logps", "pages", "paper", "prefix_forward", "statistics", "strict"},
-    {"errors", "grid", "paper_claims", "prefixes", "progress", "provenance", "resampling", "shared_attention", "untrusted", "vllm_traps"},
+    {
+        "errors", "grid", "paper_claims", "prefixes", "progress", "provenance", "resampling", "shared_attention",
+        "stage_process", "untrusted", "vllm_traps",
+    },
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -63,7 +63,7 @@ def fake_stages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Replace the stages' processes by one file each, made from the fingerprint; returns the fingerprints that ran, growing."""
     ran: list[str] = []
 
-    def launch(stage: Stage, run: RunDir, machine: Machine, lock: int) -> float:
+    def launch(stage: Stage, run: RunDir, machine: Machine, processes: object) -> float:
         run.begin(stage, machine, {"command": f"harness reproduce {run.path.name}"})
         for name, content in outputs(stage):
             write_atomic(run.stage_dir(stage.path) / name, content)
