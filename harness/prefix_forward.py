@@ -16,7 +16,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from harness.prefixes import Row, Scored, Trunk, trunks_of
 
-FAMILIES = frozenset({"llama", "mistral", "qwen2", "gemma"})
+FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma"})
 CHUNK_TOKENS = 256
 
 
@@ -129,7 +129,7 @@ def resumed(past: DynamicCache) -> DynamicCache:
 
 def windowed(config: Any, mask: Tensor, distance: Tensor) -> Tensor | Mapping[str, Tensor]:
     """`mask` as the model's family takes it: a family with a sliding window does not see keys at a `distance` of the window or more."""
-    if config.model_type == "qwen2":
+    if config.model_type in ("qwen2", "qwen3"):
         kinds = {"full_attention": mask}
         if "sliding_attention" in config.layer_types:
             kinds["sliding_attention"] = mask & (distance < config.sliding_window)

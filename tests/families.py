@@ -15,6 +15,7 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
     Qwen2Config,
+    Qwen3Config,
 )
 
 VOCABULARY = 97
@@ -34,8 +35,15 @@ FAMILIES: dict[str, Callable[[], PretrainedConfig]] = {
     "mistral_no_window": lambda: MistralConfig(**SIZES, sliding_window=None),
     "qwen2": lambda: Qwen2Config(**SIZES),
     "qwen2_window_5": lambda: Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=5, max_window_layers=1),
+    "qwen3": lambda: Qwen3Config(**SIZES, head_dim=8),
+    "qwen3_window_5": lambda: Qwen3Config(**SIZES, head_dim=8, use_sliding_window=True, sliding_window=5, max_window_layers=1),
     "gemma": lambda: GemmaConfig(**SIZES, head_dim=8),
 }
+
+
+def unnamed() -> PretrainedConfig:
+    """The configuration of a family whose masks and caches nobody has checked."""
+    return GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=128)
 
 
 def small_model(config: PretrainedConfig) -> PreTrainedModel:
@@ -48,5 +56,5 @@ def small_model(config: PretrainedConfig) -> PreTrainedModel:
 
 
 def unnamed_model() -> PreTrainedModel:
-    """A family whose masks and caches nobody has checked."""
-    return small_model(GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=128))
+    """A model of that family."""
+    return small_model(unnamed())
