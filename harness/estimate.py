@@ -62,6 +62,10 @@ class Cost(NamedTuple):
     paper_hours: float | None
 
 
+REPLICATED_BENCHMARKS = ("open_llm", "big_bench")
+"""Those whose requests the machine's replicas share; the others run on one device."""
+
+
 def estimate(recipe: Recipe, stage: Stage, machine: Machine) -> Cost:
     """The cost of one stage of `recipe` on `machine`."""
     tokens, flops, hours, disk, calls = {
@@ -78,6 +82,8 @@ def estimate(recipe: Recipe, stage: Stage, machine: Machine) -> Cost:
 
 def devices_of(stage: Stage, machine: Machine) -> int:
     """How many of the machine's devices work on a stage."""
+    if stage.kind == "evaluate" and EvaluateSpec.model_validate(stage.spec).benchmark.name in REPLICATED_BENCHMARKS:
+        return machine.num_replicas
     return {"train": machine.num_devices, "generate": machine.num_replicas * machine.tensor_parallel}.get(stage.kind, 1)
 
 

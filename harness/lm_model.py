@@ -2,30 +2,35 @@
 
 Tokenization, stop strings and truncation from the left are lm-eval's own, so scores equal its `hf` backend's. A model whose family
 harness/prefix_forward.py does not name, or whose generation_config bends decoding, takes lm-eval's own path.
+
+The work on a list of requests is cut into units, which are answered in this process or by the machine's replicas
+(harness/replicas.py), each with the checkpoint on devices of its own. A unit's answers are the same wherever it is answered.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import LogitsProcessorList
 
 from harness.answers import Answers, hash_checkpoint, identity
 from harness.artifact import canonical
 from harness.decoding import Draw, Ends, cache_bytes, decode, greedy
 from harness.errors import InputError
+from harness.machine import Machine
 from harness.prefix_forward import PrefixForward, is_supported
 from harness.prefixes import Row, Scored, layout
 from harness.progress import progress
+from harness.replicas import Replica, Replicas, Shard
+from harness.seeded_noise import SeededNoise
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 ROW_TOKENS = {"cpu": 256, "cuda": 4096}
@@ -36,6 +41,8 @@ CACHE_BYTES = {"cpu": 2**30, "cuda": 2**34}
 """Keys and values of the questions decoded together; the trunks above them are one path of the tree and come on top."""
 STOP_MARGIN = 2
 """A stop string is looked for in as many last tokens as it has, and these more, as lm-eval does."""
+SHARD_REQUESTS = 32
+"""What a replica is handed at a time: units of as many requests together, next to one another in the prefix tree."""
 NEUTRAL: dict[str, Any] = {
     "repetition_penalty": 1.0,
     "encoder_repetition_penalty": 1.0,
@@ -63,26 +70,42 @@ class Settings(NamedTuple):
     temperature: float | None
 
 
+class Unit(NamedTuple):
+    """A piece of work: how many requests it answers, and the method of `SharedPromptLM` that does, with its arguments (plain values)."""
+
+    size: int
+    method: str
+    arguments: tuple[Any, ...]
+
+
 class SharedPromptLM(HFLM):  # type: ignore[misc]
     """A checkpoint behind lm-eval's model interface. No BOS is added; `seed` and the prompt alone decide a sampled answer.
 
-    Answers are kept under `workspace` where one is given. `asked` counts what the model itself was asked.
+    Answers are kept under `workspace` where one is given. `asked` counts what the model itself was asked. Where `machine` has several
+    replicas they answer on its devices, and this process keeps the checkpoint on the CPU, for its tokenizer and settings.
     """
 
     def __init__(
-        self, checkpoint: Path, precision: str, device: str, batch: int, seed: int, *, workspace: Path | None = None
-    ) -> None:
+        self, checkpoint: Path, precision: str, device: str, batch: int, seed: int, *,
+        workspace: Path | None = None, machine: Machine | None = None,
+    ) -> None:  # fmt: skip
         if not (checkpoint / "config.json").is_file():
             raise InputError(f"{checkpoint} holds no config.json; expected a saved transformers checkpoint")
-        super().__init__(pretrained=str(checkpoint), dtype=DTYPES[precision], device=device, batch_size=batch, add_bos_token=False)
+        build = partial(open_replica, checkpoint.absolute(), precision, device, batch, seed)
+        replicated = machine is not None and (machine.num_replicas > 1 or machine.replicas_on == "ray")
+        self._replicas = Replicas(build, machine) if machine is not None and replicated else None
+        own_device = "cpu" if replicated else device
+        super().__init__(pretrained=str(checkpoint), dtype=DTYPES[precision], device=own_device, batch_size=batch, add_bos_token=False)
         self.seed = seed
         self.asked = 0
+        self._kind = device.partition(":")[0]
         self._workspace = workspace
         self._identity = [hash_checkpoint(checkpoint) if workspace else None, precision, device, batch, seed, self.max_length]
+        self._forward: PrefixForward | None = None
 
     @property
     def row_tokens(self) -> int:
-        return ROW_TOKENS[self.device.type]
+        return ROW_TOKENS[self._kind]
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> Any:
         """(log-probability in nats, whether greedy decoding would say it) for each (context, continuation)."""
@@ -95,47 +118,61 @@ class SharedPromptLM(HFLM):  # type: ignore[misc]
             return self._plain(requests)
         sequences = [self._sequence(context, continuation) for _, context, continuation in requests]
         rows = layout(sequences, self.row_tokens)
-        forward = PrefixForward(self.model)
-
-        def ask(row: Row) -> dict[int, Any]:
-            return {i: [*score] for i, score in forward.score(row, sequences).items()}
-
-        answers = self._answered("rows", sequences, [(row, len(row.paths)) for row in rows], ask)
+        units = [Unit(len(row.paths), "_score_row", (row, {i: sequences[i] for i in row.paths})) for row in rows]
+        answers = self._answered("rows", sequences, units)
         return [(answers[i][0], answers[i][1]) for i in range(len(requests))]
+
+    def _score_row(self, row: Row, sequences: Mapping[int, Scored]) -> dict[int, Any]:
+        return {i: [*score] for i, score in self._prefixes().score(row, sequences).items()}
+
+    def _prefixes(self) -> PrefixForward:
+        self._forward = self._forward or PrefixForward(self.model)
+        return self._forward
 
     def _plain(self, requests: list[TokenRequest]) -> list[tuple[float, bool]]:
         """lm-eval's own computation, the longest requests first."""
         order = sorted(range(len(requests)), key=lambda i: -len(requests[i][1]) - len(requests[i][2]))
         size = 16 * int(self.batch_size)
-        units = [order[start : start + size] for start in range(0, len(order), size)]
-
-        def ask(unit: list[int]) -> dict[int, Any]:
-            found = super(SharedPromptLM, self)._loglikelihood_tokens([requests[i] for i in unit], disable_tqdm=True)
-            return dict(zip(unit, found, strict=True))
-
+        parts = [order[start : start + size] for start in range(0, len(order), size)]
+        units = [Unit(len(part), "_score_plainly", ({i: requests[i] for i in part},)) for part in parts]
         tokens = [[context, continuation] for _, context, continuation in requests]
-        answers = self._answered("plain", tokens, [(unit, len(unit)) for unit in units], ask)
+        answers = self._answered("plain", tokens, units)
         return [(answers[i][0], answers[i][1]) for i in range(len(requests))]
 
-    def _answered(
-        self, way: str, requests: Iterable[Any], units: Sequence[tuple[Any, int]], ask: Callable[[Any], dict[int, Any]]
-    ) -> dict[int, Any]:
+    def _score_plainly(self, requests: Mapping[int, TokenRequest]) -> dict[int, Any]:
+        found = super()._loglikelihood_tokens([*requests.values()], disable_tqdm=True)
+        return dict(zip(requests, found, strict=True))
+
+    def _answered(self, way: str, requests: Iterable[Any], units: Sequence[Unit]) -> dict[int, Any]:
         """{request: answer} over all units: those on disk as they are, the others by asking."""
         kept = Answers(self._workspace, identity([*self._identity, way, *requests])) if self._workspace else None
         found = {number: kept.get(number) if kept is not None else None for number in range(len(units))}
-        missing = sum(size for number, (_, size) in enumerate(units) if found[number] is None)
-        answers: dict[int, Any] = {}
-        with progress("answer" if way == "text" else "score", missing, "requests") as advance:
-            for number, (unit, size) in enumerate(units):
-                some = found[number]
-                if some is None:
-                    some = [*ask(unit).items()]
-                    self.asked += size
-                    if kept is not None:
-                        kept.add(number, some)
-                    advance(size)
-                answers.update(dict(some))
-        return answers
+        missing = [number for number, some in found.items() if some is None]
+        total = sum(units[number].size for number in missing)
+        with progress("answer" if way == "text" else "score", total, "requests") as advance:
+            for number, some in self._ask(units, missing):
+                found[number] = some
+                self.asked += units[number].size
+                if kept is not None:
+                    kept.add(number, some)
+                advance(units[number].size)
+        self._forward = None  # and with it the caches of the last trunks
+        return {i: one for some in found.values() for i, one in some or ()}
+
+    def _ask(self, units: Sequence[Unit], numbers: Sequence[int]) -> Iterator[tuple[int, list[Any]]]:
+        """(number, answers) of the units so numbered, as they come."""
+        if self._replicas is None:
+            for number in numbers:
+                yield number, self.answer_unit(units[number])
+            return
+        shards = [Shard(first, [(n, units[n]) for n in part]) for first, part in enumerate(_shards(units, numbers))]
+        for shard in self._replicas.answer(shards):
+            for line in shard.lines:
+                yield line["unit"], line["answers"]
+
+    def answer_unit(self, unit: Unit) -> list[Any]:
+        """[request, answer] for every request of a unit."""
+        return [[i, one] for i, one in getattr(self, unit.method)(*unit.arguments).items()]
 
     def _sequence(self, context: list[int], continuation: list[int]) -> Scored:
         """A request's tokens with the end of the context that fits beside the continuation, as lm-eval's `hf` cuts it."""
@@ -175,20 +212,20 @@ class SharedPromptLM(HFLM):  # type: ignore[misc]
             raise InputError(f"{settings.max_new_tokens} tokens are asked for, the model holds {self.max_length}; lower max_new_tokens")
         prompts = [self.tok_batch_encode([request.args[0]], left_truncate_len=room)[0][0].tolist() for request in requests]
         rows = layout([Scored((*prompt, -1), len(prompt)) for prompt in prompts], self.row_tokens)
-        forward = PrefixForward(self.model)
-
-        def ask(unit: list[Row]) -> dict[int, Any]:
-            draw = self._draw({i: prompts[i] for row in unit for i in row.paths}, settings.temperature)
-            said = decode(forward, unit, settings.max_new_tokens, draw, self._ends(settings.stops))
-            stops = [*settings.stops]
-            return {i: postprocess_generated_text(self.tok_decode(tokens), stops, None) for i, tokens in said.items()}
-
         size = DECODED_ROWS * int(self.batch_size)
         longest = max(map(len, prompts)) + settings.max_new_tokens
-        size = max(1, min(size, CACHE_BYTES[self.device.type] // (longest * cache_bytes(self.model))))
-        units = [(unit, sum(len(row.paths) for row in unit)) for unit in _units(rows, size)]
-        answers = self._answered("text", [prompts, settings], units, ask)
+        size = max(1, min(size, CACHE_BYTES[self._kind] // (longest * cache_bytes(self.model))))
+        units = []
+        for some in _batches(rows, size):
+            of_unit = {i: prompts[i] for row in some for i in row.paths}
+            units.append(Unit(len(of_unit), "_decode_rows", (some, of_unit, settings)))
+        answers = self._answered("text", [prompts, settings], units)
         return [answers[i] for i in range(len(requests))]
+
+    def _decode_rows(self, rows: list[Row], prompts: dict[int, list[int]], settings: Settings) -> dict[int, Any]:
+        draw = self._draw(prompts, settings.temperature)
+        said = decode(self._prefixes(), rows, settings.max_new_tokens, draw, self._ends(settings.stops))
+        return {i: postprocess_generated_text(self.tok_decode(tokens), [*settings.stops], None) for i, tokens in said.items()}
 
     def _ends(self, stops: tuple[str, ...]) -> Ends:
         end = self.model.generation_config.eos_token_id
@@ -214,14 +251,13 @@ class SharedPromptLM(HFLM):  # type: ignore[misc]
         """lm-eval's own generation, a batch a unit."""
         order = sorted(range(len(requests)), key=lambda i: -len(requests[i].args[0]))
         size = int(self.batch_size)
-        units = [order[start : start + size] for start in range(0, len(order), size)]
-
-        def ask(unit: list[int]) -> dict[int, Any]:
-            found = super(SharedPromptLM, self).generate_until([requests[i] for i in unit], disable_tqdm=True)
-            return dict(zip(unit, found, strict=True))
-
-        answers = self._answered("text", [request.args for request in requests], [(unit, len(unit)) for unit in units], ask)
+        parts = [order[start : start + size] for start in range(0, len(order), size)]
+        units = [Unit(len(part), "_generate_plainly", ({i: requests[i] for i in part},)) for part in parts]
+        answers = self._answered("text", [request.args for request in requests], units)
         return [answers[i] for i in range(len(requests))]
+
+    def _generate_plainly(self, requests: Mapping[int, Instance]) -> dict[int, Any]:
+        return dict(zip(requests, super().generate_until([*requests.values()], disable_tqdm=True), strict=True))
 
     def _model_generate(self, context: Tensor, max_length: int, stop: list[str], **generation_kwargs: Any) -> Tensor:
         """Token ids (B, T) continued; a `do_sample` request is drawn by `SeededNoise` instead of torch's global generator."""
@@ -234,32 +270,25 @@ class SharedPromptLM(HFLM):  # type: ignore[misc]
         return tokens
 
 
-class SeededNoise(LogitsProcessor):  # type: ignore[misc]
-    """Gumbel noise on the logits, each row from a generator of its own: the argmax is then a draw from softmax(logits / temperature).
-
-    A row's draws depend on its prompt and the seed, not on the other rows of its batch.
-    """
-
-    def __init__(self, prompts: list[list[int]], seed: int, temperature: float) -> None:
-        self.temperature = temperature
-        self.generators = [torch.Generator().manual_seed(_seed_of(prompt, seed)) for prompt in prompts]
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Scores (B, vocabulary) with noise added."""
-        return self.add(range(len(scores)), scores)
-
-    def add(self, prompts: Sequence[int], scores: Tensor) -> Tensor:
-        """Scores (B, vocabulary) with the noise of the prompts so numbered."""
-        drawn = [torch.rand(scores.shape[-1], generator=self.generators[i], dtype=torch.float64) for i in prompts]
-        gumbel = -torch.log(-torch.log(torch.stack(drawn).clamp(min=torch.finfo(torch.float64).tiny)))
-        return scores.float() / self.temperature + gumbel.to(scores.device, torch.float32)
+def open_replica(checkpoint: Path, precision: str, device: str, batch: int, seed: int) -> Replica:
+    """In a replica: load the checkpoint; the function returned answers numbered units."""
+    lm = SharedPromptLM(checkpoint, precision, device, batch, seed)
+    return lambda items: [{"unit": number, "answers": lm.answer_unit(unit)} for number, unit in items]
 
 
-def _seed_of(prompt: list[int], seed: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed} {prompt}".encode()).digest()[:7], "big")
+def _shards(units: Sequence[Unit], numbers: Sequence[int]) -> Iterator[list[int]]:
+    """Consecutive numbers whose units answer `SHARD_REQUESTS` together (more where one does)."""
+    shard: list[int] = []
+    for number in numbers:
+        shard.append(number)
+        if sum(units[n].size for n in shard) >= SHARD_REQUESTS:
+            yield shard
+            shard = []
+    if shard:
+        yield shard
 
 
-def _units(rows: Sequence[Row], size: int) -> Iterator[list[Row]]:
+def _batches(rows: Sequence[Row], size: int) -> Iterator[list[Row]]:
     """Consecutive rows that hold at most `size` prompts together (more where one row does)."""
     unit: list[Row] = []
     for row in rows:

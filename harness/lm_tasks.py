@@ -56,8 +56,9 @@ def open_suite(job: Job, protocols: Mapping[str, Mapping[str, Definition]]) -> C
     _silence()
     machine = job.machine
     lm = SharedPromptLM(
-        job.checkpoint, job.precision, machine.device, machine.evaluate_batch, job.seed, workspace=job.workspace / "answers"
-    )
+        job.checkpoint, job.precision, machine.device, machine.evaluate_batch, job.seed,
+        workspace=job.workspace / "answers", machine=machine,
+    )  # fmt: skip
     suite = Suite(lm, job, protocols)
 
     def score(task: Task) -> Result:

@@ -41,7 +41,7 @@ class PrefixForward:
         self._caches: dict[int, tuple[Trunk, DynamicCache]] = {}
 
     @torch.inference_mode()
-    def score(self, row: Row, sequences: Sequence[Scored]) -> dict[int, Continuation]:
+    def score(self, row: Row, sequences: Mapping[int, Scored] | Sequence[Scored]) -> dict[int, Continuation]:
         """{index: score} of the sequences in a row; at no time more than `CHUNK_TOKENS` rows of logits exist."""
         hidden, _ = self.run(row)
         wanted = [

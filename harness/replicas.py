@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from importlib.util import find_spec
 from multiprocessing.connection import wait as wait_for
 from typing import Any, NamedTuple
@@ -42,16 +43,62 @@ class Answer(NamedTuple):
     lines: list[dict[str, Any]]
 
 
+class Replicas:
+    """The replicas of `machine`, opened when first asked and kept until closed. `build` must be picklable where there are several."""
+
+    def __init__(self, build: Callable[[], Replica], machine: Machine) -> None:
+        self._build, self._machine = build, machine
+        self._here: Replica | None = None
+        self._pools: dict[int, ProcessPoolExecutor] = {}
+
+    def answer(self, shards: Sequence[Shard]) -> Iterator[Answer]:
+        """The answer to each shard, in the order they are finished."""
+        if self._machine.replicas_on == "ray":
+            yield from _over_ray(shards, self._build, self._machine)
+        elif self._machine.num_replicas > 1:
+            yield from self._over_processes(shards)
+        else:
+            self._here = self._here or self._build()
+            for shard in shards:
+                yield Answer(shard.number, self._here(shard.items))
+
+    def close(self) -> None:
+        """End the replicas now: what they hold is not needed any more."""
+        while self._pools:
+            _stop(self._pools.popitem()[1])
+
+    def _over_processes(self, shards: Sequence[Shard]) -> Iterator[Answer]:
+        """One process a replica, each asked for the next shard when it has answered one; a dead one is replaced."""
+        waiting, deaths = iter(shards), Counter[int]()
+        running: dict[Future[list[dict[str, Any]]], tuple[int, Shard]] = {}
+        for number, shard in zip(range(self._machine.num_replicas), waiting, strict=False):
+            running[self._submit(number, shard)] = (number, shard)
+        while running:
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                number, shard = running.pop(future)
+                try:
+                    answered = Answer(shard.number, future.result())
+                except BrokenProcessPool:
+                    del self._pools[number]
+                    deaths[shard.number] += 1
+                    _refuse_hopeless(shard, deaths)
+                    running[self._submit(number, shard)] = (number, shard)
+                    continue
+                following = next(waiting, None)
+                if following is not None:
+                    running[self._submit(number, following)] = (number, following)
+                yield answered
+
+    def _submit(self, number: int, shard: Shard) -> Future[list[dict[str, Any]]]:
+        if number not in self._pools:
+            self._pools[number] = _pool(pickle.dumps(self._build), environment(self._machine, number))
+        return self._pools[number].submit(_work, shard.items)
+
+
 def answer(shards: Sequence[Shard], build: Callable[[], Replica], machine: Machine) -> Iterator[Answer]:
-    """The answer to each shard, in the order they are finished. `build` must be picklable where there are several replicas."""
-    if machine.replicas_on == "ray":
-        yield from _over_ray(shards, build, machine)
-    elif machine.num_replicas > 1:
-        yield from _over_processes(shards, build, machine)
-    else:
-        replica = build()
-        for shard in shards:
-            yield Answer(shard.number, replica(shard.items))
+    """`Replicas.answer` with replicas that end with the last shard."""
+    with closing(Replicas(build, machine)) as replicas:
+        yield from replicas.answer(shards)
 
 
 def environment(machine: Machine, number: int) -> dict[str, str]:
@@ -75,34 +122,6 @@ def environment(machine: Machine, number: int) -> dict[str, str]:
         )
     start = number * machine.tensor_parallel
     return {"CUDA_VISIBLE_DEVICES": ",".join(devices[start : start + machine.tensor_parallel])}
-
-
-def _over_processes(shards: Sequence[Shard], build: Callable[[], Replica], machine: Machine) -> Iterator[Answer]:
-    """One process a replica, each asked for the next shard when it has answered one; a dead one is replaced."""
-    packed, waiting, deaths = pickle.dumps(build), iter(shards), Counter[int]()
-    pools = [_pool(packed, environment(machine, number)) for number in range(min(machine.num_replicas, len(shards)))]
-    running: dict[Future[list[dict[str, Any]]], tuple[int, Shard]] = {}
-    try:
-        for number, shard in zip(range(len(pools)), waiting, strict=False):
-            running[pools[number].submit(_work, shard.items)] = (number, shard)
-        while running:
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                number, shard = running.pop(future)
-                try:
-                    answered = Answer(shard.number, future.result())
-                except BrokenProcessPool:
-                    deaths[shard.number] += 1
-                    _refuse_hopeless(shard, deaths)
-                    pools[number] = _pool(packed, environment(machine, number))
-                    running[pools[number].submit(_work, shard.items)] = (number, shard)
-                    continue
-                following = next(waiting, None)
-                if following is not None:
-                    running[pools[number].submit(_work, following.items)] = (number, following)
-                yield answered
-    finally:
-        for pool in pools:
-            _stop(pool)
 
 
 def _pool(packed: bytes, env: dict[str, str]) -> ProcessPoolExecutor:

@@ -42,6 +42,14 @@ def test_training_by_hand() -> None:
     assert cost("iter1/train").flops == pytest.approx(2 * found.flops, rel=1e-3)
 
 
+def test_replicas_share_the_tasks_of_lm_eval_alone() -> None:
+    """Eight replicas take an eighth of the time for open_llm, at the same device hours; MT-Bench has one device either way."""
+    one = A100X8.model_copy(update={"num_replicas": 1})
+    assert cost("sft/eval/open_llm").hours == pytest.approx(cost("sft/eval/open_llm", place=one).hours / 8)
+    assert cost("sft/eval/open_llm").device_hours == pytest.approx(cost("sft/eval/open_llm", place=one).device_hours)
+    assert cost("sft/eval/mt_bench") == cost("sft/eval/mt_bench", place=one)
+
+
 def test_groups_score_a_shared_prompt_once() -> None:
     """Two pairs of 170 + 280 + 220 tokens, as one group: 170 + 280 + 2 x 220 = 890 tokens in place of 1340, in the same steps."""
     grouped = cost("iter1/train", replace(ZEPHYR, name="grouped", grouping="groups"))

@@ -33,8 +33,8 @@ LAYERS = [
     {"decoding", "flops", "gains", "python_file", "references", "results"},
     {"lock", "logps", "pages", "paper", "prefix_forward", "statistics", "strict"},
     {
-        "errors", "grid", "paper_claims", "prefixes", "progress", "provenance", "resampling", "shared_attention",
-        "stage_process", "untrusted", "vllm_traps",
+        "errors", "grid", "paper_claims", "prefixes", "progress", "provenance", "resampling", "seeded_noise",
+        "shared_attention", "stage_process", "untrusted", "vllm_traps",
     },
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from lm_eval.models.huggingface import HFLM
 from transformers import GenerationConfig
 
 from harness.errors import InputError
-from harness.lm_model import SeededNoise, SharedPromptLM
+from harness.lm_model import SharedPromptLM
+from harness.seeded_noise import SeededNoise
+from tests.checkpoints import MACHINE
 from tests.tiny_checkpoints import byte_checkpoint, gpt2_checkpoint
 
 QUESTIONS = [
@@ -69,6 +72,26 @@ def test_an_interrupted_task_asks_only_for_what_is_missing(kind: str, checkpoint
     again = SharedPromptLM(checkpoint, "fp32", "cpu", 1, seed=0, workspace=tmp_path / "whole")
     assert getattr(again, kind)(requests) == expected
     assert 0 < again.asked < whole.asked
+
+
+@pytest.mark.parametrize("make", [byte_checkpoint, gpt2_checkpoint], ids=["shared prompts", "plain path"])
+def test_replicas_answer_as_one_process_does(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    """Two replicas give the answers of one process, bit for bit, scored, greedy and sampled; a re-run asks none of them."""
+    folder = make(tmp_path / "model")
+    endings = [(f"{i} is a question of some length:", ending) for i in range(40) for ending in (" yes", " no")]
+    sampled = {"until": ["e"], "max_gen_toks": 6, "do_sample": True, "temperature": 1.0}
+    greedy = {"until": ["e"], "max_gen_toks": 6, "do_sample": False}
+    texts = [(context, settings) for settings in (sampled, greedy) for context, _ in endings[::2]]
+
+    def answers(lm: SharedPromptLM) -> list[object]:
+        return [lm.loglikelihood(_requests("loglikelihood", endings)), lm.generate_until(_requests("generate_until", texts))]
+
+    machine = MACHINE.model_copy(update={"num_replicas": 2})
+    expected = answers(SharedPromptLM(folder, "fp32", "cpu", 1, seed=0))
+    for asked in (len(endings) + len(texts), 0):
+        lm = SharedPromptLM(folder, "fp32", "cpu", 1, seed=0, workspace=tmp_path / "answers", machine=machine)
+        assert answers(lm) == expected
+        assert lm.asked == asked
 
 
 def test_answers_are_never_served_to_another_model_or_seed(checkpoint: Path, tmp_path: Path) -> None:
