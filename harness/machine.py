@@ -30,8 +30,9 @@ class Machine(Strict):
     installed there too. `vllm` holds arguments of `vllm.LLM` (harness/engines/vllm.py lists which).
 
     Generation runs `num_replicas` engines, each on `tensor_parallel` devices: as processes of this node, or as actors of the Ray cluster
-    that RAY_ADDRESS names (of this node where it names none). lm-eval's tasks are shared out likewise, one device
-    each. `replica_env` gives each process variables of its own; without it each sees its own share of the CUDA devices. `server` is the base URL of the server that an `openai_api` recipe generates with.
+    that RAY_ADDRESS names (of this node where it names none). lm-eval's tasks are shared out likewise, one device each. `replica_env`
+    gives each process variables of its own; without it each sees its own share of the CUDA devices. `server` is the base URL of the
+    server that an `openai_api` recipe generates with.
     """
 
     name: str
