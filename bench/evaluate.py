@@ -4,8 +4,8 @@
     python bench/evaluate.py CHECKPOINT --tasks arc_challenge --questions 1 --batches 4
 
 Each backend answers in a process of its own, so peak memory is its own; seconds are those of lm-eval's `evaluate`, without loading.
-`hf` runs at every batch size of --batches and is represented by its fastest. The ratio of CPU seconds, printed beside that of seconds,
-is the fairer one on a busy machine with --threads 1.
+`hf` runs at the batch size of --batches that is fastest over the first --pilot questions (0: over all of them). The ratio of CPU
+seconds, printed beside that of seconds, is the fairer one on a busy machine with --threads 1.
 """
 
 from __future__ import annotations
@@ -93,15 +93,17 @@ def in_a_child(backend: str, task: Task, options: argparse.Namespace) -> dict[st
 
 def compare(task: Task, options: argparse.Namespace) -> dict[str, Any]:
     """One line of the table."""
-    theirs = {batch: in_a_child(f"hf:{batch}", task, options) for batch in options.batches}
+    pilot = task.model_copy(update={"limit": options.pilot or task.limit})
+    theirs = {batch: in_a_child(f"hf:{batch}", pilot, options) for batch in options.batches}
     best = min(theirs, key=lambda batch: theirs[batch]["seconds"])
-    hf, ours = theirs[best], in_a_child("ours", task, options)
+    hf, ours = in_a_child(f"hf:{best}", task, options) if options.pilot else theirs[best], in_a_child("ours", task, options)
     pairs = [(a, b) for some, others in zip(hf["answers"], ours["answers"], strict=True) for (a,), (b,) in zip(some, others, strict=True)]
     scored = [abs(a[0] - b[0]) for a, b in pairs if not isinstance(a, str)]
     return {
         "task": task.name,
         "questions": len(hf["metrics"]),
         "hf_batch": best,
+        "hf_tried": {batch: round(found["seconds"], 1) for batch, found in theirs.items()},
         "hf_seconds": round(hf["seconds"], 1),
         "our_seconds": round(ours["seconds"], 1),
         "ratio": round(hf["seconds"] / ours["seconds"], 2),
@@ -127,6 +129,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=[*TASKS])
     parser.add_argument("--questions", type=int, help=f"a task (default {QUESTIONS}; MMLU {MMLU_QUESTIONS} a subject)")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 8], help="batch sizes hf is tried at")
+    parser.add_argument("--pilot", type=int, default=2, help="questions of a task (of each subject) over which hf's batch size is chosen")
     parser.add_argument("--our-batch", type=int, default=4)
     parser.add_argument("--max-new-tokens", type=int, default=None)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")

@@ -26,7 +26,7 @@ def _bench() -> ModuleType:
 def test_both_backends_agree_and_a_wrong_answer_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Scored and generated tasks: answers and metrics are equal for a random model; one falsified log-probability is reported."""
     bench, checkpoint = _bench(), byte_checkpoint(tmp_path)
-    options = argparse.Namespace(threads=None, max_new_tokens=6, precision="fp32", device="cpu", our_batch=2, batches=[2])
+    options = argparse.Namespace(threads=None, max_new_tokens=6, precision="fp32", device="cpu", our_batch=2, batches=[1, 2], pilot=1)
     falsify = False
 
     def in_this_process(backend: str, task: object, options: argparse.Namespace) -> object:
