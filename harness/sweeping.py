@@ -8,7 +8,7 @@ from typing import Any
 
 from harness import machine as machines
 from harness import runner
-from harness.artifact import RunDir, Stage, dump, write_atomic
+from harness.artifact import RECIPE_FILE, RunDir, Stage, dump, write_atomic
 from harness.machine import Machine
 from harness.plan import plan
 from harness.results import SeedTable
@@ -21,7 +21,10 @@ Announce = Callable[[str], None]
 
 
 def run(sweep: Sweep, out: Path, machine: Machine, announce: Announce) -> SeedTable:
-    """Make what is missing of every recipe in `out`/NAME and write `out`/tables; a killed sweep continues with the same command."""
+    """Make what is missing of every recipe in `out`/NAME and write `out`/tables; a killed sweep continues with the same command.
+
+    What another recipe of the sweep or a run beside `out` has finished is shared.
+    """
     record = SweepRecord(
         name=sweep.name,
         summary=sweep.summary,
@@ -29,11 +32,12 @@ def run(sweep: Sweep, out: Path, machine: Machine, announce: Announce) -> SeedTa
     )
     write_atomic(out / SWEEP_FILE, dump(record))
     runs = {recipe.name: RunDir(out / recipe.name) for recipe in sweep.recipes}
+    beside = [RunDir(path.parent) for path in sorted(out.resolve().parent.glob(f"*/{RECIPE_FILE}"))]
     ran = taken = 0
     for number, recipe in enumerate(sweep.recipes, 1):
         own = runs[recipe.name]
         announce(f"{recipe.name} ({number} of {len(runs)})")
-        shared = share(plan(recipe), own, [other for name, other in runs.items() if name != recipe.name])
+        shared = share(plan(recipe), own, [*(other for name, other in runs.items() if name != recipe.name), *beside])
         for stage, made_by in shared:
             announce(f"  {stage.path}: shared with {made_by}")
         ran += runner.reproduce(recipe, own, machine, None, announce)

@@ -53,6 +53,17 @@ def test_no_stage_runs_twice(finished: Finished) -> None:
         assert runner.verify(RunDir(finished.out / recipe.name))[:2] == ([], [])
 
 
+def test_a_finished_run_beside_the_sweep_is_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: what `harness reproduce` made in a directory beside the sweep's is not made again, whatever its recipe is called."""
+    ran, lines = fake_stages(monkeypatch), list[str]()
+    stages = plan(small_recipe())
+    runner.reproduce(small_recipe(), RunDir(tmp_path / "a run"), CPU, None, quiet)
+    assert len(ran) == len(stages)
+    sweeping.run(small_sweep(1), tmp_path / "sweep", CPU, listening(lines))
+    assert len(ran) == len(set(ran)) == sweeping.shared_list(small_sweep(1))[-1]["made"]
+    assert sum(line.endswith(": shared with a run") for line in lines) >= len(stages)
+
+
 def test_counts_are_known_before_anything_runs(finished: Finished) -> None:
     """Promise: what the plan says is made and shared is what then happened, run by run and kind by kind."""
     expected = list(sweeping.run_list(small_sweep()))
