@@ -27,7 +27,7 @@ from harness import machine as machines
 from harness.components import Job
 from harness.recipe import Benchmark, Judge, Task
 
-ANSWER_TOKENS, VERDICT_TOKENS = 32, 48
+ANSWER_TOKENS = 32
 TASK = Task(name="mt_bench", metric="points of 10")
 
 
@@ -105,6 +105,7 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--questions", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--verdict-tokens", type=int, default=48, help="a small model says its rating late, if at all")
     parser.add_argument("--served-name", default=None)
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
@@ -114,7 +115,7 @@ def main() -> None:
         return
     os.environ.setdefault("OPENAI_API_KEY", "none")
     task = TASK.model_copy(update={"limit": options.questions})
-    judge = Judge(model=options.served_name or options.checkpoint.name, max_tokens=VERDICT_TOKENS, repeats=options.repeats)
+    judge = Judge(model=options.served_name or options.checkpoint.name, max_tokens=options.verdict_tokens, repeats=options.repeats)
     benchmark = Benchmark(name="mt_bench", protocol="single-answer", tasks=(task,), judge=judge, max_new_tokens=ANSWER_TOKENS)
     machine = machines.load("cpu").model_copy(update={"judge_threads": 2, "judge_timeout_seconds": 600.0})
     workspace = options.out or Path(tempfile.mkdtemp(prefix="judge-loopback-"))
