@@ -25,7 +25,7 @@ def all_blocks(table: ResultTable | SeedTable) -> list[Block]:
 
 
 def seed_blocks(table: SeedTable) -> list[Block]:
-    """Mean and spread over the runs, and each run's last iteration against the others."""
+    """The paper's claims over the runs, mean and spread, and each run's last iteration against the others."""
     labels = {column.label: column for column in table.columns}
     header = ("", *(heading(column) for column in table.columns))
     grid = tuple((row, *(_spread(table, row, column) for column in table.columns)) for row in table.rows)
@@ -53,14 +53,16 @@ def seed_blocks(table: SeedTable) -> list[Block]:
             "Over seeds: t interval over the runs' differences; it speaks about another seed.",
         ),
     )
-    return [spread, last]
+    return [_findings(table), spread, last]
 
 
-def _findings(table: ResultTable) -> Block:
+def _findings(table: ResultTable | SeedTable) -> Block:
     grid = tuple((one.verdict, one.claim) for one in table.findings)
     told = tuple(f"{one.claim} ({one.where}): {'; '.join(one.evidence)}." for one in table.findings)
-    rule = "Supported: the 95 % interval lies above 0; contradicted: below; of several differences, all must hold."
-    return Block("The paper's claims", ("this run", "claim"), grid, (*told, rule), is_prose=True)
+    seeds = isinstance(table, SeedTable) and len(table.runs) > 1
+    interval = "t interval over seeds" if seeds else "interval"
+    rule = f"Supported: the 95 % {interval} lies above 0; contradicted: below; of several differences, all must hold."
+    return Block("The paper's claims", ("these runs" if seeds else "this run", "claim"), grid, (*told, rule), is_prose=True)
 
 
 def _scores(table: ResultTable) -> Block:

@@ -1,11 +1,11 @@
-"""The paper's claims, each with what this run says about it: supported, contradicted, within noise or not tested.
+"""The paper's claims, each with what a run, or several seeds, say about it: supported, contradicted, within noise or not tested.
 
 A claim is supported where the 95 % interval of the difference it speaks about lies above 0, and contradicted where it lies below.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from harness.comparability import AVERAGE
@@ -29,8 +29,35 @@ _LEADERBOARD = "V3 Tables 3 to 5"
 _MT_BENCH = "V3 Table 6"
 
 
+class Measured(NamedTuple):
+    """What was found of one row less another: the difference that decides, what kept it from being whole, and both in words."""
+
+    decides: Delta | None
+    missing: tuple[str, ...]
+    told: str
+
+
+Measure = Callable[[str, str, Column | None], Measured]
+"""(row, against, column) -> what was found, of the mean over tasks where there is no column."""
+
+
 def findings(recipe: Recipe, columns: Sequence[Column], scores: Scores) -> Iterator[Finding]:
-    """A finding for each claim, in the paper's order."""
+    """A finding for each claim, in the paper's order, from one run."""
+    by_label = {source.label: source for source in sources(recipe)}
+
+    def measure(row: str, against: str, column: Column | None) -> Measured:
+        if column is None:
+            one = compare(recipe, columns, scores, row, against)
+            return Measured(headline(one), _missing(one), _told(one))
+        found = delta(against, difference(row, against, by_label[column.label], scores).paired)
+        told = delta_text(found, column) if found else "no difference, unscored or not run"
+        return Measured(found, (), f"{row} - {against} on {column.label}: {told}")
+
+    return judge(recipe, columns, measure)
+
+
+def judge(recipe: Recipe, columns: Sequence[Column], measure: Measure) -> Iterator[Finding]:
+    """A finding for each claim, in the paper's order, by what `measure` finds of the rows that it speaks about."""
     if not recipe.iterations:
         return
     t_last = len(recipe.iterations) - 1
@@ -46,8 +73,10 @@ def findings(recipe: Recipe, columns: Sequence[Column], scores: Scores) -> Itera
         ],
     }
     for claim, rows_of in pairs.items():
-        yield _against(recipe, columns, scores, claim, rows_of)
-    yield from _mt_bench(recipe, columns, scores, last)
+        yield _finding(claim, [measure(row, against, None) for row, against in rows_of])
+    for column in columns:  # MT-Bench, one finding a judge's task that the recipe has
+        if column.benchmark == "mt_bench":
+            yield _finding(_Claim("SPIN raises MT-Bench", _MT_BENCH), [measure(last, REFERENCE, column)])
 
 
 def _steps(recipe: Recipe) -> list[tuple[str, str]]:
@@ -57,24 +86,6 @@ def _steps(recipe: Recipe) -> list[tuple[str, str]]:
 class _Claim(NamedTuple):
     text: str
     where: str
-
-
-def _against(recipe: Recipe, columns: Sequence[Column], scores: Scores, claim: _Claim, pairs: Sequence[tuple[str, str]]) -> Finding:
-    """Whether the first row of every pair beats the second; not tested where the recipe has no such pair."""
-    found = [compare(recipe, columns, scores, row, against) for row, against in pairs]
-    if not found:
-        return _finding(claim, "not tested", ("this recipe trains no such row",))
-    return _finding(claim, _joined([_verdict(headline(one), _missing(one)) for one in found]), tuple(_told(one) for one in found))
-
-
-def _mt_bench(recipe: Recipe, columns: Sequence[Column], scores: Scores, last: str) -> Iterator[Finding]:
-    """MT-Bench, one finding a judge's task that the recipe has."""
-    by_label = {source.label: source for source in sources(recipe)}
-    for column in columns:
-        if column.benchmark == "mt_bench":
-            found = delta(REFERENCE, difference(last, REFERENCE, by_label[column.label], scores).paired)
-            text = f"{last} - {REFERENCE} on {column.label}: {delta_text(found, column) if found else 'no difference, unscored or not run'}"
-            yield _finding(_Claim("SPIN raises MT-Bench", _MT_BENCH), _verdict(found, ()), (text,))
 
 
 def _trained_with(others: Mapping[str, Spec], objective: str) -> list[str]:
@@ -123,7 +134,10 @@ def _joined(verdicts: Sequence[Verdict]) -> Verdict:
     return min(verdicts, key=order.index, default="not tested")
 
 
-def _finding(claim: _Claim, verdict: Verdict, evidence: tuple[str, ...]) -> Finding:
+def _finding(claim: _Claim, found: Sequence[Measured]) -> Finding:
+    """Whether the first row of every pair beats the second; not tested where the recipe has no such pair."""
+    verdict = _joined([_verdict(one.decides, one.missing) for one in found])
+    evidence = tuple(one.told for one in found) or ("this recipe trains no such row",)
     return Finding(claim=claim.text, where=claim.where, verdict=verdict, evidence=evidence)
 
 

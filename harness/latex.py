@@ -24,7 +24,7 @@ SPECIAL = {
 
 def to_latex(table: ResultTable | SeedTable) -> str:
     """Every block as a `table` environment whose caption holds the lines under it."""
-    title = table.recipe if isinstance(table, ResultTable) else " + ".join(table.runs)
+    title = table.recipe if isinstance(table, ResultTable) else table.name
     parts = [part for whole in all_blocks(table) for part in fit(whole, WIDTH)]
     lines = [f"% {_comment(title)}: {_comment(table.summary)}", r"% needs \usepackage[T1]{fontenc} and \usepackage{booktabs}"]
     return "\n".join([*lines, *(line for block in parts for line in _environment(block))]) + "\n"

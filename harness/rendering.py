@@ -26,7 +26,7 @@ GAP = 3
 
 def to_markdown(table: ResultTable | SeedTable) -> str:
     """The table as Markdown, fit for a README."""
-    title = table.recipe if isinstance(table, ResultTable) else " + ".join(table.runs)
+    title = table.recipe if isinstance(table, ResultTable) else table.name
     intro = [f"# {markdown_text(title)}", "", markdown_text(table.summary), ""]
     return "\n".join([*intro, *(line for block in all_blocks(table) for line in _markdown_block(block))]).rstrip() + "\n"
 

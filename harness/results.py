@@ -177,13 +177,18 @@ class SeedComparison(Strict):
 
 
 class SeedTable(Strict):
-    """Several runs of one recipe that differ in their seeds, or the variants of a sweep side by side."""
+    """Several runs of one recipe that differ in their seeds, or the variants of a sweep side by side.
+
+    `findings` speak about the recipe (of a sweep: the first variant's) over seeds.
+    """
 
     layout: int = LAYOUT
+    name: str
     summary: str
     runs: tuple[str, ...]
     rows: tuple[str, ...]
     columns: tuple[Column, ...]
     spreads: tuple[Spread, ...]
     comparisons: tuple[SeedComparison, ...]
+    findings: tuple[Finding, ...]
     notes: tuple[str, ...] = ()

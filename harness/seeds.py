@@ -13,10 +13,12 @@ from harness.contests import contests
 from harness.deviation import flatten
 from harness.differences import average_difference, delta, difference, goal, word
 from harness.errors import InputError
+from harness.findings import Measured, judge
 from harness.recipe import Recipe
-from harness.results import Column, SeedComparison, SeedTable, Spread
+from harness.results import Column, Finding, SeedComparison, SeedTable, Spread
 from harness.scores import Scores, Source, leaderboard, other_rules, read_recipe, read_scores, sources
 from harness.statistics import Paired, mean_of_differences, paired_difference, spread, t_interval
+from harness.wording import delta_text
 
 MEAN = "mean over tasks"
 FREE = ("name", "summary", "because", "seed", "shuffle_seed", "claims")
@@ -50,7 +52,8 @@ def combine(runs: Sequence[Path]) -> SeedTable:
     recipe = loaded[0].recipe
     check_same(loaded)
     layout = Layout(table.rows, table.columns, contests(recipe))
-    return seed_table(recipe.summary, {run.recipe.name: run for run in loaded}, layout, formula_notes(recipe))
+    runs_by_name = {run.recipe.name: run for run in loaded}
+    return seed_table(" + ".join(runs_by_name), recipe.summary, runs_by_name, layout, formula_notes(recipe))
 
 
 def read_run(path: Path) -> Run:
@@ -59,10 +62,11 @@ def read_run(path: Path) -> Run:
     return Run(recipe, read_scores(path, recipe), {(cell.row, cell.column): cell.value for cell in table.cells})
 
 
-def seed_table(summary: str, runs: Mapping[str, Run], layout: Layout, notes: Sequence[str] = ()) -> SeedTable:
+def seed_table(name: str, summary: str, runs: Mapping[str, Run], layout: Layout, notes: Sequence[str] = ()) -> SeedTable:
     """The table of `runs` ({name: run}), which must have the same rows and columns."""
     found = list(runs.values())
     return SeedTable(
+        name=name,
         summary=summary,
         runs=tuple(runs),
         rows=layout.rows,
@@ -73,6 +77,7 @@ def seed_table(summary: str, runs: Mapping[str, Run], layout: Layout, notes: Seq
             for column in layout.columns
         ),
         comparisons=tuple(_comparisons(found, layout)),
+        findings=tuple(_findings(found, layout)),
         notes=tuple(notes),
     )
 
@@ -120,13 +125,37 @@ def _spread(row: str, column: str, values: Sequence[float | None], note: str | N
 
 def _comparisons(runs: Sequence[Run], layout: Layout) -> Iterator[SeedComparison]:
     by_label = {source.label: source for source in sources(runs[0].recipe)}
-    tasks = [column for column in layout.columns if column.label in by_label]
-    accuracy = [by_label[column.label] for column in tasks if column.unit == "percent" and not column.lower_is_better]
+    accuracy = _accuracy(runs, layout)
     for row, against in layout.contests:
         if accuracy:
             yield _mean_comparison(runs, row, against, accuracy)
-        for column in tasks:
-            yield _task_comparison(runs, row, against, by_label[column.label], column)
+        for column in layout.columns:
+            if column.label in by_label:
+                yield _task_comparison(runs, row, against, by_label[column.label], column)
+
+
+def _accuracy(runs: Sequence[Run], layout: Layout) -> list[Source]:
+    """The accuracy tasks, whose mean is compared."""
+    by_label = {source.label: source for source in sources(runs[0].recipe)}
+    percent = [column.label for column in layout.columns if column.unit == "percent" and not column.lower_is_better]
+    return [by_label[label] for label in percent if label in by_label]
+
+
+def _findings(runs: Sequence[Run], layout: Layout) -> Iterator[Finding]:
+    """The paper's claims by the interval over seeds; by that of the questions where there is one run."""
+    by_label = {source.label: source for source in sources(runs[0].recipe)}
+    accuracy = _accuracy(runs, layout)
+
+    def measure(row: str, against: str, column: Column | None) -> Measured:
+        if column is None:
+            one, what = _mean_comparison(runs, row, against, accuracy), f"mean of {len(accuracy)} tasks"
+        else:
+            one, what = _task_comparison(runs, row, against, by_label[column.label], column), column.label
+        decides = one.over_seeds if len(runs) > 1 else one.pooled
+        pooled = "" if len(runs) == 1 else f", pooled over questions {delta_text(one.pooled, column)}"
+        return Measured(decides, (), f"{row} - {against}: {delta_text(decides, column)}{pooled} ({what}, {len(runs)} runs)")
+
+    return judge(runs[0].recipe, layout.columns, measure)
 
 
 def _task_comparison(runs: Sequence[Run], row: str, against: str, source: Source, column: Column) -> SeedComparison:

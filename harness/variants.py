@@ -60,7 +60,7 @@ def compare_variants(folder: Path) -> SeedTable:
         contests=tuple(_contests(variants, names)),
     )
     notes = [f"{variant}: {note}" for variant, runs in variants.items() for note in formula_notes(runs[0].recipe)]
-    return seed_table(record.summary, {f"seed {number}": run for number, run in enumerate(merged)}, layout, notes)
+    return seed_table(record.name, record.summary, {f"seed {number}": run for number, run in enumerate(merged)}, layout, notes)
 
 
 def _check_benchmarks(variants: Mapping[str, Sequence[Run]]) -> None:

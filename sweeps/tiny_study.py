@@ -2,7 +2,8 @@
 
     spin     the recipe itself, and beside its iterations the rows
              control          more SFT, as many gradient steps as all iterations together (each of tiny's controls)
-             control-compute  more SFT, as many FLOPs as all iterations together, generation and opponent included
+             control-compute  more SFT, as many FLOPs as all iterations together, generation and opponent included: 413 steps, fewer
+                              than control's 464, since a batch of SFT here has twice the prompts of a batch of pairs
              dpo              DPO on preferences (valid against slightly wrong), about as many gradient steps as all iterations together
              iter0-longer     iteration 0's own pairs, about as many gradient steps as all iterations together
     hinge    the same with the hinge loss

@@ -35,12 +35,12 @@ def test_every_run_with_its_verdicts(tmp_path: Path) -> None:
 
 def test_sweeps_stand_beside_runs(tmp_path: Path) -> None:
     """A sweep is listed with what its seeds say together: here the committed one."""
-    committed = Path(__file__).parent.parent / "results" / "tiny-seeds"
-    shutil.copytree(committed, tmp_path / "tiny-seeds", ignore=shutil.ignore_patterns("checkpoint", "samples", "responses"))
+    committed = Path(__file__).parent.parent / "results" / "tiny-study"
+    shutil.copytree(committed, tmp_path / "tiny-study", ignore=shutil.ignore_patterns("checkpoint", "samples", "responses"))
     readme, page = write_index(tmp_path)
-    assert "**tiny-seeds**" in readme.read_text()
-    assert "iter2 - sft: +8.19 [+6.89, +9.50], pooled over 3 seeds; goal met" in readme.read_text()
-    assert "iter2 - sft: +8.19" in page.read_text()
+    assert "**tiny-study**" in readme.read_text()
+    assert "iter2 - sft: +7.90 [+6.72, +9.08], pooled over 5 seeds; goal met" in readme.read_text()
+    assert "iter2 - sft: +7.90" in page.read_text()
 
 
 def test_a_folder_is_needed(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from harness.recipe import replace
 from harness.results import SeedTable
 from harness.sweep import Sweep, seeded
 from harness.sweep import load as load_sweep
+from harness.wording import delta_text
 from tests.tiny_family import fake_stages, listening, quiet, small_recipe, small_sweep, stage_dirs
 
 CPU = machine.load("cpu")
@@ -51,6 +52,25 @@ def test_no_stage_runs_twice(finished: Finished) -> None:
     assert sum(": shared with" in line for line in finished.lines) == shared
     for recipe in sweep.recipes:
         assert runner.verify(RunDir(finished.out / recipe.name))[:2] == ([], [])
+
+
+def test_claims_are_judged_over_seeds(finished: Finished) -> None:
+    """Promise: of each claim of the paper a sweep says what the t interval over seeds says of its first variant."""
+    by_row = {(one.row, one.against): one for one in finished.table.comparisons if one.column == "mean over tasks"}
+    first = finished.table.findings[0]
+    over_seeds, pooled = by_row["iter1", "sft"].over_seeds, by_row["iter1", "sft"].pooled
+    assert over_seeds is not None
+    assert pooled is not None
+    assert first.claim == "SPIN improves on its SFT model"
+    assert first.evidence == (
+        f"iter1 - sft: {delta_text(over_seeds, None)}, pooled over questions {delta_text(pooled, None)} (mean of 1 tasks, 2 runs)",
+    )
+    low, high = over_seeds.low, over_seeds.high
+    verdicts = {"supported": low > 0, "contradicted": high < 0, "within noise": low <= 0 <= high}
+    assert verdicts[first.verdict]
+    dpo = next(one for one in finished.table.findings if "DPO" in one.claim)
+    assert dpo.verdict != "not tested"
+    assert [row.split(":")[0] for row in dpo.evidence] == ["iter1 - dpo"]
 
 
 def test_a_finished_run_beside_the_sweep_is_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
