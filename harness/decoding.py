@@ -110,13 +110,18 @@ class _Batch:
 
 
 class _Buffer(DynamicLayer):  # type: ignore[misc]
-    """A layer's keys and values (B, heads, size, D) with room for the whole answer; prompts lie flush right before `width`."""
+    """A layer's keys and values (B, heads, size, D) with room for the whole answer; prompts lie flush right before `width`.
+
+    What is beyond `width` is never read before it is written, and takes no memory before that: most answers end long before the room does.
+    """
 
     def __init__(self, like: DynamicLayer, num_rows: int, width: int, size: int) -> None:
         super().__init__()
         self.width = width
         _, heads, _, depth = like.keys.shape
-        self.buffers = [like.keys.new_zeros(num_rows, heads, size, depth) for _ in range(2)]
+        self.buffers = [like.keys.new_empty(num_rows, heads, size, depth) for _ in range(2)]
+        for buffer in self.buffers:
+            buffer[:, :, :width] = 0.0  # padding is masked, but NaN would not be
         self.is_initialized = True
 
     def lay(self, row: int, layer: DynamicLayer, places: Tensor) -> None:
@@ -138,7 +143,9 @@ class _Buffer(DynamicLayer):  # type: ignore[misc]
 
     def keep(self, rows: Tensor) -> None:
         """Drop all rows but these."""
-        self.buffers = [buffer.index_select(0, rows) for buffer in self.buffers]
+        for i, buffer in enumerate(self.buffers):
+            self.buffers[i] = buffer.new_empty(len(rows), *buffer.shape[1:])
+            self.buffers[i][:, :, : self.width] = buffer[:, :, : self.width].index_select(0, rows)
 
 
 def _num_past(row: Row) -> int:
