@@ -1,12 +1,14 @@
 """Batched decoding over prompts whose shared prefixes are computed once: `decode` continues a unit of prompts until each has said its stop.
 
-Every prompt's keys and values are laid into one buffer sized for the whole answer, flush right, so a step copies nothing that is already
-there. A prompt that has ended leaves the batch as soon as half of the batch has.
+Keys and values of the prefix that all prompts share are kept once (harness/trunk_attention.py); the others of each prompt are laid into
+one buffer with room for the whole answer, flush right, so a step copies nothing that is already there. A prompt that has ended leaves
+the batch as soon as half of the batch has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,7 +17,8 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from harness.prefix_forward import PrefixForward, windowed
-from harness.prefixes import Row
+from harness.prefixes import Row, trunks_of
+from harness.trunk_attention import IMPLEMENTATION, States
 
 Draw = Callable[[list[int], Tensor], Tensor]
 """(indices of the prompts, logits (B, V)) -> token ids (B,)."""
@@ -36,11 +39,18 @@ def greedy(_: list[int], logits: Tensor) -> Tensor:
 @torch.inference_mode()
 def decode(forward: PrefixForward, rows: Sequence[Row], max_new_tokens: int, draw: Draw, ends: Ends) -> dict[int, list[int]]:
     """{index: token ids} of the answers to the prompts in `rows`: each goes on until `ends` says so, for at most `max_new_tokens`."""
-    order = [index for row in rows for index in row.paths]
-    said: dict[int, list[int]] = {index: [] for index in order}
-    alive = {*order}
+    said: dict[int, list[int]] = {index: [] for row in rows for index in row.paths}
     batch = _Batch(forward, rows, max_new_tokens)
     logits = batch.read(rows)
+    with _attention_over(forward.model, batch):
+        _say(batch, logits, said, max_new_tokens, draw, ends)
+    return said
+
+
+def _say(batch: _Batch, logits: Tensor, said: dict[int, list[int]], max_new_tokens: int, draw: Draw, ends: Ends) -> None:
+    """Go on from the first `logits` until every answer in `said` has ended."""
+    order = [*said]
+    alive = {*order}
     for step in range(1, max_new_tokens + 1):
         tokens = draw(order, logits)
         for index, token in zip(order, tokens.tolist(), strict=True):
@@ -55,7 +65,6 @@ def decode(forward: PrefixForward, rows: Sequence[Row], max_new_tokens: int, dra
             order, tokens = [order[b] for b in kept], tokens[kept]
             batch.keep(kept)
         logits = batch.step(tokens)
-    return said
 
 
 class _Batch:
@@ -63,10 +72,14 @@ class _Batch:
 
     def __init__(self, forward: PrefixForward, rows: Sequence[Row], max_new_tokens: int) -> None:
         self.forward = forward
+        device = forward.model.device
+        self.num_shared = _num_shared(rows)
         lengths = [_num_past(row) + len(path) for row in rows for path in row.paths.values()]
-        self.width, self.size = max(lengths), max(lengths) + max_new_tokens
-        self.positions = torch.tensor(lengths, device=forward.model.device)  # (B,) of the next token
-        self.starts = self.width - self.positions  # (B,) the first place that is not padding
+        self.width = max(lengths) - self.num_shared  # places in the buffers, after what is shared
+        self.size = self.width + max_new_tokens
+        self.positions = torch.tensor(lengths, device=device)  # (B,) of the next token
+        self.starts = self.width + self.num_shared - self.positions  # (B,) the first place that is not padding
+        self.trunk: list[States] = []
         self.cache = DynamicCache()
 
     def read(self, rows: Sequence[Row]) -> Tensor:
@@ -76,11 +89,12 @@ class _Batch:
             hidden, cache = self.forward.run(row)
             if not self.cache.layers:
                 self.cache.layers = [_Buffer(layer, len(self.positions), self.width, self.size) for layer in cache.layers]
+                self.trunk = [tuple(x[:, :, : self.num_shared].clone() for x in (one.keys, one.values)) for one in cache.layers]
             num_past = _num_past(row)
             for path in row.paths.values():
-                places = torch.tensor([*range(num_past), *(num_past + place for place in path)], device=hidden.device)
+                places = [*range(self.num_shared, num_past), *(num_past + place for place in path)]
                 for buffer, layer in zip(self.cache.layers, cache.layers, strict=True):
-                    buffer.lay(len(last), layer, places)
+                    buffer.lay(len(last), layer, torch.tensor(places, device=hidden.device))
                 last.append(hidden[path[-1]])
         return self.forward.head(torch.stack(last)).float()  # type: ignore[no-any-return]
 
@@ -97,16 +111,35 @@ class _Batch:
         self.width += 1
         places = torch.arange(self.width, device=tokens.device)
         seen = (places >= self.starts[:, None])[:, None, None]  # (B, 1, 1, width)
-        distance = (self.width - 1 - places)[None, None, None]
+        distance = (self.width - 1 - places).expand(len(tokens), -1)
+        more: dict[str, Any] = {}
+        if self.num_shared:
+            shared = torch.arange(self.num_shared, device=tokens.device)
+            seen = torch.nn.functional.pad(seen, (self.num_shared, 0), value=True)
+            distance = torch.cat([self.positions[:, None] - shared, distance], dim=1)
+            more["trunk"] = self.trunk
         hidden = model.base_model(
             input_ids=tokens[:, None],
             position_ids=self.positions[:, None],
-            attention_mask=windowed(model.config, seen, distance),
+            attention_mask=windowed(model.config, seen, distance[:, None, None]),
             past_key_values=self.cache,
             use_cache=True,
+            **more,
         ).last_hidden_state  # (B, 1, D)
         self.positions = self.positions + 1
         return self.forward.head(hidden[:, 0]).float()  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _attention_over(model: PreTrainedModel, batch: _Batch) -> Iterator[None]:
+    """The model's attention while it decodes `batch`."""
+    own = model.config._attn_implementation
+    if batch.num_shared:
+        model.set_attn_implementation(IMPLEMENTATION)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(own)
 
 
 class _Buffer(DynamicLayer):  # type: ignore[misc]
@@ -146,6 +179,19 @@ class _Buffer(DynamicLayer):  # type: ignore[misc]
         for i, buffer in enumerate(self.buffers):
             self.buffers[i] = buffer.new_empty(len(rows), *buffer.shape[1:])
             self.buffers[i][:, :, : self.width] = buffer[:, :, : self.width].index_select(0, rows)
+
+
+def _num_shared(rows: Sequence[Row]) -> int:
+    """Tokens of the trunks that all rows have in common; 0 for a single prompt, which shares with nobody."""
+    if sum(len(row.paths) for row in rows) == 1:
+        return 0
+    chains = [[*trunks_of(row)][::-1] for row in rows]
+    end = 0
+    for trunks in zip(*chains, strict=False):
+        if any(trunk is not trunks[0] for trunk in trunks):
+            break
+        end = trunks[0].end
+    return end
 
 
 def _num_past(row: Row) -> int:

@@ -34,7 +34,7 @@ LAYERS = [
     {"lock", "logps", "pages", "paper", "prefix_forward", "statistics", "strict"},
     {
         "errors", "grid", "paper_claims", "prefixes", "progress", "provenance", "resampling", "seeded_noise",
-        "shared_attention", "stage_process", "untrusted", "vllm_traps",
+        "shared_attention", "stage_process", "trunk_attention", "untrusted", "vllm_traps",
     },
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
