@@ -30,7 +30,8 @@ def seed_blocks(table: SeedTable) -> list[Block]:
     header = ("", *(heading(column) for column in table.columns))
     grid = tuple((row, *(_spread(table, row, column) for column in table.columns)) for row in table.rows)
     runs = ", ".join(table.runs)
-    about = f"Mean ± standard deviation over {len(table.runs)} runs: {runs}. {direction(table.columns)}"
+    over = f"standard deviation over {len(table.runs)} runs: {runs}" if len(table.runs) > 1 else f"no spread: one run, {runs}"
+    about = f"Mean ± {over}. {direction(table.columns)}"
     notes = tuple(f"Not averaged, {one.row} {note}." for one in table.spreads for note in [one.note] if note)
     spread = Block("Mean over seeds", header, grid, (about, *notes, *table.notes))
     lasts = tuple(

@@ -153,7 +153,8 @@ def _findings(runs: Sequence[Run], layout: Layout) -> Iterator[Finding]:
             one, what = _task_comparison(runs, row, against, by_label[column.label], column), column.label
         decides = one.over_seeds if len(runs) > 1 else one.pooled
         pooled = "" if len(runs) == 1 else f", pooled over questions {delta_text(one.pooled, column)}"
-        return Measured(decides, (), f"{row} - {against}: {delta_text(decides, column)}{pooled} ({what}, {len(runs)} runs)")
+        over = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
+        return Measured(decides, (), f"{row} - {against}: {delta_text(decides, column)}{pooled} ({what}, {over})")
 
     return judge(runs[0].recipe, layout.columns, measure)
 
