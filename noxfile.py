@@ -42,7 +42,7 @@ def docs(session: nox.Session) -> None:
         target.write_text(fresh.read_text())
     elif not target.exists() or target.read_text() != fresh.read_text():
         session.error("docs/cli.md is not what the CLI says; run: nox -s docs -- write")
-    run(session, "pytest", "tests/test_readme.py")
+    run(session, "pytest", "tests/test_readme.py", "-k", "not committed_tables")
 
 
 @check()

@@ -19,7 +19,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from harness.logps import GroupScorer
 from harness.machine import available, load
-from tests.test_logps import SIZES, tiny_model
+from tests.families import SIZES, small_model
 
 FSDP = ("FSDP_VERSION", "FSDP_AUTO_WRAP_POLICY", "FSDP_STATE_DICT_TYPE", "FSDP_RESHARD_AFTER_FORWARD", "FSDP_CPU_RAM_EFFICIENT_LOADING")
 
@@ -75,7 +75,7 @@ def test_two_nodes_get_what_one_node_s_launcher_would_set(tmp_path: Path) -> Non
 
 def test_fsdp2_shards_layer_by_layer() -> None:
     """Promise: accelerate's wrap policy finds the decoder layers inside the scorer; without them it would gather all weights at once."""
-    scorer = GroupScorer(tiny_model(LlamaConfig(**SIZES)))
+    scorer = GroupScorer(small_model(LlamaConfig(**SIZES)))
     plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap", reshard_after_forward=True)
     policy = fsdp2_prepare_auto_wrap_policy(plugin, scorer)
     assert policy is not None
@@ -91,7 +91,7 @@ from harness.logps import GroupScorer
 from tests.test_logps import SIZES, random_groups, tiny_model
 dist.init_process_group("gloo")
 groups = random_groups()
-plain, scorer = (GroupScorer(tiny_model(LlamaConfig(**SIZES))) for _ in range(2))
+plain, scorer = (GroupScorer(small_model(LlamaConfig(**SIZES))) for _ in range(2))
 mesh = dist.device_mesh.init_device_mesh("cpu", (2,))
 for layer in scorer.model.model.layers:
     fully_shard(layer, mesh=mesh)

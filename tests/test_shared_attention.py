@@ -10,7 +10,8 @@ from transformers import LlamaConfig
 import harness.shared_attention as shared
 from harness.logps import Group, group_logps
 from harness.shared_attention import IMPLEMENTATION, Layout
-from tests.test_logps import FAMILIES, SIZES, alone, relative_error, tiny_model
+from tests.families import SIZES, small_model
+from tests.test_logps import FAMILIES, alone, relative_error
 
 GROUPS = [(3, [4, 2]), (5, [1]), (2, [0, 3, 6])]
 CPU = torch.device("cpu")
@@ -80,7 +81,7 @@ def test_flex_attention_gives_the_cpu_s_output() -> None:
 
 def test_a_prepared_model_stays_an_ordinary_model() -> None:
     """Promise: without a layout, generation and padded batches included, nothing changes."""
-    model = tiny_model(LlamaConfig(**SIZES))
+    model = small_model(LlamaConfig(**SIZES))
     tokens, keys = torch.tensor([[5, 6, 7, 8], [9, 10, 0, 0]]), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
     before = model(tokens, attention_mask=keys).logits
     written = model.generate(tokens[:1], max_new_tokens=5, do_sample=False)  # type: ignore[operator]
@@ -94,7 +95,7 @@ def test_a_prepared_model_stays_an_ordinary_model() -> None:
 def test_long_groups_equal_single_sequences(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Promise: the path without masks that long groups take gives the gradients of single sequences, for every family."""
     monkeypatch.setattr(shared, "BLOCK_TOKENS", 4)
-    model = tiny_model(FAMILIES[family]())
+    model = small_model(FAMILIES[family]())
     groups = [Group([1, 2, 3], [[4, 5, 6, 7, 8], [9, 10, 11, 12]]), Group([3, 4, 5, 6], [[7, 8], [9]]), Group([8], [[], [9, 9]])]
     ours = group_logps(model, groups, chunk_tokens=4)
     gradients = torch.autograd.grad(ours.square().sum(), list(model.parameters()))
