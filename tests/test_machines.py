@@ -88,7 +88,8 @@ import torch, torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 from transformers import LlamaConfig
 from harness.logps import GroupScorer
-from tests.test_logps import SIZES, random_groups, tiny_model
+from tests.families import SIZES, small_model
+from tests.test_logps import random_groups
 dist.init_process_group("gloo")
 groups = random_groups()
 plain, scorer = (GroupScorer(small_model(LlamaConfig(**SIZES))) for _ in range(2))
