@@ -36,7 +36,7 @@ class Finished(NamedTuple):
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
     """The sweep for tests, run once; tests may read it and run it again."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        out, lines, ran = tmp_path_factory.mktemp("sweep"), list[str](), fake_stages(monkeypatch)
+        out, lines, ran = tmp_path_factory.mktemp("sweep") / "out", list[str](), fake_stages(monkeypatch)
         yield Finished(out, sweeping.run(small_sweep(), out, CPU, listening(lines)), lines, ran)
 
 
@@ -117,8 +117,8 @@ def test_stopped_sweep_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with monkeypatch.context() as patch:
         patch.setattr(runner, "_launch", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            sweeping.run(small_sweep(1), tmp_path, CPU, quiet)
-    sweeping.run(small_sweep(1), tmp_path, CPU, quiet)
+            sweeping.run(small_sweep(1), tmp_path / "out", CPU, quiet)
+    sweeping.run(small_sweep(1), tmp_path / "out", CPU, quiet)
     assert len(ran) == len(set(ran)) == sweeping.shared_list(small_sweep(1))[-1]["made"]
 
 
