@@ -92,9 +92,10 @@ class _Batch:
                 self.trunk = [tuple(x[:, :, : self.num_shared].clone() for x in (one.keys, one.values)) for one in cache.layers]
             num_past = _num_past(row)
             for path in row.paths.values():
-                places = [*range(self.num_shared, num_past), *(num_past + place for place in path)]
+                own = [*range(self.num_shared, num_past), *(num_past + place for place in path)]
+                places = torch.tensor(own, device=hidden.device)
                 for buffer, layer in zip(self.cache.layers, cache.layers, strict=True):
-                    buffer.lay(len(last), layer, torch.tensor(places, device=hidden.device))
+                    buffer.lay(len(last), layer, places)
                 last.append(hidden[path[-1]])
         return self.forward.head(torch.stack(last)).float()  # type: ignore[no-any-return]
 
@@ -132,10 +133,12 @@ class _Batch:
 
 @contextmanager
 def _attention_over(model: PreTrainedModel, batch: _Batch) -> Iterator[None]:
-    """The model's attention while it decodes `batch`."""
+    """The model's attention while it decodes `batch`: its own where the prompts share nothing."""
+    if not batch.num_shared:
+        yield
+        return
     own = model.config._attn_implementation
-    if batch.num_shared:
-        model.set_attn_implementation(IMPLEMENTATION)
+    model.set_attn_implementation(IMPLEMENTATION)
     try:
         yield
     finally:

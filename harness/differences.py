@@ -116,12 +116,12 @@ def from_published(score: Score, claim: Claim) -> Delta | None:
 
 
 def compare(recipe: Recipe, columns: Sequence[Column], scores: Scores, row: str, against: str) -> Comparison:
-    """`row` against `against` on every task, and on the mean over the tasks in percent where more is better."""
+    """`row` against `against` on every task, and on the mean over the accuracy tasks."""
     by_label = {source.label: source for source in sources(recipe)}
     tasks = {label: delta(against, difference(row, against, source, scores).paired) for label, source in by_label.items()}
     if leaderboard(recipe):
         tasks[AVERAGE] = delta(against, average_difference(row, against, leaderboard(recipe), scores))
-    accuracy = [c.label for c in columns if c.unit == "percent" and not c.lower_is_better and c.label in by_label]
+    accuracy = [c.label for c in columns if c.is_accuracy and c.label in by_label]
     present = [label for label in accuracy if tasks[label] is not None]
     mean = delta(against, average_difference(row, against, [by_label[label] for label in present], scores)) if present else None
     missing = tuple(label for label in accuracy if label not in present)

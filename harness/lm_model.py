@@ -10,10 +10,10 @@ The work on a list of requests is cut into units, which are answered in this pro
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
@@ -58,6 +58,7 @@ NEUTRAL: dict[str, Any] = {
 }  # fmt: skip
 """Settings of a generation_config that change greedy decoding, at the values (or None) that do not."""
 
+T = TypeVar("T")
 TokenRequest = tuple[tuple[str, str], list[int], list[int]]
 """(context and continuation as text, context ids, continuation ids), as lm-eval makes them."""
 
@@ -165,7 +166,8 @@ class SharedPromptLM(HFLM):  # type: ignore[misc]
             for number in numbers:
                 yield number, self.answer_unit(units[number])
             return
-        shards = [Shard(first, [(n, units[n]) for n in part]) for first, part in enumerate(_shards(units, numbers))]
+        parts = _runs(numbers, lambda n: units[n].size, SHARD_REQUESTS)
+        shards = [Shard(first, [(n, units[n]) for n in part]) for first, part in enumerate(parts)]
         for shard in self._replicas.answer(shards):
             for line in shard.lines:
                 yield line["unit"], line["answers"]
@@ -216,7 +218,7 @@ class SharedPromptLM(HFLM):  # type: ignore[misc]
         longest = max(map(len, prompts)) + settings.max_new_tokens
         size = max(1, min(size, CACHE_BYTES[self._kind] // (longest * cache_bytes(self.model))))
         units = []
-        for some in _batches(rows, size):
+        for some in _runs(rows, lambda row: len(row.paths), size):
             of_unit = {i: prompts[i] for row in some for i in row.paths}
             units.append(Unit(len(of_unit), "_decode_rows", (some, of_unit, settings)))
         answers = self._answered("text", [prompts, settings], units)
@@ -276,25 +278,15 @@ def open_replica(checkpoint: Path, precision: str, device: str, batch: int, seed
     return lambda items: [{"unit": number, "answers": lm.answer_unit(unit)} for number, unit in items]
 
 
-def _shards(units: Sequence[Unit], numbers: Sequence[int]) -> Iterator[list[int]]:
-    """Consecutive numbers whose units answer `SHARD_REQUESTS` together (more where one does)."""
-    shard: list[int] = []
-    for number in numbers:
-        shard.append(number)
-        if sum(units[n].size for n in shard) >= SHARD_REQUESTS:
-            yield shard
-            shard = []
-    if shard:
-        yield shard
-
-
-def _batches(rows: Sequence[Row], size: int) -> Iterator[list[Row]]:
-    """Consecutive rows that hold at most `size` prompts together (more where one row does)."""
-    unit: list[Row] = []
-    for row in rows:
-        if unit and sum(len(one.paths) for one in (*unit, row)) > size:
-            yield unit
-            unit = []
-        unit.append(row)
-    if unit:
-        yield unit
+def _runs(items: Sequence[T], size_of: Callable[[T], int], limit: int) -> Iterator[list[T]]:
+    """Consecutive items whose sizes are at most `limit` together (more where one alone is)."""
+    run: list[T] = []
+    size = 0
+    for item in items:
+        if run and size + size_of(item) > limit:
+            yield run
+            run, size = [], 0
+        run.append(item)
+        size += size_of(item)
+    if run:
+        yield run

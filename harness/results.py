@@ -29,6 +29,11 @@ class Column(Strict):
     limit: int | None
     n: int | None
 
+    @property
+    def is_accuracy(self) -> bool:
+        """Whether it counts in the mean over tasks: in percent, more is better."""
+        return self.unit == "percent" and not self.lower_is_better
+
 
 class Delta(Strict):
     """`row - against`, paired over `n` questions, with its 95 % interval. `p` is two-sided; `p_holm` corrects it for the table's size."""

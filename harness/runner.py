@@ -97,8 +97,7 @@ def run_stage(directory: Path) -> None:
     root = directory
     for _ in Path(stage.path).parts:
         root = root.parent
-    if launch.machine.num_threads is not None:
-        os.environ["OMP_NUM_THREADS"] = str(launch.machine.num_threads)  # read when torch is imported
+    os.environ.update(_threads(launch.machine))
     module = importlib.import_module(f"harness.{stage.kind}")
     module.run(stage.spec, {role: root / path for role, path in stage.inputs.items()}, directory, launch.machine)
 
@@ -219,9 +218,13 @@ def _launch(stage: Stage, run: RunDir, machine: Machine, processes: Processes) -
 
 
 def _env(machine: Machine) -> dict[str, str]:
-    """The stages' environment: the machine's threads (torch reads them when it is imported), and its own variables last."""
-    threads = {} if machine.num_threads is None else {"OMP_NUM_THREADS": str(machine.num_threads)}
-    return {**os.environ, "TQDM_DISABLE": "1", **threads, **machine.env}  # our own progress lines stand in for the libraries' bars
+    """The stages' environment, the machine's own variables last. Our own progress lines stand in for the libraries' bars."""
+    return {**os.environ, "TQDM_DISABLE": "1", **_threads(machine), **machine.env}
+
+
+def _threads(machine: Machine) -> dict[str, str]:
+    """The machine's threads as torch reads them when it is imported."""
+    return {} if machine.num_threads is None else {"OMP_NUM_THREADS": str(machine.num_threads)}
 
 
 def _forks(stage: Stage, machine: Machine, python: str) -> bool:

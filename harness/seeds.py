@@ -65,6 +65,7 @@ def read_run(path: Path) -> Run:
 def seed_table(name: str, summary: str, runs: Mapping[str, Run], layout: Layout, notes: Sequence[str] = ()) -> SeedTable:
     """The table of `runs` ({name: run}), which must have the same rows and columns."""
     found = list(runs.values())
+    comparisons = tuple(_comparisons(found, layout))
     return SeedTable(
         name=name,
         summary=summary,
@@ -76,8 +77,8 @@ def seed_table(name: str, summary: str, runs: Mapping[str, Run], layout: Layout,
             for row in layout.rows
             for column in layout.columns
         ),
-        comparisons=tuple(_comparisons(found, layout)),
-        findings=tuple(_findings(found, layout)),
+        comparisons=comparisons,
+        findings=tuple(_findings(found, layout, comparisons)),
         notes=tuple(notes),
     )
 
@@ -124,33 +125,35 @@ def _spread(row: str, column: str, values: Sequence[float | None], note: str | N
 
 
 def _comparisons(runs: Sequence[Run], layout: Layout) -> Iterator[SeedComparison]:
-    by_label = {source.label: source for source in sources(runs[0].recipe)}
-    accuracy = _accuracy(runs, layout)
+    tasks = _tasks(runs, layout)
+    accuracy = [source for column, source in tasks if column.is_accuracy]
     for row, against in layout.contests:
         if accuracy:
             yield _mean_comparison(runs, row, against, accuracy)
-        for column in layout.columns:
-            if column.label in by_label:
-                yield _task_comparison(runs, row, against, by_label[column.label], column)
+        for column, source in tasks:
+            yield _task_comparison(runs, row, against, source, column)
 
 
-def _accuracy(runs: Sequence[Run], layout: Layout) -> list[Source]:
-    """The accuracy tasks, whose mean is compared."""
+def _tasks(runs: Sequence[Run], layout: Layout) -> list[tuple[Column, Source]]:
+    """The columns that are tasks, and where their scores come from."""
     by_label = {source.label: source for source in sources(runs[0].recipe)}
-    percent = [column.label for column in layout.columns if column.unit == "percent" and not column.lower_is_better]
-    return [by_label[label] for label in percent if label in by_label]
+    return [(column, by_label[column.label]) for column in layout.columns if column.label in by_label]
 
 
-def _findings(runs: Sequence[Run], layout: Layout) -> Iterator[Finding]:
-    """The paper's claims by the interval over seeds; by that of the questions where there is one run."""
-    by_label = {source.label: source for source in sources(runs[0].recipe)}
-    accuracy = _accuracy(runs, layout)
+def _findings(runs: Sequence[Run], layout: Layout, made: Sequence[SeedComparison]) -> Iterator[Finding]:
+    """The paper's claims by the interval over seeds; by that of the questions where there is one run. `made` is not computed again."""
+    tasks = _tasks(runs, layout)
+    by_label = {column.label: source for column, source in tasks}
+    accuracy = [source for column, source in tasks if column.is_accuracy]
+    known = {(one.row, one.against, one.column): one for one in made}
 
     def measure(row: str, against: str, column: Column | None) -> Measured:
         if column is None:
-            one, what = _mean_comparison(runs, row, against, accuracy), f"mean of {len(accuracy)} tasks"
+            one = known.get((row, against, MEAN)) or _mean_comparison(runs, row, against, accuracy)
+            what = f"mean of {len(accuracy)} tasks"
         else:
-            one, what = _task_comparison(runs, row, against, by_label[column.label], column), column.label
+            what = column.label
+            one = known.get((row, against, what)) or _task_comparison(runs, row, against, by_label[what], column)
         decides = one.over_seeds if len(runs) > 1 else one.pooled
         pooled = "" if len(runs) == 1 else f", pooled over questions {delta_text(one.pooled, column)}"
         over = "1 run" if len(runs) == 1 else f"{len(runs)} runs"

@@ -74,13 +74,13 @@ class Processes:
         """Run the stage of `directory` to its end in a process forked from the server; `started` is told its id."""
         self._server = self._server or self._start()
         process, _, lines = self._server
-        try:
-            print(directory.resolve(), file=lines, flush=True)
-            started(int(lines.readline()))
-            code, peak = lines.readline().split()
-        except (ValueError, OSError):  # no answer: the server itself has ended
-            return Ended(process.wait(), 0.0)
-        return Ended(int(code), float(peak))
+        pid = _asked(lines, str(directory.resolve()))
+        if pid:
+            started(int(pid))
+            ended = _said(lines).split()
+            if ended:
+                return Ended(int(ended[0]), float(ended[1]))
+        return Ended(process.wait(), 0.0)  # the server itself has ended
 
     def _start(self) -> tuple[subprocess.Popen[bytes], socket.socket, TextIO]:
         ours, theirs = socket.socketpair()
@@ -88,6 +88,23 @@ class Processes:
             command = [sys.executable, "-m", "harness", SERVE, str(theirs.fileno())]
             process = subprocess.Popen(command, env=self.env, pass_fds=(self.lock, theirs.fileno()))
         return process, ours, ours.makefile("rw", encoding="utf-8")
+
+
+def _asked(lines: TextIO, question: str) -> str:
+    """The server's answer, empty where it has ended."""
+    try:
+        print(question, file=lines, flush=True)
+    except OSError:
+        return ""
+    return _said(lines)
+
+
+def _said(lines: TextIO) -> str:
+    """The server's next line, empty where it has ended."""
+    try:
+        return lines.readline()
+    except OSError:
+        return ""
 
 
 def serve(descriptor: int) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from harness import machine as machines
 from harness import runner
 from harness.artifact import RECIPE_FILE, RunDir, Stage, dump, write_atomic
+from harness.errors import InputError
 from harness.machine import Machine
 from harness.plan import plan
 from harness.results import SeedTable
@@ -32,7 +33,7 @@ def run(sweep: Sweep, out: Path, machine: Machine, announce: Announce) -> SeedTa
     )
     write_atomic(out / SWEEP_FILE, dump(record))
     runs = {recipe.name: RunDir(out / recipe.name) for recipe in sweep.recipes}
-    beside = [RunDir(path.parent) for path in sorted(out.resolve().parent.glob(f"*/{RECIPE_FILE}"))]
+    beside = [*_readable([RunDir(path.parent) for path in sorted(out.resolve().parent.glob(f"*/{RECIPE_FILE}"))], announce)]
     ran = taken = 0
     for number, recipe in enumerate(sweep.recipes, 1):
         own = runs[recipe.name]
@@ -47,6 +48,17 @@ def run(sweep: Sweep, out: Path, machine: Machine, announce: Announce) -> SeedTa
     table = compare_variants(out)
     write_table(out, table)
     return table
+
+
+def _readable(runs: Iterable[RunDir], announce: Announce) -> Iterator[RunDir]:
+    """The runs whose records can be read: what is wrong with a run that is not of the sweep is said, and stops nothing."""
+    for run in runs:
+        try:
+            run.finished()
+        except InputError as error:
+            announce(f"nothing is shared with {run.path.name}: {error}")
+        else:
+            yield run
 
 
 def default_machine(sweep: Sweep) -> Machine:

@@ -78,6 +78,17 @@ def test_a_killed_stage_and_a_killed_server_are_told_apart_from_success(tmp_path
         assert started.fork(directory, lambda pid: None).code == -signal.SIGKILL
 
 
+def test_what_goes_wrong_in_the_runner_is_not_taken_for_the_servers_end(tmp_path: Path) -> None:
+    """An OSError of the runner's own, while the stage runs, reaches the caller; it is not waited out."""
+
+    def fail(pid: int) -> None:
+        raise OSError("the lock file cannot be written")
+
+    run = RunDir(tmp_path)
+    with processes(run) as started, pytest.raises(OSError, match="the lock file cannot be written"):
+        started.fork(begun(run, "prompts"), fail)
+
+
 def test_the_lock_outlives_a_killed_runner_until_its_stage_ends(tmp_path: Path) -> None:
     """When the runner's own descriptors close while a forked stage runs, the run stays held, and is free once that process is gone."""
     run = RunDir(tmp_path)

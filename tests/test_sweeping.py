@@ -54,6 +54,19 @@ def test_no_stage_runs_twice(finished: Finished) -> None:
         assert runner.verify(RunDir(finished.out / recipe.name))[:2] == ([], [])
 
 
+def test_a_damaged_run_beside_the_sweep_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: a run that is no part of the sweep and whose records cannot be read is named, and the sweep makes everything itself."""
+    ran, lines = fake_stages(monkeypatch), list[str]()
+    other = RunDir(tmp_path / "a run")
+    runner.reproduce(small_recipe(), other, CPU, None, quiet)
+    (other.stage_dir("sft/model") / "stage.json").write_text("{")
+    ran.clear()
+    sweeping.run(small_sweep(1), tmp_path / "sweep", CPU, listening(lines))
+    assert len(ran) == sweeping.shared_list(small_sweep(1))[-1]["made"]
+    assert lines[0].startswith("nothing is shared with a run: ")
+    assert "sft/model/stage.json" in lines[0]
+
+
 def test_claims_are_judged_over_seeds(finished: Finished) -> None:
     """Promise: of each claim of the paper a sweep says what the t interval over seeds says of its first variant."""
     by_row = {(one.row, one.against): one for one in finished.table.comparisons if one.column == "mean over tasks"}
