@@ -1,8 +1,9 @@
 """Batched decoding over prompts whose shared prefixes are computed once: `decode` continues a unit of prompts until each has said its stop.
 
 Keys and values of the prefix that all prompts share are kept once (harness/trunk_attention.py); the others of each prompt are laid into
-one buffer with room for the whole answer, flush right, so a step copies nothing that is already there. A prompt that has ended leaves
-the batch as soon as half of the batch has.
+one buffer with some room, so a step copies nothing that is already there. A step reads each prompt's last token and a guess at the next few
+(harness/prompt_lookup.py), and keeps as much of the guess as is drawn anyway: the answers are those of one token a step, in fewer steps. A
+prompt that has ended leaves the batch as soon as half of the batch has.
 """
 
 from __future__ import annotations
@@ -17,11 +18,18 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from harness.prefix_forward import PrefixForward, windowed
-from harness.prefixes import Row, trunks_of
+from harness.prefixes import Row, Trunk, trunks_of
+from harness.prompt_lookup import PromptLookup
 from harness.trunk_attention import IMPLEMENTATION, States
 
+STEP_TOKENS = {"cpu": 32, "cuda": 256}
+"""Tokens of all prompts that a step reads, guesses included: few enough that reading the weights stays a large part of the work."""
+LONGEST_GUESS = 4
+ROOM = 64
+"""Places by which the buffers grow."""
+
 Draw = Callable[[list[int], Tensor], Tensor]
-"""(indices of the prompts, logits (B, V)) -> token ids (B,)."""
+"""(indices of prompts, logits (B, V)) -> token ids (B,). Called once for each token of an answer, in their order."""
 Ends = Callable[[list[int]], bool]
 """Whether the tokens said so far end an answer."""
 
@@ -39,104 +47,120 @@ def greedy(_: list[int], logits: Tensor) -> Tensor:
 @torch.inference_mode()
 def decode(forward: PrefixForward, rows: Sequence[Row], max_new_tokens: int, draw: Draw, ends: Ends) -> dict[int, list[int]]:
     """{index: token ids} of the answers to the prompts in `rows`: each goes on until `ends` says so, for at most `max_new_tokens`."""
-    said: dict[int, list[int]] = {index: [] for row in rows for index in row.paths}
-    batch = _Batch(forward, rows, max_new_tokens)
-    logits = batch.read(rows)
-    with _attention_over(forward.model, batch):
-        _say(batch, logits, said, max_new_tokens, draw, ends)
+    answers = [_Answer(index, _prompt(row, places), max_new_tokens, ends) for row in rows for index, places in row.paths.items()]
+    said = {answer.index: answer.said for answer in answers}
+    batch = _Batch(forward, rows)
+    _say(answers, batch.read(rows)[:, None], [[] for _ in answers], draw)
+    with _decoding_attention(forward.model):
+        while alive := [b for b, answer in enumerate(answers) if not answer.ended]:
+            if 2 * len(alive) <= len(answers):
+                answers = [answers[b] for b in alive]
+                batch.keep(alive)
+            num_guessed = min(LONGEST_GUESS, max(0, STEP_TOKENS[forward.model.device.type] // len(answers) - 1))
+            guesses = [answer.text.guess(num_guessed) for answer in answers]
+            read = [[answer.said[-1], *guess] for answer, guess in zip(answers, guesses, strict=True)]
+            logits = batch.step(read, [len(answer.text.tokens) - 1 for answer in answers])
+            _say(answers, logits, guesses, draw)
     return said
 
 
-def _say(batch: _Batch, logits: Tensor, said: dict[int, list[int]], max_new_tokens: int, draw: Draw, ends: Ends) -> None:
-    """Go on from the first `logits` until every answer in `said` has ended."""
-    order = [*said]
-    alive = {*order}
-    for step in range(1, max_new_tokens + 1):
-        tokens = draw(order, logits)
-        for index, token in zip(order, tokens.tolist(), strict=True):
-            if index in alive:
-                said[index].append(token)
-                if ends(said[index]):
-                    alive.remove(index)
-        if not alive or step == max_new_tokens:
-            break
-        if 2 * len(alive) <= len(order):
-            kept = [b for b, index in enumerate(order) if index in alive]
-            order, tokens = [order[b] for b in kept], tokens[kept]
-            batch.keep(kept)
-        logits = batch.step(tokens)
+def _say(answers: Sequence[_Answer], logits: Tensor, guesses: Sequence[list[int]], draw: Draw) -> None:
+    """Go on with each answer: from logits[:, 0], then from those after a guessed token, logits (B, 1 + G, V), while the guess is drawn."""
+    alive = [b for b, answer in enumerate(answers) if not answer.ended]
+    for place in range(logits.shape[1]):
+        drawn = draw([answers[b].index for b in alive], logits[alive, place]).tolist()
+        for b, token in zip(alive, drawn, strict=True):
+            answers[b].say(token)
+        alive = [b for b, token in zip(alive, drawn, strict=True) if guesses[b][place : place + 1] == [token] and not answers[b].ended]
+        if not alive:
+            return
+
+
+class _Answer:
+    """What is said to one prompt: its tokens so far, alone and after the prompt's."""
+
+    def __init__(self, index: int, prompt: list[int], max_new_tokens: int, ends: Ends) -> None:
+        self.index = index
+        self.text = PromptLookup(prompt)
+        self.said: list[int] = []
+        self.ended = False
+        self._max_new_tokens, self._ends = max_new_tokens, ends
+
+    def say(self, token: int) -> None:
+        self.text.append(token)
+        self.said.append(token)
+        self.ended = self._ends(self.said) or len(self.said) == self._max_new_tokens
 
 
 class _Batch:
-    """The keys and values of a batch of prompts, and the step that reads one token more of each."""
+    """The keys and values of a batch of prompts and their answers, and the step that reads the next tokens of each.
 
-    def __init__(self, forward: PrefixForward, rows: Sequence[Row], max_new_tokens: int) -> None:
+    Those of the trunk that all prompts share lie in `trunk`, the others flush left in buffers: a token's place is its position less
+    `num_shared`. What lies after a prompt's last token is a guess that failed, or another prompt's room: masked, and written over.
+    """
+
+    def __init__(self, forward: PrefixForward, rows: Sequence[Row]) -> None:
         self.forward = forward
-        device = forward.model.device
-        self.num_shared = _num_shared(rows)
-        lengths = [_num_past(row) + len(path) for row in rows for path in row.paths.values()]
-        self.width = max(lengths) - self.num_shared  # places in the buffers, after what is shared
-        self.size = self.width + max_new_tokens
-        self.positions = torch.tensor(lengths, device=device)  # (B,) of the next token
-        self.starts = self.width + self.num_shared - self.positions  # (B,) the first place that is not padding
+        self.shared = _shared_trunk(rows)
+        self.num_shared = self.shared.end if self.shared else 0
         self.trunk: list[States] = []
+        num_rows, width = sum(len(row.paths) for row in rows), max(_own_lengths(rows, self.shared))
         self.cache = DynamicCache()
+        self.cache.layers = [_Buffer(layer.self_attn, num_rows, width) for layer in forward.model.base_model.layers]
 
     def read(self, rows: Sequence[Row]) -> Tensor:
         """Run the prompts and lay their keys and values into the buffers; the logits (B, V) of their first new tokens."""
         last: list[Tensor] = []
         for row in rows:
-            hidden, cache = self.forward.run(row)
-            if not self.cache.layers:
-                self.cache.layers = [_Buffer(layer, len(self.positions), self.width, self.size) for layer in cache.layers]
-                self.trunk = [tuple(x[:, :, : self.num_shared].clone() for x in (one.keys, one.values)) for one in cache.layers]
-            num_past = _num_past(row)
-            for path in row.paths.values():
-                own = [*range(self.num_shared, num_past), *(num_past + place for place in path)]
-                places = torch.tensor(own, device=hidden.device)
-                for buffer, layer in zip(self.cache.layers, cache.layers, strict=True):
-                    buffer.lay(len(last), layer, places)
-                last.append(hidden[path[-1]])
+            if row.trunk is None and len(row.paths) == 1:
+                straight = DynamicCache()
+                straight.layers = [_Straight(buffer, len(last)) for buffer in self.cache.layers]
+                hidden, _ = self.forward.run(row, straight)
+            else:
+                hidden, cache = self.forward.run(row)
+                self._lay(row, cache, len(last))
+            last += [hidden[path[-1]] for path in row.paths.values()]
+        if self.shared:
+            self.trunk = [(layer.keys, layer.values) for layer in self.forward.cache_of(self.shared).layers]
         return self.forward.head(torch.stack(last)).float()  # type: ignore[no-any-return]
+
+    def _lay(self, row: Row, cache: DynamicCache, first: int) -> None:
+        """Copy each prompt's own keys and values out of the cache of its row, to the buffers' rows from `first` on."""
+        num_past = _num_past(row)
+        for number, path in enumerate(row.paths.values(), first):
+            own = [*range(self.num_shared, num_past), *(num_past + place for place in path)]
+            places = torch.tensor(own, device=cache.layers[0].keys.device)
+            for buffer, layer in zip(self.cache.layers, cache.layers, strict=True):
+                buffer.lay(number, layer.keys.index_select(2, places), layer.values.index_select(2, places))
 
     def keep(self, rows: list[int]) -> None:
         """Drop all rows but these."""
-        kept = torch.tensor(rows, device=self.positions.device)
-        self.positions, self.starts = self.positions[kept], self.starts[kept]
-        for layer in self.cache.layers:
-            layer.keep(kept)
+        for buffer in self.cache.layers:
+            buffer.keep(rows)
 
-    def step(self, tokens: Tensor) -> Tensor:
-        """Logits (B, V) after one more token (B,) of each row."""
+    def step(self, tokens: list[list[int]], starts: list[int]) -> Tensor:
+        """Logits (B, T, V) after each of T tokens more in each row, the first of them at the positions `starts`."""
         model = self.forward.model
-        self.width += 1
-        places = torch.arange(self.width, device=tokens.device)
-        seen = (places >= self.starts[:, None])[:, None, None]  # (B, 1, 1, width)
-        distance = (self.width - 1 - places).expand(len(tokens), -1)
-        more: dict[str, Any] = {}
-        if self.num_shared:
-            shared = torch.arange(self.num_shared, device=tokens.device)
-            seen = torch.nn.functional.pad(seen, (self.num_shared, 0), value=True)
-            distance = torch.cat([self.positions[:, None] - shared, distance], dim=1)
-            more["trunk"] = self.trunk
+        read = torch.tensor(tokens, device=model.device)  # (B, T)
+        positions = torch.tensor(starts, device=model.device)[:, None] + torch.arange(read.shape[1], device=model.device)
+        end = max(starts) + read.shape[1]
+        for buffer in self.cache.layers:
+            buffer.make_room(positions - self.num_shared, end - self.num_shared)
+        distance = (positions[:, :, None] - torch.arange(end, device=model.device))[:, None]  # (B, 1, T, end)
         hidden = model.base_model(
-            input_ids=tokens[:, None],
-            position_ids=self.positions[:, None],
-            attention_mask=windowed(model.config, seen, distance[:, None, None]),
+            input_ids=read,
+            position_ids=positions,
+            attention_mask=windowed(model.config, distance >= 0, distance),
             past_key_values=self.cache,
             use_cache=True,
-            **more,
-        ).last_hidden_state  # (B, 1, D)
-        self.positions = self.positions + 1
-        return self.forward.head(hidden[:, 0]).float()  # type: ignore[no-any-return]
+            trunk=self.trunk,
+        ).last_hidden_state  # (B, T, D)
+        return self.forward.head(hidden).float()  # type: ignore[no-any-return]
 
 
 @contextmanager
-def _attention_over(model: PreTrainedModel, batch: _Batch) -> Iterator[None]:
-    """The model's attention while it decodes `batch`: its own where the prompts share nothing."""
-    if not batch.num_shared:
-        yield
-        return
+def _decoding_attention(model: PreTrainedModel) -> Iterator[None]:
+    """The model attends as harness/trunk_attention.py does."""
     own = model.config._attn_implementation
     model.set_attn_implementation(IMPLEMENTATION)
     try:
@@ -146,55 +170,81 @@ def _attention_over(model: PreTrainedModel, batch: _Batch) -> Iterator[None]:
 
 
 class _Buffer(DynamicLayer):  # type: ignore[misc]
-    """A layer's keys and values (B, heads, size, D) with room for the whole answer; prompts lie flush right before `width`.
+    """A layer's keys and values (B, heads, room, D). The room grows with the answers, by `ROOM` places at a time."""
 
-    What is beyond `width` is never read before it is written, and takes no memory before that: most answers end long before the room does.
-    """
-
-    def __init__(self, like: DynamicLayer, num_rows: int, width: int, size: int) -> None:
+    def __init__(self, attention: Any, num_rows: int, width: int) -> None:
         super().__init__()
-        self.width = width
-        _, heads, _, depth = like.keys.shape
-        self.buffers = [like.keys.new_empty(num_rows, heads, size, depth) for _ in range(2)]
-        for buffer in self.buffers:
-            buffer[:, :, :width] = 0.0  # padding is masked, but NaN would not be
+        self.places = torch.empty(0)
+        self.end = width
+        depth = attention.head_dim
+        heads = attention.k_proj.out_features // depth
+        shape = num_rows, heads, width + ROOM, depth
+        self.buffers = [attention.k_proj.weight.new_zeros(shape) for _ in range(2)]  # what is masked may be anything but NaN
         self.is_initialized = True
 
-    def lay(self, row: int, layer: DynamicLayer, places: Tensor) -> None:
-        """Copy these places of a layer's keys and values (1, heads, T, D) before `width`."""
-        for buffer, states in zip(self.buffers, (layer.keys, layer.values), strict=True):
-            buffer[row, :, self.width - len(places) : self.width] = states[0].index_select(1, places)
+    def lay(self, row: int, keys: Tensor, values: Tensor) -> None:
+        """Copy keys and values (1, heads, T, D) to the beginning of a row."""
+        for buffer, states in zip(self.buffers, (keys, values), strict=True):
+            buffer[row, :, : states.shape[2]] = states[0]
+
+    def make_room(self, places: Tensor, end: int) -> None:
+        """The next tokens go to `places` (B, T); `end` is after the last."""
+        self.places, self.end = places, end
+        for i, buffer in enumerate(self.buffers):
+            if end > buffer.shape[2]:
+                self.buffers[i] = torch.nn.functional.pad(buffer, (0, 0, 0, end + ROOM - buffer.shape[2]))
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """The keys and values up to and including the new token's."""
+        """The keys and values up to and including those of the new tokens."""
+        rows = torch.arange(len(self.places), device=self.places.device)[:, None]
         for buffer, new in zip(self.buffers, (key_states, value_states), strict=True):
-            buffer[:, :, self.width] = new[:, :, 0]
-        self.width += 1
-        keys, values = (buffer[:, :, : self.width] for buffer in self.buffers)
+            buffer[rows, :, self.places] = new.transpose(1, 2)
+        keys, values = (buffer[:, :, : self.end] for buffer in self.buffers)
         return keys, values
 
     def get_seq_length(self) -> int:
         """Places in use."""
-        return self.width
+        return self.end
 
-    def keep(self, rows: Tensor) -> None:
+    def keep(self, rows: list[int]) -> None:
         """Drop all rows but these."""
-        for i, buffer in enumerate(self.buffers):
-            self.buffers[i] = buffer.new_empty(len(rows), *buffer.shape[1:])
-            self.buffers[i][:, :, : self.width] = buffer[:, :, : self.width].index_select(0, rows)
+        self.buffers = [buffer[rows] for buffer in self.buffers]
 
 
-def _num_shared(rows: Sequence[Row]) -> int:
-    """Tokens of the trunks that all rows have in common; 0 for a single prompt, which shares with nobody."""
-    if sum(len(row.paths) for row in rows) == 1:
-        return 0
-    chains = [[*trunks_of(row)][::-1] for row in rows]
-    end = 0
-    for trunks in zip(*chains, strict=False):
-        if any(trunk is not trunks[0] for trunk in trunks):
-            break
-        end = trunks[0].end
-    return end
+class _Straight(DynamicLayer):  # type: ignore[misc]
+    """A layer's cache while a prompt that shares nothing is read: its keys and values go straight to their row of the buffer."""
+
+    def __init__(self, buffer: _Buffer, row: int) -> None:
+        super().__init__()
+        self.buffer, self.row = buffer, row
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """All there is: what was given."""
+        self.buffer.lay(self.row, key_states, value_states)
+        return key_states, value_states
+
+
+def buffer_bytes(model: PreTrainedModel, rows: Sequence[Row]) -> int:
+    """Bytes of the keys and values that decoding these rows together begins with, beside those of the trunk they share."""
+    lengths = _own_lengths(rows, _shared_trunk(rows))
+    return len(lengths) * max(lengths) * cache_bytes(model)
+
+
+def _prompt(row: Row, places: Sequence[int]) -> list[int]:
+    """The tokens of the prompt at these places of a row, those of the trunks above it first."""
+    above = [token for trunk in [*trunks_of(row)][::-1] for token in trunk.tokens]
+    return above + [row.tokens[place] for place in places]
+
+
+def _own_lengths(rows: Sequence[Row], shared: Trunk | None) -> list[int]:
+    """How many tokens each prompt has after the shared trunk."""
+    return [_num_past(row) + len(path) - (shared.end if shared else 0) for row in rows for path in row.paths.values()]
+
+
+def _shared_trunk(rows: Sequence[Row]) -> Trunk | None:
+    """The innermost trunk that is above all rows."""
+    above = [{id(trunk) for trunk in trunks_of(row)} for row in rows[1:]]
+    return next((trunk for trunk in trunks_of(rows[0]) if all(id(trunk) in some for some in above)), None)
 
 
 def _num_past(row: Row) -> int:

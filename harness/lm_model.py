@@ -23,7 +23,7 @@ from transformers import LogitsProcessorList
 
 from harness.answers import Answers, hash_checkpoint, identity
 from harness.artifact import canonical
-from harness.decoding import Draw, Ends, cache_bytes, decode, greedy
+from harness.decoding import Draw, Ends, buffer_bytes, decode, greedy
 from harness.errors import InputError
 from harness.machine import Machine
 from harness.prefix_forward import PrefixForward, is_supported
@@ -37,8 +37,8 @@ ROW_TOKENS = {"cpu": 256, "cuda": 4096}
 """Tokens of one forward pass where prompts are short: enough to be bound by arithmetic, few enough that the mask stays small."""
 DECODED_ROWS = 4
 """Questions decoded together, for each the machine scores together: a decoding step is bound by reading the weights."""
-CACHE_BYTES = {"cpu": 2**30, "cuda": 2**34}
-"""Keys and values of the questions decoded together; the trunks above them are one path of the tree and come on top."""
+BUFFER_BYTES = {"cpu": 2**24, "cuda": 2**30}
+"""Keys and values of the questions decoded together, likewise for each; those of the trunk they share come on top."""
 STOP_MARGIN = 2
 """A stop string is looked for in as many last tokens as it has, and these more, as lm-eval does."""
 SHARD_REQUESTS = 32
@@ -72,11 +72,15 @@ class Settings(NamedTuple):
 
 
 class Unit(NamedTuple):
-    """A piece of work: how many requests it answers, and the method of `SharedPromptLM` that does, with its arguments (plain values)."""
+    """A piece of work: the numbers of the requests it answers, and the method of `SharedPromptLM` that does, with its arguments."""
 
-    size: int
+    requests: tuple[int, ...]
     method: str
     arguments: tuple[Any, ...]
+
+    @property
+    def size(self) -> int:
+        return len(self.requests)
 
 
 class SharedPromptLM(HFLM):  # type: ignore[misc]
@@ -119,7 +123,7 @@ class SharedPromptLM(HFLM):  # type: ignore[misc]
             return self._plain(requests)
         sequences = [self._sequence(context, continuation) for _, context, continuation in requests]
         rows = layout(sequences, self.row_tokens)
-        units = [Unit(len(row.paths), "_score_row", (row, {i: sequences[i] for i in row.paths})) for row in rows]
+        units = [Unit((*row.paths,), "_score_row", (row, {i: sequences[i] for i in row.paths})) for row in rows]
         answers = self._answered("rows", sequences, units)
         return [(answers[i][0], answers[i][1]) for i in range(len(requests))]
 
@@ -135,7 +139,7 @@ class SharedPromptLM(HFLM):  # type: ignore[misc]
         order = sorted(range(len(requests)), key=lambda i: -len(requests[i][1]) - len(requests[i][2]))
         size = 16 * int(self.batch_size)
         parts = [order[start : start + size] for start in range(0, len(order), size)]
-        units = [Unit(len(part), "_score_plainly", ({i: requests[i] for i in part},)) for part in parts]
+        units = [Unit((*part,), "_score_plainly", ({i: requests[i] for i in part},)) for part in parts]
         tokens = [[context, continuation] for _, context, continuation in requests]
         answers = self._answered("plain", tokens, units)
         return [(answers[i][0], answers[i][1]) for i in range(len(requests))]
@@ -146,7 +150,8 @@ class SharedPromptLM(HFLM):  # type: ignore[misc]
 
     def _answered(self, way: str, requests: Iterable[Any], units: Sequence[Unit]) -> dict[int, Any]:
         """{request: answer} over all units: those on disk as they are, the others by asking."""
-        kept = Answers(self._workspace, identity([*self._identity, way, *requests])) if self._workspace else None
+        asked = [*self._identity, way, *requests, *(unit.requests for unit in units)]
+        kept = Answers(self._workspace, identity(asked)) if self._workspace else None
         found = {number: kept.get(number) if kept is not None else None for number in range(len(units))}
         missing = [number for number, some in found.items() if some is None]
         total = sum(units[number].size for number in missing)
@@ -166,7 +171,7 @@ class SharedPromptLM(HFLM):  # type: ignore[misc]
             for number in numbers:
                 yield number, self.answer_unit(units[number])
             return
-        parts = _runs(numbers, lambda n: units[n].size, SHARD_REQUESTS)
+        parts = _runs(numbers, lambda part: sum(units[n].size for n in part) <= SHARD_REQUESTS)
         shards = [Shard(first, [(n, units[n]) for n in part]) for first, part in enumerate(parts)]
         for shard in self._replicas.answer(shards):
             for line in shard.lines:
@@ -214,15 +219,16 @@ class SharedPromptLM(HFLM):  # type: ignore[misc]
             raise InputError(f"{settings.max_new_tokens} tokens are asked for, the model holds {self.max_length}; lower max_new_tokens")
         prompts = [self.tok_batch_encode([request.args[0]], left_truncate_len=room)[0][0].tolist() for request in requests]
         rows = layout([Scored((*prompt, -1), len(prompt)) for prompt in prompts], self.row_tokens)
-        size = DECODED_ROWS * int(self.batch_size)
-        longest = max(map(len, prompts)) + settings.max_new_tokens
-        size = max(1, min(size, CACHE_BYTES[self._kind] // (longest * cache_bytes(self.model))))
         units = []
-        for some in _runs(rows, lambda row: len(row.paths), size):
+        for some in _runs(rows, self._decoded_together):
             of_unit = {i: prompts[i] for row in some for i in row.paths}
-            units.append(Unit(len(of_unit), "_decode_rows", (some, of_unit, settings)))
+            units.append(Unit((*of_unit,), "_decode_rows", (some, of_unit, settings)))
         answers = self._answered("text", [prompts, settings], units)
         return [answers[i] for i in range(len(requests))]
+
+    def _decoded_together(self, rows: list[Row]) -> bool:
+        fits = buffer_bytes(self.model, rows) <= BUFFER_BYTES[self._kind] * int(self.batch_size)
+        return fits and sum(len(row.paths) for row in rows) <= DECODED_ROWS * int(self.batch_size)
 
     def _decode_rows(self, rows: list[Row], prompts: dict[int, list[int]], settings: Settings) -> dict[int, Any]:
         draw = self._draw(prompts, settings.temperature)
@@ -254,7 +260,7 @@ class SharedPromptLM(HFLM):  # type: ignore[misc]
         order = sorted(range(len(requests)), key=lambda i: -len(requests[i].args[0]))
         size = int(self.batch_size)
         parts = [order[start : start + size] for start in range(0, len(order), size)]
-        units = [Unit(len(part), "_generate_plainly", ({i: requests[i] for i in part},)) for part in parts]
+        units = [Unit((*part,), "_generate_plainly", ({i: requests[i] for i in part},)) for part in parts]
         answers = self._answered("text", [request.args for request in requests], units)
         return [answers[i] for i in range(len(requests))]
 
@@ -278,15 +284,13 @@ def open_replica(checkpoint: Path, precision: str, device: str, batch: int, seed
     return lambda items: [{"unit": number, "answers": lm.answer_unit(unit)} for number, unit in items]
 
 
-def _runs(items: Sequence[T], size_of: Callable[[T], int], limit: int) -> Iterator[list[T]]:
-    """Consecutive items whose sizes are at most `limit` together (more where one alone is)."""
+def _runs(items: Iterable[T], fit: Callable[[list[T]], bool]) -> Iterator[list[T]]:
+    """Runs of consecutive items, each as long as they `fit` together; an item that does not fit is alone."""
     run: list[T] = []
-    size = 0
     for item in items:
-        if run and size + size_of(item) > limit:
+        if run and not fit([*run, item]):
             yield run
-            run, size = [], 0
+            run = []
         run.append(item)
-        size += size_of(item)
     if run:
         yield run

@@ -74,30 +74,31 @@ class PrefixForward:
         return logps.tolist(), (logits.argmax(dim=1)[rows] == tokens).tolist()
 
     @torch.inference_mode()
-    def run(self, row: Row) -> tuple[Tensor, DynamicCache]:
-        """The hidden states (T, D) of a row's tokens, and the cache of its trunk and itself, one batch row."""
-        past = self._cache_of(row.trunk)
-        mask = None if past is None and row.is_chain else self._mask(row)
-        return self._forward(row.tokens, row.positions, mask, past)
+    def run(self, row: Row, into: DynamicCache | None = None) -> tuple[Tensor, DynamicCache]:
+        """The hidden states (T, D) of a row's tokens, and the cache of its trunk and itself, one batch row.
 
-    def _cache_of(self, trunk: Trunk | None) -> DynamicCache | None:
-        if trunk is None:
+        A row without a trunk may bring the empty cache that its keys and values go into.
+        """
+        if row.trunk is None:
             self._caches.clear()
-            return None
+            mask = None if row.is_chain else self._mask(row)
+            return self._forward(row.tokens, row.positions, mask, DynamicCache() if into is None else into)
+        return self._forward(row.tokens, row.positions, self._mask(row), resumed(self.cache_of(row.trunk)))
+
+    def cache_of(self, trunk: Trunk) -> DynamicCache:
+        """The cache of a trunk and those above it; of other trunks only those above these stay in memory."""
         if id(trunk) not in self._caches:
             above = {id(one) for one in trunks_of(Row(trunk.parent))}
             self._caches = {key: kept for key, kept in self._caches.items() if key in above}
-            past = self._cache_of(trunk.parent)
             row = Row(trunk.parent, trunk.tokens, [*range(trunk.start, trunk.end)], [0] * len(trunk.tokens), [0] * len(trunk.tokens))
-            _, cache = self._forward(row.tokens, row.positions, self._mask(row) if past is not None else None, past)
+            _, cache = self.run(row)
             self._caches[id(trunk)] = trunk, cache
         return self._caches[id(trunk)][1]
 
     def _forward(
-        self, tokens: list[int], positions: list[int], mask: Tensor | Mapping[str, Tensor] | None, past: DynamicCache | None
+        self, tokens: list[int], positions: list[int], mask: Tensor | Mapping[str, Tensor] | None, cache: DynamicCache
     ) -> tuple[Tensor, DynamicCache]:
         device = self.model.device
-        cache = resumed(past) if past is not None else DynamicCache()
         hidden = self.model.base_model(
             input_ids=torch.tensor([tokens], device=device),
             position_ids=torch.tensor([positions], device=device),

@@ -20,7 +20,7 @@ from typing import NamedTuple
 MIN_TRUNK = 16
 """A shared prefix shorter than this is computed again with each row."""
 LONG_TRUNK = 256
-"""A prefix this long becomes a trunk of its own even above a single row: its attention then needs no mask."""
+"""A prefix this long becomes a trunk of its own even above a single row, and so long a sequence a row of its own: that needs no mask."""
 
 
 class Scored(NamedTuple):
@@ -134,8 +134,7 @@ def _measure(node: _Node, inputs: Sequence[tuple[tuple[int, ...], int]]) -> None
 def _place(node: _Node, trunk: Trunk | None, rows: list[Row], row_tokens: int) -> None:
     """Add `node` and all below to the rows over `trunk`, or make its tokens a trunk, or its children branches of their own."""
     shared = min(node.end, node.scored_from) - node.start
-    branches = bool(node.children) or shared < len(node.tokens)
-    if branches and shared >= (LONG_TRUNK if node.size <= row_tokens else MIN_TRUNK):
+    if node.children and shared >= (LONG_TRUNK if node.size <= row_tokens else MIN_TRUNK):
         inner = Trunk([*node.tokens[:shared]], node.start, trunk)
         if shared < len(node.tokens):
             _split(node, shared)
@@ -144,9 +143,12 @@ def _place(node: _Node, trunk: Trunk | None, rows: list[Row], row_tokens: int) -
             _place(child, inner, rows, row_tokens)
         rows.append(Row(trunk))
     elif node.size <= row_tokens or not node.children or node.ending:
-        if not rows or rows[-1].trunk is not trunk or len(rows[-1].tokens) + node.size > row_tokens:
+        alone = trunk is None and not node.children and node.size >= LONG_TRUNK
+        if alone or not rows or rows[-1].trunk is not trunk or len(rows[-1].tokens) + node.size > row_tokens:
             rows.append(Row(trunk))
         _append(node, rows[-1], [])
+        if alone:
+            rows.append(Row(trunk))
     else:
         for child in node.children:
             longer = _Node(node.tokens + child.tokens, node.start, child.children, child.ending, child.size + len(node.tokens))

@@ -33,7 +33,7 @@ LAYERS = [
     {"decoding", "flops", "gains", "python_file", "references", "results"},
     {"lock", "logps", "pages", "paper", "prefix_forward", "statistics", "strict"},
     {
-        "errors", "grid", "paper_claims", "prefixes", "progress", "provenance", "resampling", "seeded_noise",
+        "errors", "grid", "paper_claims", "prefixes", "progress", "prompt_lookup", "provenance", "resampling", "seeded_noise",
         "shared_attention", "stage_process", "trunk_attention", "untrusted", "vllm_traps",
     },
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +13,12 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from transformers import GenerationConfig
 
+from harness import lm_model
+from harness.decoding import cache_bytes, decode
 from harness.errors import InputError
 from harness.lm_model import SharedPromptLM
+from harness.prefix_forward import PrefixForward
+from harness.prefixes import Row
 from harness.seeded_noise import SeededNoise
 from tests.checkpoints import MACHINE
 from tests.tiny_checkpoints import byte_checkpoint, gpt2_checkpoint
@@ -104,6 +109,45 @@ def test_answers_are_never_served_to_another_model_or_seed(checkpoint: Path, tmp
         lm.loglikelihood(requests)
         asked.append(lm.asked)
     assert asked == [2, 2, 2, 0]
+
+
+def test_answers_of_another_grouping_are_asked_again(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers are kept by the unit: where the units are cut otherwise, none is taken for another's."""
+    monkeypatch.setitem(lm_model.ROW_TOKENS, "cpu", 30)
+    settings = {"until": ["e"], "max_gen_toks": 6, "do_sample": False}
+    requests = _requests("generate_until", [(f"{i} is a question of some length:", settings) for i in range(9)])
+    asked = []
+    for rows in (4, 2, 4):
+        monkeypatch.setattr(lm_model, "DECODED_ROWS", rows)
+        lm = SharedPromptLM(checkpoint, "fp32", "cpu", 1, seed=0, workspace=tmp_path)
+        lm.generate_until(requests)
+        asked.append(lm.asked)
+    assert asked == [9, 9, 0]
+
+
+def test_questions_are_decoded_together_as_far_as_memory_is_granted(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One by one where a second would not fit; what they share is not counted; a larger batch takes more."""
+    sizes: list[int] = []
+
+    def counted(forward: PrefixForward, rows: list[Row], *rest: Any) -> dict[int, list[int]]:
+        sizes.append(sum(len(row.paths) for row in rows))
+        return decode(forward, rows, *rest)
+
+    monkeypatch.setattr(lm_model, "decode", counted)
+    monkeypatch.setitem(lm_model.ROW_TOKENS, "cpu", 30)
+    monkeypatch.setitem(lm_model.BUFFER_BYTES, "cpu", 0)
+    settings = {"until": ["e"], "max_gen_toks": 2, "do_sample": False}
+    requests = _requests("generate_until", [(f"{i} is a question of some length:", settings) for i in range(5)])
+    alone = SharedPromptLM(checkpoint, "fp32", "cpu", 1, seed=0)
+    found = [alone.generate_until(requests)]
+    assert sizes == [1] * 5
+    own = max(len(alone.tok_encode(request.args[0])) for request in requests)
+    monkeypatch.setitem(lm_model.BUFFER_BYTES, "cpu", own * cache_bytes(alone.model))
+    for batch, expected in ((2, [2, 2, 1]), (3, [3, 2])):
+        sizes.clear()
+        found.append(SharedPromptLM(checkpoint, "fp32", "cpu", batch, seed=0).generate_until(requests))
+        assert sizes == expected
+    assert found[0] == found[1] == found[2]
 
 
 def test_an_unknown_family_takes_the_plain_path(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from harness.prefixes import Row, Scored, layout, trunks_of
+from harness.prefixes import LONG_TRUNK, Row, Scored, layout, trunks_of
 
 
 def some_sequences(seed: int) -> list[Scored]:
@@ -49,6 +49,16 @@ def test_a_preamble_of_many_rows_is_computed_once() -> None:
     assert len({id(trunk) for row in rows for trunk in trunks_of(row)}) == 1
     assert sum(len(row.tokens) for row in rows) == 40
     assert all(len(row.tokens) <= 10 for row in rows)
+
+
+def test_a_long_sequence_that_shares_nothing_is_a_row_of_its_own() -> None:
+    """However much a row may hold: its attention needs no mask then. Short ones that share nothing are packed."""
+    lengths = [LONG_TRUNK, 5, LONG_TRUNK + 9, 7]
+    rows = layout([Scored((first, *range(10, 10 + length)), length) for first, length in enumerate(lengths)], 10_000)
+    assert sorted([*row.paths] for row in rows) == [[0], [1], [2], [3]]
+    assert all(row.is_chain and row.trunk is None for row in rows)
+    packed = layout([Scored((first, *range(10, 10 + length)), length) for first, length in enumerate(lengths[1::2])], 10_000)
+    assert [[*row.paths] for row in packed] == [[0, 1]]
 
 
 def test_endings_of_one_question_share_its_row() -> None:
