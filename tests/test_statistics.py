@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from harness.resampling import sign_flip_p
+from harness.resampling import NUM_RESAMPLES, sign_flip_p
 from harness.statistics import (
     Estimate,
     bonett_price,
@@ -68,6 +68,16 @@ def test_sign_flips_by_hand() -> None:
 def test_sign_flips_of_accuracies_are_mcnemar() -> None:
     """On 0/100 scores the permutation test and exact McNemar are one test: 7 gained, 1 lost."""
     assert sign_flip_p(np.array([100.0] * 7 + [-100.0] + [0.0] * 4)) == pytest.approx(mcnemar(7, 1))
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(30, 18), (25, 25), (60, 0)])
+def test_drawn_sign_flips_are_mcnemar_as_far_as_draws_go(gained: int, lost: int) -> None:
+    """Too many questions to go through all flips: within four standard errors of the exact p, the same each time, never 0, never above 1."""
+    totals = np.array([100.0] * gained + [-100.0] * lost + [0.0] * 12)
+    p, exact = sign_flip_p(totals), mcnemar(gained, lost)
+    assert abs(p - exact) <= 4 * math.sqrt(2 * exact / NUM_RESAMPLES) + 2 / (NUM_RESAMPLES + 1)
+    assert p == sign_flip_p(totals)
+    assert 2 / (NUM_RESAMPLES + 1) <= p <= 1.0
 
 
 def test_bootstrap_keeps_the_turns_of_a_question_together() -> None:
