@@ -72,7 +72,7 @@ def test_sign_flips_of_accuracies_are_mcnemar() -> None:
 
 @pytest.mark.parametrize(("gained", "lost"), [(30, 18), (25, 25), (60, 0)])
 def test_drawn_sign_flips_are_mcnemar_as_far_as_draws_go(gained: int, lost: int) -> None:
-    """Too many questions to go through all flips: within four standard errors of the exact p, the same each time, never 0, never above 1."""
+    """Too many questions for all flips: within four standard errors of the exact p, the same each time, never 0, never above 1."""
     totals = np.array([100.0] * gained + [-100.0] * lost + [0.0] * 12)
     p, exact = sign_flip_p(totals), mcnemar(gained, lost)
     assert abs(p - exact) <= 4 * math.sqrt(2 * exact / NUM_RESAMPLES) + 2 / (NUM_RESAMPLES + 1)
