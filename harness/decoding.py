@@ -18,7 +18,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from harness.prefix_forward import PrefixForward, windowed
-from harness.prefixes import Row, Trunk, trunks_of
+from harness.prefixes import Row, Trunk, end_of, trunks_of
 from harness.prompt_lookup import PromptLookup
 from harness.trunk_attention import IMPLEMENTATION, States
 
@@ -104,7 +104,7 @@ class _Batch:
     def __init__(self, forward: PrefixForward, rows: Sequence[Row]) -> None:
         self.forward = forward
         self.shared = _shared_trunk(rows)
-        self.num_shared = self.shared.end if self.shared else 0
+        self.num_shared = end_of(self.shared)
         self.trunk: list[States] = []
         num_rows, width = sum(len(row.paths) for row in rows), max(_own_lengths(rows, self.shared))
         self.cache = DynamicCache()
@@ -128,7 +128,7 @@ class _Batch:
 
     def _lay(self, row: Row, cache: DynamicCache, first: int) -> None:
         """Copy each prompt's own keys and values out of the cache of its row, to the buffers' rows from `first` on."""
-        num_past = _num_past(row)
+        num_past = end_of(row.trunk)
         for number, path in enumerate(row.paths.values(), first):
             own = [*range(self.num_shared, num_past), *(num_past + place for place in path)]
             places = torch.tensor(own, device=cache.layers[0].keys.device)
@@ -145,9 +145,9 @@ class _Batch:
         model = self.forward.model
         read = torch.tensor(tokens, device=model.device)  # (B, T)
         positions = torch.tensor(starts, device=model.device)[:, None] + torch.arange(read.shape[1], device=model.device)
-        end = max(starts) + read.shape[1]
+        places, end = positions - self.num_shared, max(starts) + read.shape[1]
         for buffer in self.cache.layers:
-            buffer.make_room(positions - self.num_shared, end - self.num_shared)
+            buffer.make_room(places, end - self.num_shared)
         distance = (positions[:, :, None] - torch.arange(end, device=model.device))[:, None]  # (B, 1, T, end)
         hidden = model.base_model(
             input_ids=read,
@@ -240,14 +240,10 @@ def _prompt(row: Row, places: Sequence[int]) -> list[int]:
 
 def _own_lengths(rows: Sequence[Row], shared: Trunk | None) -> list[int]:
     """How many tokens each prompt has after the shared trunk."""
-    return [_num_past(row) + len(path) - (shared.end if shared else 0) for row in rows for path in row.paths.values()]
+    return [end_of(row.trunk) + len(path) - end_of(shared) for row in rows for path in row.paths.values()]
 
 
 def _shared_trunk(rows: Sequence[Row]) -> Trunk | None:
     """The innermost trunk that is above all rows."""
     above = [{id(trunk) for trunk in trunks_of(row)} for row in rows[1:]]
     return next((trunk for trunk in trunks_of(rows[0]) if all(id(trunk) in some for some in above)), None)
-
-
-def _num_past(row: Row) -> int:
-    return row.trunk.end if row.trunk else 0

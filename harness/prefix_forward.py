@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from harness.prefixes import Row, Scored, Trunk, trunks_of
+from harness.prefixes import Row, Scored, Trunk, end_of, trunks_of
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma"})
 CHUNK_TOKENS = 256
@@ -112,7 +112,7 @@ class PrefixForward:
         """(1, 1, T, past + T), True where a token of the row (line) sees a token (column)."""
         device = self.model.device
         edge, last = torch.tensor(row.edge, device=device), torch.tensor(row.last, device=device)
-        size, num_past = len(row.tokens), row.trunk.end if row.trunk else 0
+        size, num_past = len(row.tokens), end_of(row.trunk)
         own = (edge[None] <= edge[:, None]) & (edge[:, None] <= last[None])
         own &= torch.ones(size, size, dtype=torch.bool, device=device).tril()
         seen = torch.cat([torch.ones(size, num_past, dtype=torch.bool, device=device), own], dim=1)[None, None]

@@ -174,6 +174,11 @@ def _append(node: _Node, row: Row, above: list[int]) -> None:
         row.last[place] = deepest
 
 
+def end_of(trunk: Trunk | None) -> int:
+    """How many tokens there are up to the end of a trunk; 0 without one."""
+    return trunk.end if trunk else 0
+
+
 def trunks_of(row: Row) -> Iterator[Trunk]:
     """The trunks above a row, the innermost first."""
     trunk = row.trunk

@@ -25,9 +25,9 @@ def sign_flip_p(totals: Floats) -> float:
     """
     if not totals.any():
         return 1.0
-    rng = np.random.default_rng(SEED)
     if 2 ** len(totals) <= NUM_RESAMPLES:
-        return float(stats.permutation_test((totals,), np.sum, permutation_type="samples", vectorized=True, batch=BATCH).pvalue)
+        return float(stats.permutation_test((totals,), np.sum, permutation_type="samples", vectorized=True, n_resamples=np.inf).pvalue)
+    rng = np.random.default_rng(SEED)
     found = stats.monte_carlo_test(
         totals,
         lambda size: np.where(rng.integers(2, size=size, dtype=np.bool_), totals, -totals),
