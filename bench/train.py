@@ -5,7 +5,7 @@
     python -m bench.train --model DIR --scaling             seconds of a step at 128, 256, 512 and 1024 tokens
 
 `peers.py` says what each peer is, `workload.py` what it trains on. Losses of the first epoch and the first step's gradient must agree
-with the released computation's. Utilisation counts useful tokens (harness/flops.py: a shared prompt once, no padding, nothing
+with the released computation's. Utilisation counts useful tokens (harness/training/step_costs.py: a shared prompt once, no padding, nothing
 recomputed; the opponent once) against a matrix product measured around the peer's own run. Wall-clock on a shared box is noisy: the
 CPU seconds stand beside it. The pairs come through `datasets`; offline, set HF_HUB_OFFLINE and HF_DATASETS_CACHE.
 """
@@ -25,8 +25,8 @@ from typing import Any
 import torch
 
 from bench.workload import Size, batches, write_inputs
-from harness.flops import forward_flops, measure, step_flops
-from harness.logps import Group, group_logps
+from harness.lm.group_logps import Group, group_logps
+from harness.training.step_costs import forward_flops, measure, step_flops
 
 PEERS = ("released", "trl", "trl-best", "ours", "released-carried", "ours-carried")
 BASELINE = {"ours-carried": "released-carried", "released-carried": "released-carried"}

@@ -11,13 +11,13 @@ import datasets
 from transformers import AutoTokenizer
 
 from harness.artifact import DONE_FILE, Record, dump
-from harness.batches import Batches, plan_steps, share_prompts
-from harness.components import Row
-from harness.data import dump_rows, read_pairs
-from harness.logps import Group
+from harness.contracts import Row
+from harness.lm.group_logps import Group
 from harness.machine import Machine
 from harness.recipe import Optimizer
-from harness.specs import TrainSpec
+from harness.stage_specs import TrainSpec
+from harness.training.batches import Batches, plan_steps, share_prompts
+from harness.training.pairs import dump_rows, read_pairs
 
 DATASET = "trl-lib/ultrafeedback_binarized"
 BETA, LEARNING_RATE, SEED = 0.1, 1e-6, 0

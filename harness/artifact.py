@@ -21,10 +21,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from harness.deviation import flatten
+from harness.analysis.deviations import flatten
+from harness.config import Model, Strict
 from harness.errors import InputError, MachineError
 from harness.machine import Machine
-from harness.strict import Model, Strict
 
 State = Literal["missing", "partial", "done", "stale"]
 STAGE_FILE, DONE_FILE, RECIPE_FILE, LOG_FILE = "stage.json", "done.json", "recipe.json", "log.jsonl"

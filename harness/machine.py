@@ -7,10 +7,10 @@ from typing import Literal
 
 from pydantic import Field
 
+from harness.config import Strict
 from harness.errors import MachineError, RecipeError
 from harness.python_file import find, load_attribute, shipped
 from harness.recipe import Recipe
-from harness.strict import Strict
 
 StageKind = Literal["model", "prompts", "preferences", "generate", "train", "evaluate"]
 MACHINES_DIR = shipped("machines")
@@ -27,7 +27,7 @@ class Machine(Strict):
     `generate_tokens_per_second` (per device, of a model of 1e9 parameters) feed estimates.
 
     `python` names the interpreter of a kind of stage ('generate', 'train', 'evaluate') where it is not this one; harness must be
-    installed there too. `vllm` holds arguments of `vllm.LLM` (harness/engines/vllm.py lists which).
+    installed there too. `vllm` holds arguments of `vllm.LLM` (harness/components/engines/vllm.py lists which).
 
     Generation runs `num_replicas` engines, each on `tensor_parallel` devices: as processes of this node, or as actors of the Ray cluster
     that RAY_ADDRESS names (of this node where it names none). lm-eval's tasks are shared out likewise, one device each. `replica_env`

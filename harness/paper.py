@@ -13,7 +13,7 @@ opponent of iteration 0 is the SFT model. "V3" is the ICML text, "V2" arXiv v2. 
 import math
 from typing import Any, NamedTuple
 
-from harness.paper_claims import CLAIMS, GAINS, NOT_STATED, Claim, Gain, claim, claims
+from harness.analysis.published import CLAIMS, GAINS, NOT_STATED, Claim, Gain, claim, claims
 
 __all__ = [
     "CLAIMS", "CONTEXT", "GAINS", "HARNESS", "MISPRINTS", "NOT_RECOVERABLE", "NOT_STATED", "NUM_ITERATIONS", "PROTOCOL",

@@ -14,12 +14,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from harness.analysis.contests import baselines
 from harness.artifact import Stage, make_stage
-from harness.components import branches, functions, parameters, version
-from harness.contests import baselines
+from harness.contracts import branches, functions, parameters, version
 from harness.errors import RecipeError, suggest
 from harness.recipe import Benchmark, Finetuning, ModelRef, PairTraining, PromptSource, Recipe
-from harness.specs import EvaluateSpec, GenerateSpec, ModelSpec, PreferencesSpec, PromptsSpec, TrainSpec
+from harness.stage_specs import EvaluateSpec, GenerateSpec, ModelSpec, PreferencesSpec, PromptsSpec, TrainSpec
 
 PIPELINE_VERSIONS = {"train": 1, "generate": 1, "evaluate": 1, "model": 1, "prompts": 1, "preferences": 1}
 

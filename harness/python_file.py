@@ -10,8 +10,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from harness.config import explain
 from harness.errors import RecipeError, suggest
-from harness.strict import explain
 
 
 def shipped(folder: str) -> Path:

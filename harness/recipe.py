@@ -12,11 +12,11 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from harness.config import Strict, build
 from harness.errors import RecipeError
 from harness.python_file import find, load_attribute, shipped
-from harness.references import ModelRef as ModelRef
-from harness.references import PromptSource as PromptSource
-from harness.strict import Strict, build
+from harness.recipe_parts import ModelRef as ModelRef
+from harness.recipe_parts import PromptSource as PromptSource
 
 RECIPES_DIR = shipped("recipes")
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]*")
@@ -149,7 +149,7 @@ class Figure(Strict):
 
 
 class Anchor(Strict):
-    """A checkpoint somebody else published, to be evaluated here, and figures for it besides those of harness/paper_claims.py.
+    """A checkpoint somebody else published, to be evaluated here, and figures for it besides those of harness/analysis/published.py.
 
     `model` None: the weights cannot be pinned yet, and `note` says what is known and what must be found.
     """

@@ -1,7 +1,7 @@
 """Eight A100-80G on one node, DeepSpeed ZeRO-3 in place of FSDP2: the paper's engine. Written for it; not run by us.
 
 Weights stay fp32 in every shard and bf16 is autocast, as under FSDP2, so a checkpoint loses nothing when it is gathered. Batch sizes
-and clipping come from the recipe (harness/policy.py). A state can be continued only on as many processes as saved it.
+and clipping come from the recipe (harness/training/policy.py). A state can be continued only on as many processes as saved it.
 """
 
 from harness.machine import load

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
+from harness.components.sources.procedural import VOCABULARY
 from harness.machine import Machine
-from harness.model import build_tokenizer
-from harness.sources.procedural import VOCABULARY
+from harness.stages.model import build_tokenizer
 
 MACHINE = Machine(
     name="test",

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-SHARED = Path(__file__).parent.parent.parent / "shared"
+from tests import ROOT
+
+SHARED = ROOT.parent / "shared"
 OFFLINE_CACHE = SHARED / "hf_home"
 
 if OFFLINE_CACHE.is_dir():  # read by huggingface_hub and datasets when they are imported

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import MachineError
-from harness.replicas import Replica
+from harness.lm.replicas import Replica
 
 
 def squares(folder: Path, kill_at: Sequence[int], always: bool = False) -> Replica:

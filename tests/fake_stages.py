@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from harness import cli, runner
 from harness.artifact import Stage
+from harness.cli import main as cli
 from harness.machine import Machine
+from harness.runs import runner
 
 LAUNCHES = "launches"
-SMALL = Path(__file__).parent / "smoke" / "small.py"
 
 STAGE = """
 import json, os, sys, time

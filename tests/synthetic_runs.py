@@ -8,9 +8,9 @@ from pathlib import Path
 
 from harness import machine
 from harness.artifact import RECIPE_FILE, RunDir, Score, Stage, dump, write_atomic
+from harness.evaluation.statistics import estimate, question_of
 from harness.plan import folder_of, plan
 from harness.recipe import Benchmark, Finetuning, Judge, Optimizer, Recipe, Task, load, replace
-from harness.statistics import estimate, question_of
 
 Values = Mapping[str, float | None]
 MakeValues = Callable[[str, Task], Values | None]

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "harness"
+from tests import ROOT
+
+PACKAGE = ROOT / "harness"
 LAYERS = [
     {"__main__"},
     {"cli"},

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from harness import machine as machines
+from harness.config import build
 from harness.errors import MachineError, RecipeError
 from harness.machine import Machine, check, default_for, load
 from harness.recipe import Finetuning, Optimizer, Recipe, replace
 from harness.recipe import load as load_recipe
-from harness.strict import build
 
 ZEPHYR = load_recipe("zephyr-7b")
 

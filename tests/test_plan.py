@@ -82,7 +82,7 @@ def test_rows_are_in_the_order_of_the_tables() -> None:
 def test_light_commands_import_nothing_heavy(command: list[str]) -> None:
     """--help, plan, status and diff start without torch, vllm, lm_eval or transformers."""
     code = (
-        "import sys\nsys.argv = ['harness', *sys.argv[1:]]\nfrom harness.cli import main\n"
+        "import sys\nsys.argv = ['harness', *sys.argv[1:]]\nfrom harness.cli.main import main\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
         "print('HEAVY', [m for m in ('torch', 'vllm', 'lm_eval', 'transformers', 'datasets', 'openai') if m in sys.modules])"
     )

@@ -11,12 +11,12 @@ import pytest
 import typer
 
 from harness import recipe as recipes
-from harness import tables as tabulating
 from harness.artifact import RECIPE_FILE, RunDir
-from harness.cli import app
-from harness.runner import verify
+from harness.cli.main import app
+from harness.report import tables_files as tabulating
+from harness.runs.runner import verify
+from tests import ROOT
 
-ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 FENCE = re.compile(r"```(?:bash|sh|console)\n(.*?)```", re.DOTALL)
 TABLE = re.compile(r"<!-- table: (\S+) (.+?) -->\n(.*?)<!-- end of table -->", re.DOTALL)

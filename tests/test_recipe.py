@@ -6,10 +6,10 @@ import pytest
 
 from harness import paper
 from harness import recipe as recipes
-from harness.deviation import deviations, flatten
+from harness.analysis.deviations import deviations, flatten
+from harness.config import build
 from harness.errors import RecipeError
 from harness.recipe import Iteration, ModelRef, Recipe, load, replace
-from harness.strict import build
 
 STATED = {field: fact.value for field, fact in paper.SETTINGS.items()}
 

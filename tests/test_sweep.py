@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from harness import paper
-from harness import sweep as sweeps
-from harness.deviation import deviations
-from harness.estimate import steps_at_equal_flops
+from harness.analysis.deviations import deviations
 from harness.plan import plan, rows
 from harness.recipe import load as load_recipe
-from harness.sweep import Sweep, load
-from harness.sweeping import shared_list
+from harness.runs import sweep as sweeps
+from harness.runs.costs import steps_at_equal_flops
+from harness.runs.sweep import Sweep, load
+from harness.runs.sweeps import shared_list
 
 STATED = {field: fact.value for field, fact in paper.SETTINGS.items()}
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import machine, recipe, sweep
-
-ROOT = Path(__file__).parent.parent
+from harness import machine, recipe
+from harness.runs import sweep
+from tests import ROOT
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from harness import runner
 from harness.artifact import RunDir, Stage, digest, dump, write_atomic
 from harness.machine import Machine
 from harness.recipe import Benchmark, Finetuning, Iteration, Optimizer, PairTraining, Recipe, Task, load, replace
-from harness.sweep import Sweep, seeded
+from harness.runs import runner
+from harness.runs.sweep import Sweep, seeded
 from tests.synthetic_runs import score_of
 
 ADAMW = Optimizer(name="adamw")

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import SMALL
 from tests.smoke.interruption import check
-
-SMALL = Path(__file__).parent / "small.py"
 
 
 @pytest.mark.smoke

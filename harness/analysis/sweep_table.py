@@ -1,0 +1,109 @@
+"""The variants of a sweep side by side: one table whose rows are those of every variant, mean and spread over the seeds.
+
+    sweep.json   {"name", "summary", "runs": {variant: [run's directory, one a seed]}}
+
+The first variant's rows keep their names, those of another are called `VARIANT ROW`. A row whose scores come from stages that the
+variants share (`sft`, say) stands once. Every other variant's last iteration is compared with its `sft` and with the first variant's
+iteration of the same number, where it has one, else its last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from harness.analysis.comparability import formula_notes
+from harness.analysis.contests import contests
+from harness.analysis.run_table import collect
+from harness.analysis.scores import Scores
+from harness.analysis.seed_table import Layout, Run, check_same, read_run, seed_table
+from harness.analysis.table_schema import SeedTable
+from harness.artifact import Score, read_model
+from harness.config import Strict
+from harness.errors import InputError
+from harness.plan import plan, rows
+from harness.recipe import Recipe
+
+SWEEP_FILE = "sweep.json"
+
+
+class SweepRecord(Strict):
+    """What `sweep.json` holds. The runs lie beside it, under their recipes' names."""
+
+    name: str
+    summary: str
+    runs: dict[str, tuple[str, ...]]
+
+
+def is_sweep(folder: Path) -> bool:
+    """Whether `folder` is a sweep's directory."""
+    return (folder / SWEEP_FILE).exists()
+
+
+def compare_variants(folder: Path) -> SeedTable:
+    """The table of the sweep at `folder`, from the committed records of its runs.
+
+    Raises InputError where runs of a variant differ in more than their seeds, or variants in their benchmarks.
+    """
+    record = read_model(SweepRecord, folder / SWEEP_FILE)
+    variants = {variant: [read_run(folder / name) for name in names] for variant, names in record.runs.items()}
+    for runs in variants.values():
+        check_same(runs)
+    _check_benchmarks(variants)
+    first, *others = variants
+    names = {variant: dict(_names(variant, variants[first][0].recipe, variants[variant][0].recipe)) for variant in others}
+    names = {first: {row: row for row in rows(variants[first][0].recipe)}, **names}
+    merged = [_merged(seed, names) for seed in _by_seed(variants)]
+    layout = Layout(
+        rows=tuple(name for variant in names for name in names[variant].values()),
+        columns=collect(folder / record.runs[first][0]).columns,
+        contests=tuple(_contests(variants, names)),
+    )
+    notes = [f"{variant}: {note}" for variant, runs in variants.items() for note in formula_notes(runs[0].recipe)]
+    return seed_table(record.name, record.summary, {f"seed {number}": run for number, run in enumerate(merged)}, layout, notes)
+
+
+def _check_benchmarks(variants: Mapping[str, Sequence[Run]]) -> None:
+    first, *others = ((variant, runs[0].recipe.benchmarks) for variant, runs in variants.items())
+    for variant, benchmarks in others:
+        if benchmarks != first[1]:
+            raise InputError(f"variants {first[0]} and {variant} are evaluated on other benchmarks; a sweep needs the same for all")
+
+
+def _names(variant: str, first: Recipe, recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """(row, its name in the table) of the rows of `recipe` that `first` does not share."""
+    shared = {(stage.path, stage.fingerprint) for stage in plan(first) if stage.kind == "evaluate"}
+    evaluations = [stage for stage in plan(recipe) if stage.kind == "evaluate"]
+    own = {stage.path.split("/eval/")[0] for stage in evaluations if (stage.path, stage.fingerprint) not in shared}
+    yield from ((row, f"{variant} {row}") for row in rows(recipe) if row in own)
+
+
+def _by_seed(variants: Mapping[str, Sequence[Run]]) -> Iterator[dict[str, Run]]:
+    for seed in zip(*variants.values(), strict=True):
+        yield dict(zip(variants, seed, strict=True))
+
+
+def _merged(seed: Mapping[str, Run], names: Mapping[str, Mapping[str, str]]) -> Run:
+    """One run with the named rows of all variants."""
+    scores: dict[tuple[str, str], Score] = {}
+    values: dict[tuple[str, str], float | None] = {}
+    for variant, run in seed.items():
+        scores |= {(names[variant][row], label): one for (row, label), one in run.scores.items() if row in names[variant]}
+        values |= {(names[variant][row], label): one for (row, label), one in run.values.items() if row in names[variant]}
+    return Run(next(iter(seed.values())).recipe, Scores(scores), values)
+
+
+def _contests(variants: Mapping[str, Sequence[Run]], names: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[str, str]]:
+    """(row, against) in the names of the merged table."""
+    first, *others = (variants[variant][0].recipe for variant in variants)
+    yield from contests(first)
+    for variant, recipe in zip(list(variants)[1:], others, strict=True):
+        own, last = names[variant], _last(recipe)
+        if last in own:
+            yield own[last], last if last in rows(first) else _last(first)
+        yield from ((own[row], own.get(against, against)) for row, against in contests(recipe) if row in own)
+
+
+def _last(recipe: Recipe) -> str:
+    """The row of the last iteration, or the last row where there is no iteration."""
+    return f"iter{len(recipe.iterations) - 1}" if recipe.iterations else rows(recipe)[-1]

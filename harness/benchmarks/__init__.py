@@ -1,1 +1,0 @@
-"""Components; their contracts are in harness/components.py."""

@@ -1,0 +1,151 @@
+"""What the listing commands show, as plain data: the same rows go to the terminal and to `--format json`.
+
+Layouts (stable; a new field may be added, none is renamed):
+
+    recipes   [{name, summary, model, iterations, file}]
+    plan      {recipe, machine, stages: [{path, kind, state, fingerprint, inputs, tokens, flops, hours, device_hours, memory_gb,
+              disk_gb, judge_calls, paper_hours}], totals: {the same summed, memory_gb the largest},
+              warnings: [too little memory, or a judge past or near its shutdown],
+              schedule, deviations}
+    schedule  [{iteration, opponent, pairs_from, pairs, beta, learning_rate, epochs, steps}]
+    status    [{path, state, seconds, peak_memory_mb, outputs}]
+    diff      [{field, left, right, left_reason, right_reason}]
+    deviations [{field, kind, stated, used, source, where, reason}]
+"""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Any
+
+from harness import paper
+from harness import recipe as recipes
+from harness.analysis.deviations import deviations, flatten, reason_for
+from harness.artifact import RunDir
+from harness.evaluation.judge_shutdowns import judges_of, warning
+from harness.machine import Machine
+from harness.plan import steps_of
+from harness.recipe import Recipe
+from harness.runs.costs import Cost, estimate
+from harness.runs.runner import survey
+
+Listing = list[dict[str, Any]]
+
+
+def recipe_list() -> Listing:
+    """A row for each shipped recipe."""
+    found = []
+    for name, path in recipes.available().items():
+        loaded = recipes.load(name)
+        found.append(
+            {
+                "name": name,
+                "summary": loaded.summary,
+                "model": loaded.sft_model.name,
+                "iterations": len(loaded.iterations),
+                "file": f"recipes/{path.name}",
+            }
+        )
+    return found
+
+
+def schedule(recipe: Recipe) -> Listing:
+    """A row for each iteration: who plays whom, on which pairs, how hard and how long."""
+    return [
+        {
+            "iteration": t,
+            "opponent": f"iter{t - 1}" if t else "sft",
+            "pairs_from": list(iteration.pairs_from),
+            "pairs": recipe.prompts.num_prompts * len(iteration.pairs_from),
+            "beta": iteration.beta,
+            "learning_rate": iteration.learning_rate,
+            "epochs": f"{iteration.stop_after_epochs} of {iteration.schedule_epochs}",
+            "steps": steps_of(recipe, t),
+        }
+        for t, iteration in enumerate(recipe.iterations)
+    ]
+
+
+def plan_list(recipe: Recipe, run: RunDir, machine: Machine) -> dict[str, Any]:
+    """Every stage with its state, lineage and estimated cost, and the sums."""
+    stages = []
+    for stage, state in survey(recipe, run):
+        cost = estimate(recipe, stage, machine)
+        stages.append(
+            {
+                "path": stage.path,
+                "kind": stage.kind,
+                "state": state,
+                "fingerprint": stage.fingerprint,
+                "inputs": stage.inputs,
+                **cost._asdict(),
+            }
+        )
+    totals: dict[str, float] = {name: sum(stage[name] or 0 for stage in stages) for name in Cost._fields}
+    totals["memory_gb"] = max(stage["memory_gb"] for stage in stages)
+    judges = [found for judge in judges_of(recipe.benchmarks) if (found := warning(judge, date.today()))]
+    warnings = [*_warnings(stages, machine), *judges]
+    return {"recipe": recipe.name, "machine": machine.name, "stages": stages, "totals": totals, "warnings": warnings}
+
+
+def _warnings(stages: Listing, machine: Machine) -> list[str]:
+    """A line for the kind of stage that needs more memory than a device has."""
+    needed: dict[str, float] = {}
+    for stage in stages:
+        needed[stage["kind"]] = max(stage["memory_gb"], needed.get(stage["kind"], 0.0))
+    return [
+        f"{kind} stages need at least {gb:.0f} GB a device, {machine.name} has {machine.memory_gb:.0f}"
+        for kind, gb in needed.items()
+        if gb > machine.memory_gb
+    ]
+
+
+def status_list(recipe: Recipe, run: RunDir) -> Listing:
+    """What stands on disk for each planned stage."""
+    found = []
+    for stage, state in survey(recipe, run):
+        record = run.record(stage.path) if state == "done" else None
+        found.append(
+            {
+                "path": stage.path,
+                "state": state,
+                "seconds": record.seconds if record else None,
+                "peak_memory_mb": record.peak_memory_mb if record else None,
+                "outputs": len(record.outputs) if record else None,
+            }
+        )
+    return found
+
+
+def diff_list(left: Recipe, right: Recipe) -> Listing:
+    """The fields in which two recipes part, with the reasons each gives."""
+    ignored = ("name", "summary", "because")
+    a, b = flatten(left), flatten(right)
+    return [
+        {
+            "field": field,
+            "left": a.get(field),
+            "right": b.get(field),
+            "left_reason": reason_for(left, field),
+            "right_reason": reason_for(right, field),
+        }
+        for field in sorted({*a, *b})
+        if field.split(".")[0] not in ignored and a.get(field) != b.get(field)
+    ]
+
+
+def deviation_list(recipe: Recipe) -> Listing:
+    """Where a recipe parts from the paper's text, or fills what the text leaves open."""
+    stated = {field: fact.value for field, fact in paper.SETTINGS.items()}
+    return [
+        {
+            "field": found.field,
+            "kind": found.kind,
+            "stated": found.stated,
+            "used": found.used,
+            "source": paper.SETTINGS[found.field].source,
+            "where": paper.SETTINGS[found.field].where,
+            "reason": found.reason,
+        }
+        for found in deviations(recipe, stated, paper.NOT_STATED)
+    ]

@@ -1,0 +1,67 @@
+"""The commands that run families of recipes, and carry pairs in and out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness import machine as machines
+from harness.analysis.scores import read_recipe
+from harness.artifact import RunDir
+from harness.cli.console import IterationArg, MachineOption, OutOption, RecipeArg, RunArg, announce, load, out
+from harness.cli.printing import table
+from harness.report import tables_files as tabulating
+from harness.runs import exchange
+from harness.runs import sweep as sweeps
+from harness.runs import sweeps as sweeping
+from harness.runs.pair_files import Layout
+
+app = typer.Typer()
+
+
+@app.command()
+def sweep(
+    file: Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep's name, or a Python file that defines `sweep`.")],
+    out_dir: Annotated[Path | None, typer.Option("--out", help="The sweep's directory (default: results/SWEEP).")] = None,
+    machine: MachineOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be made and what is shared, and run nothing.")] = False,
+) -> None:
+    """Run every recipe of SWEEP, each stage that several share only once, and print the variants side by side."""
+    loaded = sweeps.load(file)
+    place = machines.load(machine) if machine else sweeping.default_machine(loaded)
+    for recipe in loaded.recipes:
+        machines.check(place, recipe)
+    out.print(table(f"{loaded.name}: runs", list(sweeping.run_list(loaded))))
+    out.print(table(f"{loaded.name}: stages", sweeping.shared_list(loaded)))
+    if not dry_run:
+        results = sweeping.run(loaded, out_dir or Path("results") / loaded.name, place, announce)
+        tabulating.print_tables(results, out)
+
+
+@app.command()
+def export(
+    run: RunArg,
+    iteration: IterationArg,
+    out_dir: Annotated[Path, typer.Option("--out", help="A new directory for the data set.")],
+    layout: Annotated[Layout, typer.Option("--layout", help="ucla: real, generated; trl: prompt, chosen, rejected.")] = "ucla",
+) -> None:
+    """Write an iteration's pairs as a data set for other tools (parquet, splits train and test)."""
+    count = exchange.export(RunDir(run), read_recipe(run), iteration, layout, out_dir)
+    announce(f"{out_dir}: {', '.join(f'{split} {num} pairs' for split, num in count.items())}")
+
+
+@app.command()
+def import_pairs(
+    recipe: RecipeArg,
+    iteration: IterationArg,
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A file, a directory, or OWNER/NAME@REVISION on the Hub.")],
+    because: Annotated[str, typer.Option("--because", help="The reason, kept beside the pairs and shown in tables.")],
+    split: Annotated[str, typer.Option("--split", help="Which split; train+test joins two.")] = "train",
+    out_dir: OutOption = None,
+) -> None:
+    """Train an iteration of RECIPE on pairs made elsewhere, such as the released SPIN sets."""
+    loaded, place = load(recipe, None)
+    run = RunDir(out_dir or Path("results") / loaded.name)
+    announce(f"{exchange.import_pairs(loaded, run, place, iteration, source, split, because)} pairs are iter{iteration}'s in {run.path}")

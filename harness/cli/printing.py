@@ -1,0 +1,98 @@
+"""Listings as tables that can be read at 80 columns: no box but a rule under the head, numbers short and to the right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from harness.cli.listings import Listing
+
+COSTS = {
+    "tokens": "tokens",
+    "flops": "FLOPs",
+    "hours": "hours",
+    "device_hours": "device hours",
+    "memory_gb": "device GB",
+    "disk_gb": "disk GB",
+    "judge_calls": "judge calls",
+    "paper_hours": "paper hours",
+}
+
+
+def table(title: str, rows: Listing) -> Table:
+    """`rows` under their own keys; the first column stays whole, the others wrap."""
+    shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for i, name in enumerate(rows[0] if rows else ()):
+        numbers = all(isinstance(row[name], (int, float, type(None))) for row in rows)
+        shown.add_column(name.replace("_", " "), overflow="fold", no_wrap=i == 0, justify="right" if i and numbers else "left")
+    for row in rows:
+        shown.add_row(*(escape(_text(value)) for value in row.values()))
+    return shown
+
+
+def plan_tables(found: Mapping[str, Any]) -> Group:
+    """The stages of a plan: state and lineage, then estimated costs, each line short enough for a narrow terminal."""
+    stages = found["stages"]
+    lineage = [{"stage": row["path"], "state": row["state"], "made from": lineage_of(row["inputs"])} for row in stages]
+    sums = [*stages, {"path": "total", **found["totals"]}]
+    costs = [{"stage": row["path"], **{title: quantity(row[name]) for name, title in COSTS.items()}} for row in sums]
+    shown = [name for name in ("stage", *COSTS.values()) if any(row[name] for row in costs)]
+    return Group(
+        table(f"{found['recipe']}: stages", lineage),
+        "",
+        right_aligned(table(f"{found['recipe']} on {found['machine']}: estimates", [{n: row[n] for n in shown} for row in costs])),
+        *(Text(f"warning: {line}") for line in found["warnings"]),
+        "",
+    )
+
+
+def lineage_of(inputs: Mapping[str, str]) -> str:
+    """Which checkpoint, which prompts, whose responses; the policy a training starts from is also its opponent."""
+    responses = [path for role, path in inputs.items() if role.startswith("responses")]
+    parts = []
+    if "policy" in inputs:
+        parts.append(f"{'policy and opponent' if responses else 'policy'} {inputs['policy']}")
+    if "prompts" in inputs:
+        parts.append(inputs["prompts"])
+    if responses:
+        parts.append(f"responses of {' and '.join(responses)}")
+    return "; ".join(parts)
+
+
+def right_aligned(shown: Table) -> Table:
+    """`shown` with every column but the first to the right."""
+    for column in shown.columns[1:]:
+        column.justify, column.min_width = "right", 6
+    return shown
+
+
+def quantity(value: float | None) -> str:
+    """At most six characters: <0.001, 0.032, 29, 26.7M, 3.4e18; nothing for none of it."""
+    if not value:
+        return ""
+    if value < 1:
+        return "<0.001" if value < 0.001 else f"{value:.2g}"
+    if value >= 1e12:
+        return f"{value:.1e}".replace("e+", "e")
+    size, suffix = next((pair for pair in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if value >= pair[0]), (1.0, ""))
+    return f"{value / size:.0f}{suffix}" if value >= 100 * size else f"{value / size:.3g}{suffix}"
+
+
+def without(rows: Listing, names: Iterable[str]) -> Listing:
+    """`rows` without some of their fields."""
+    dropped = set(names)
+    return [{name: value for name, value in row.items() if name not in dropped} for row in rows]
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    return str(value)

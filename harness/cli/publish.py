@@ -1,0 +1,104 @@
+"""The commands that show a finished run to others. What they need is imported when they are called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.cli.console import FormatOption, RunArg, out
+
+app = typer.Typer()
+
+RowArg = Annotated[str, typer.Argument(metavar="ITERATION", help="A row of the tables, such as iter1.")]
+SideArg = Annotated[str, typer.Argument(metavar="RUN[:ROW]", help="A run and a row of its tables (default: the last one).")]
+
+
+@app.command()
+def report(
+    run: RunArg,
+    plots_dir: Annotated[Path | None, typer.Option("--plots", metavar="DIR", help="Write the plots as SVG, PNG and PDF too.")] = None,
+) -> None:
+    """Write RUN/report.html: one page, self-contained, with verdicts, tables, plots, responses, deviations and provenance."""
+    from harness.errors import requires
+
+    with requires("report", "matplotlib", "jinja2"):
+        from harness.report import html_report as reporting
+
+    typer.echo(str(reporting.write_report(run, plots_dir)))
+
+
+@app.command()
+def compare(
+    left: SideArg,
+    right: SideArg,
+    samples: Annotated[int, typer.Option("--samples", min=0, help="Changed questions shown a task, in each direction.")] = 2,
+    format: FormatOption = "text",
+) -> None:
+    """Compare two rows question by question: paired statistics, what changed sides, answers side by side."""
+    from harness.report import head_to_head
+
+    found = head_to_head.compare(head_to_head.parse_side(left), head_to_head.parse_side(right), samples)
+    if format == "json":
+        typer.echo(found.model_dump_json(indent=1))
+    else:
+        head_to_head.print_comparison(found, out)
+
+
+@app.command()
+def bundle(
+    run: RunArg,
+    out_file: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="The archive (default: RECIPE.tar.gz beside RUN).")] = None,
+) -> None:
+    """Pack records, scores, samples, tables, report and environment into one archive that `harness verify` checks offline."""
+    from harness.report import bundle as bundling
+
+    typer.echo(str(bundling.write_bundle(run, out_file)))
+
+
+@app.command()
+def card(
+    run: RunArg,
+    iteration: RowArg,
+    out_file: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="The card (default: RUN/cards/ITERATION.md).")] = None,
+) -> None:
+    """Write a Hub model card: results with their rules, base model, data, recipe, deviations."""
+    from harness.report import hub as model_card
+
+    typer.echo(str(model_card.write_card(run, iteration, out_file)))
+
+
+@app.command()
+def push(
+    run: RunArg,
+    iteration: RowArg,
+    repo: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository on the Hub.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Really upload; without it the files are only listed.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="Make a new repository public (default: private).")] = False,
+) -> None:
+    """List what an upload of this iteration would send to the Hub; with --yes, send it."""
+    from huggingface_hub import HfApi
+
+    from harness.report import push as pushing
+
+    prepared = pushing.prepare(run, iteration, repo)
+    for name in sorted(prepared.files):
+        typer.echo(name)
+    if not yes:
+        typer.echo(f"nothing was sent; add --yes to upload these {len(prepared.files)} files to {repo}")
+        return
+    pushing.upload(prepared, HfApi(), private=not public)
+    typer.echo(f"uploaded to {repo}")
+
+
+@app.command()
+def index(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of runs, such as results.")]) -> None:
+    """Write FOLDER/README.md and FOLDER/index.html: every run with what it says about the paper's claims."""
+    from harness.errors import requires
+
+    with requires("report", "jinja2"):
+        from harness.report import html_pages as indexing
+
+    for path in indexing.write_index(folder):
+        typer.echo(str(path))

@@ -1,0 +1,1 @@
+"""Components; their contracts are in harness/contracts.py."""

@@ -1,0 +1,37 @@
+"""Big-Bench Hard through lm-eval, all 27 tasks by name: three worked examples, a chain of thought, the answer extracted from it.
+
+The paper's Table 6 names causal judgment, sports understanding and formal fallacies. Both protocols are lm-eval's `bbh_cot_fewshot_*`:
+the text after 'the answer is ' up to the last character but one of its line must equal the target. They differ in one task, see
+docs/protocols.md. The Open LLM Leaderboard of the paper's time had no Big-Bench.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from harness.contracts import Job, Result
+from harness.evaluation import lm_eval_suite as lm_tasks
+from harness.evaluation.lm_eval_tasks import Definition
+from harness.recipe import Task
+
+VERSION = 1
+
+NAMES = (
+    "boolean_expressions", "causal_judgement", "date_understanding", "disambiguation_qa", "dyck_languages", "formal_fallacies",
+    "geometric_shapes", "hyperbaton", "logical_deduction_five_objects", "logical_deduction_seven_objects",
+    "logical_deduction_three_objects", "movie_recommendation", "multistep_arithmetic_two", "navigate", "object_counting",
+    "penguins_in_a_table", "reasoning_about_colored_objects", "ruin_names", "salient_translation_error_detection", "snarks",
+    "sports_understanding", "temporal_sequences", "tracking_shuffled_objects_five_objects",
+    "tracking_shuffled_objects_seven_objects", "tracking_shuffled_objects_three_objects", "web_of_lies", "word_sorting",
+)  # fmt: skip
+ON_ONE_LINE = {"fewshot_config": {"doc_to_text": "Q: {{input}}\nA: Let's think step by step. "}}
+"""The worked examples of sports_understanding at 46c7966 go on in the line of 'step by step.', as in the original prompts."""
+
+CURRENT = {f"bbh_{name}": Definition(f"bbh/cot_fewshot/{name}.yaml", filter="get-answer") for name in NAMES}
+PAPER = {**CURRENT, "bbh_sports_understanding": CURRENT["bbh_sports_understanding"]._replace(changes=ON_ONE_LINE)}
+PROTOCOLS = {"current": CURRENT, "lm-eval@46c7966": PAPER}
+
+
+def open_benchmark(job: Job) -> Callable[[Task], Result]:
+    """What scores a task on the job's checkpoint."""
+    return lm_tasks.open_suite(job, PROTOCOLS)

@@ -1,0 +1,1 @@
+"""A language model scored and decoded: groups that share a prompt, prefix trees, replicas."""

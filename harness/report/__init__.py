@@ -1,0 +1,1 @@
+"""What people look at: tables, pages, plots, LaTeX, bundles, Hub cards."""

@@ -1,0 +1,222 @@
+"""ResultTable and SeedTable -> blocks: titled grids of plain text with the lines that must be read with them.
+
+Every format that people read (terminal, Markdown, LaTeX, the report) shows these blocks; escaping is theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from harness.analysis.table_schema import Cell, Column, Part, PublishedTable, ResultTable, SeedTable
+from harness.paper import GAINS
+from harness.report.formatting import (
+    ABSENT,
+    DECIMALS,
+    delta_text,
+    direction,
+    heading,
+    lacking_text,
+    outcome_text,
+    questions_text,
+    value_text,
+)
+from harness.report.grid import Block
+
+
+def blocks(table: ResultTable) -> list[Block]:
+    """The paper's claims, scores, what each column is, differences, gains, the last iteration in words, the published numbers."""
+    found = [_findings(table), _scores(table), _tasks(table), _deltas(table), _gains(table), _comparisons(table), *_mt_bench(table)]
+    return [*found, *(_published(table, one) for one in table.published), *_beside(table)]
+
+
+def all_blocks(table: ResultTable | SeedTable) -> list[Block]:
+    """The blocks of a run or of several."""
+    return blocks(table) if isinstance(table, ResultTable) else seed_blocks(table)
+
+
+def seed_blocks(table: SeedTable) -> list[Block]:
+    """The paper's claims over the runs, mean and spread, and each run's last iteration against the others."""
+    labels = {column.label: column for column in table.columns}
+    header = ("", *(heading(column) for column in table.columns))
+    grid = tuple((row, *(_spread(table, row, column) for column in table.columns)) for row in table.rows)
+    runs = ", ".join(table.runs)
+    over = f"standard deviation over {len(table.runs)} runs: {runs}" if len(table.runs) > 1 else f"no spread: one run, {runs}"
+    about = f"Mean ± {over}. {direction(table.columns)}"
+    notes = tuple(f"Not averaged, {one.row} {note}." for one in table.spreads for note in [one.note] if note)
+    spread = Block("Mean over seeds", header, grid, (about, *notes, *table.notes))
+    lasts = tuple(
+        (
+            f"{one.row} - {one.against}",
+            one.column,
+            *(delta_text(found, labels.get(one.column)) for found in one.per_run),
+            delta_text(one.pooled, labels.get(one.column)),
+            delta_text(one.over_seeds, labels.get(one.column)),
+            one.verdict,
+        )
+        for one in table.comparisons
+    )
+    last = Block(
+        "Last iteration",
+        ("", "task", *table.runs, "pooled over questions", "over seeds", "pooled says"),
+        lasts,
+        (
+            "95 % paired intervals. Pooled: each question's mean over these runs, paired over questions; it speaks about these seeds. "
+            "Over seeds: t interval over the runs' differences; it speaks about another seed.",
+        ),
+    )
+    return [_findings(table), spread, last]
+
+
+def _findings(table: ResultTable | SeedTable) -> Block:
+    grid = tuple((one.verdict, one.claim) for one in table.findings)
+    told = tuple(f"{one.claim} ({one.where}): {'; '.join(one.evidence)}." for one in table.findings)
+    seeds = isinstance(table, SeedTable) and len(table.runs) > 1
+    interval = "t interval over seeds" if seeds else "interval"
+    rule = f"Supported: the 95 % {interval} lies above 0; contradicted: below; of several differences, all must hold."
+    return Block("The paper's claims", ("these runs" if seeds else "this run", "claim"), grid, (*told, rule), is_prose=True)
+
+
+def _scores(table: ResultTable) -> Block:
+    notes, mark = _footnotes(table.cells)
+    grid = [(row, *(value_text(table.cell(row, c.label), c) + mark(table.cell(row, c.label)) for c in table.columns)) for row in table.rows]
+    lines = [f"Value ± standard error; percent, except MT-Bench in points of 10 and kl in nats. {direction(table.columns)}".strip()]
+    return Block("Scores", _header(table), tuple(grid), (*lines, *notes, *(f"Note: {note}." for note in table.notes)))
+
+
+def _tasks(table: ResultTable) -> Block:
+    header = ("", "benchmark", "rules", "metric", "shots", "questions")
+    grid = tuple(
+        (heading(c), c.benchmark or "", c.protocol or "", c.metric, "" if c.shots is None else str(c.shots), questions_text(c))
+        for c in table.columns
+    )
+    return Block("Tasks", header, grid, is_prose=True)
+
+
+def _deltas(table: ResultTable) -> Block:
+    grid = tuple(
+        (row, *(delta_text(table.cell(row, c.label).delta, c, p=True) for c in table.columns)) for row in table.rows if row != "sft"
+    )
+    num = sum(cell.delta is not None and cell.delta.p is not None for cell in table.cells)
+    lines = (f"Row - sft on the same questions, 95 % interval; p after Holm's correction for the {num} differences of this table.",)
+    means = {one.row: one for one in table.from_sft}
+    grid = tuple((*line, delta_text(means[line[0]].mean, None) + lacking_text(means[line[0]])) for line in grid)
+    return Block("Difference from sft", (*_header(table), "mean over tasks"), grid, lines)
+
+
+def _gains(table: ResultTable) -> Block:
+    """Each iteration less the one before it, and the gains the published tables print."""
+    grid = [(heading(c), *(delta_text(one.tasks.get(c.label), c) for one in table.gains)) for c in table.columns]
+    means = [("mean over tasks", *(delta_text(one.mean, None) + lacking_text(one) for one in table.gains))] if table.gains else []
+    shown = {one.table for one in table.published}
+    printed: dict[tuple[str, str], list[str]] = {}
+    for gain in GAINS:
+        if gain.table in shown:
+            printed.setdefault((gain.table, gain.task), []).append(f"{gain.row} {gain.value:+.2f}")
+    lines = [f"{where} prints as gains on {task}: {', '.join(found)}." for (where, task), found in printed.items()]
+    header = ("", *(f"{one.row} - {one.against}" for one in table.gains))
+    return Block("Gain of each iteration", header, tuple(means + grid), ("95 % paired intervals, one comparison at a time.", *lines))
+
+
+def _mt_bench(table: ResultTable) -> Iterator[Block]:
+    """MT-Bench by turn and category, a block a task that has any."""
+    for column in dict.fromkeys(part.column for part in table.parts):
+        parts = [part for part in table.parts if part.column == column]
+        names = dict.fromkeys((part.kind, part.name) for part in parts)
+        values = {(part.row, part.kind, part.name): part for part in parts}
+        header = ("", *(f"turn {name}" if kind == "turn" else name for kind, name in names))
+        grid = tuple((row, *(_part(values.get((row, *name))) for name in names)) for row in table.rows)
+        yield Block(f"{column} by turn and category", header, grid, ("Mean points of 10.",))
+
+
+def _part(part: Part | None) -> str:
+    if part is None:
+        return "not run"
+    return "unscored" if part.value is None else f"{part.value:.2f}"
+
+
+def _beside(table: ResultTable) -> Iterator[Block]:
+    """Ours, theirs, the difference where it may be taken, and why not where it may not."""
+    columns = {column.label: column for column in table.columns}
+    cells = [cell for cell in table.cells if cell.published is not None]
+    numbers = {reason: number for number, reason in enumerate(dict.fromkeys(r for cell in cells for r in cell.reasons), 1)}
+    grid = tuple(
+        (
+            f"{cell.row} {cell.column}",
+            value_text(cell, columns[cell.column]),
+            f"{cell.published.value:.2f}" if cell.published else ABSENT,
+            delta_text(cell.from_published, columns[cell.column]),
+            "yes" if cell.comparable else "no " + " ".join(f"({numbers[reason]})" for reason in cell.reasons),
+        )
+        for cell in cells
+    )
+    if grid:
+        lines = ("A difference is printed only where the two may be compared; 95 % unpaired interval.",)
+        reasons = tuple(f"({number}) {reason}." for reason, number in numbers.items())
+        yield Block("Beside the published numbers", ("", "ours", "published", "ours - published", "comparable"), grid, lines + reasons)
+
+
+def _comparisons(table: ResultTable) -> Block:
+    """The last iteration less each other row, tasks going down, and what the mean says in words."""
+    told = [(heading(column), [outcome_text(one.tasks.get(column.label), column) for one in table.comparisons]) for column in table.columns]
+    means = ("mean over tasks", *(delta_text(one.mean, None) + lacking_text(one) for one in table.comparisons))
+    grid = (means, *((label, *cells) for label, cells in told)) if table.comparisons else ()
+    header = ("", *(f"{one.row} - {one.against}" for one in table.comparisons))
+    lines = [f"{one.row} against {one.against}: {one.verdict}." for one in table.comparisons]
+    over = sorted({f"Mean over {', '.join(one.mean_over)}." for one in table.comparisons if one.mean_over})
+    return Block("Last iteration", header, grid, (*lines, *over, "95 % paired intervals, one comparison at a time."))
+
+
+def _published(table: ResultTable, one: PublishedTable) -> Block:
+    tasks = tuple(one.reasons)
+    grid = tuple((row, *(_printed(table, one, row, task) for task in tasks)) for row in one.rows)
+    lines = [f"As printed in {one.where}; protocol: {one.protocol}."]
+    if any(not reasons for reasons in one.reasons.values()):
+        lines.append("In parentheses: ours, under the same protocol.")
+    for reasons in dict.fromkeys(found for found in one.reasons.values() if found):
+        barred = [task for task, found in one.reasons.items() if found == reasons]
+        lines.append(f"Not comparable with ours, {', '.join(barred)}: {'; '.join(reasons)}.")
+    lines += [*_row_notes(one), *([f"{one.gains}."] if one.gains else [])]
+    return Block(f"Published: {one.table}", ("", *tasks), grid, tuple(lines))
+
+
+def _row_notes(one: PublishedTable) -> Iterator[str]:
+    """The source's remark on the whole table, then those on single rows."""
+    shared = min(one.notes.values(), key=len, default="")
+    if shared:
+        yield f"{shared}."
+    for row, note in one.notes.items():
+        if note != shared:
+            yield f"{row}: {note.removesuffix(f'; {shared}')}."
+
+
+def _printed(table: ResultTable, one: PublishedTable, row: str, task: str) -> str:
+    value = one.rows[row].get(task)
+    if value is None:
+        return "not reported"
+    ours = [cell for cell in table.cells if (cell.row, cell.column) == (row, task) and cell.value is not None and cell.comparable]
+    here = [cell for cell in ours if cell.published is not None and cell.published.table == one.table]
+    return f"{value:.2f}" + (f" ({here[0].value:.2f})" if here else "")
+
+
+def _spread(table: SeedTable, row: str, column: Column) -> str:
+    found = next(one for one in table.spreads if (one.row, one.column) == (row, column.label))
+    if found.note:
+        return "other rules"
+    if found.mean is None:
+        return f"{found.n} of {len(table.runs)} runs"
+    digits = DECIMALS[column.unit]
+    return f"{found.mean:.{digits}f}" + ("" if found.sd is None else f" ± {found.sd:.{digits}f}")
+
+
+def _footnotes(cells: Sequence[Cell]) -> tuple[list[str], Callable[[Cell], str]]:
+    """Lines for the cells' notes, and the mark each cell carries."""
+    numbers: dict[str, int] = {}
+    for cell in cells:
+        for note in cell.notes if cell.status != "incomplete" else ():
+            numbers.setdefault(note, len(numbers) + 1)
+    lines = [f"({number}) {note}." for note, number in numbers.items()]
+    return lines, lambda cell: "".join(f" ({numbers[note]})" for note in cell.notes if note in numbers)
+
+
+def _header(table: ResultTable) -> tuple[str, ...]:
+    return ("", *(heading(column) for column in table.columns))

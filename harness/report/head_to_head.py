@@ -1,0 +1,221 @@
+"""One row of a run against one of another, or of the same run: paired statistics, the questions that changed sides, samples of both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.columns import Columns
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+
+from harness.analysis.differences import delta, word
+from harness.analysis.run_table import lower_is_better
+from harness.analysis.scores import Source, other_rules, read_recipe, read_score, sources
+from harness.analysis.table_schema import Delta
+from harness.artifact import RunDir, Score
+from harness.config import Strict
+from harness.errors import HarnessError, suggest
+from harness.evaluation.statistics import holm, paired_difference
+from harness.plan import rows
+from harness.recipe import Recipe
+from harness.report.formatting import delta_text
+from harness.report.grid import Block
+from harness.report.tables import print_block
+from harness.report.untrusted import shortened, visible
+from harness.training.pairs import read_jsonl
+
+PROMPT_END = 800
+"""Characters of a prompt that are shown: its end, where the question stands after the few-shot examples."""
+
+
+class Side(NamedTuple):
+    """A row of a run."""
+
+    run: Path
+    recipe: Recipe
+    row: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.recipe.name}:{self.row}"
+
+
+class Changed(Strict):
+    """A question whose score differs: its id, both scores, and, where samples are here, the prompt's end and both answers."""
+
+    question: str
+    left: float
+    right: float
+    prompt: str | None = None
+    left_answer: str | None = None
+    right_answer: str | None = None
+
+
+class TaskComparison(Strict):
+    """`left - right` on a task. `gained` questions score higher on the left, `lost` on the right.
+
+    `note` says why there is no difference.
+    """
+
+    task: str
+    left: float | None
+    right: float | None
+    difference: Delta | None
+    says: str
+    gained: int
+    lost: int
+    changed: tuple[Changed, ...]
+    note: str | None
+
+
+class HeadToHead(Strict):
+    """Two rows on every task both have. p is corrected by Holm over these tasks."""
+
+    left: str
+    right: str
+    tasks: tuple[TaskComparison, ...]
+
+
+def parse_side(text: str) -> Side:
+    """'RUN:ROW', or 'RUN' for its last row. Raises HarnessError for an unknown row and InputError where no run is there."""
+    path, _, row = (text, "", "") if Path(text).is_dir() else text.rpartition(":")
+    run = Path(path or text)
+    recipe = read_recipe(run)
+    if row and row not in rows(recipe):
+        raise HarnessError(f"{recipe.name} has no row {row!r}{suggest(row, rows(recipe))}")
+    return Side(run, recipe, row or rows(recipe)[-1])
+
+
+def compare(left: Side, right: Side, num_samples: int) -> HeadToHead:
+    """`left` against `right` on the tasks both recipes have, with `num_samples` changed questions a task shown whole."""
+    theirs = {source.label: source for source in sources(right.recipe)}
+    shared = [(source, theirs[source.label]) for source in sources(left.recipe) if source.label in theirs]
+    if not shared:
+        raise HarnessError(f"{left.name} and {right.name} share no task; expected two runs that were evaluated on the same ones")
+    found = [_task(left, right, ours, other, num_samples) for ours, other in shared]
+    corrected = holm([one.difference.p if one.difference else None for one in found])
+    told = tuple(
+        one.model_copy(update={"difference": one.difference.model_copy(update={"p_holm": p})}) if one.difference else one
+        for one, p in zip(found, corrected, strict=True)
+    )
+    return HeadToHead(left=left.name, right=right.name, tasks=told)
+
+
+def print_comparison(found: HeadToHead, console: Console) -> None:
+    """The statistics, then the changed questions with both answers side by side."""
+    grid = tuple(
+        (
+            one.task,
+            _number(one.left),
+            _number(one.right),
+            delta_text(one.difference, None, p=True),
+            one.says,
+            str(one.gained),
+            str(one.lost),
+        )
+        for one in found.tasks
+    )
+    lines = (
+        "95 % paired intervals; p after Holm's correction over these tasks.",
+        "Up, down: questions with a higher score on the left, on the right.",
+    )
+    notes = tuple(f"{one.task}: {one.note}." for one in found.tasks if one.note)
+    header = ("", "left", "right", "left - right", "left is", "up", "down")
+    print_block(Block(f"{found.left} (left) - {found.right} (right)", header, grid, lines + notes), console)
+    for one in found.tasks:
+        for change in one.changed:
+            _print_changed(one.task, change, console)
+
+
+def _task(left: Side, right: Side, ours: Source, theirs: Source, num_samples: int) -> TaskComparison:
+    a, b = read_score(RunDir(left.run), left.row, ours), read_score(RunDir(right.run), right.row, theirs)
+    if a is None or b is None:
+        return _without(ours.label, a, b, f"not run in {left.name if a is None else right.name}")
+    if rules := other_rules(a, b):
+        return _without(ours.label, a, b, "; ".join(rules).replace("the rows above", right.name))
+    changed = [
+        Changed(question=key, left=x, right=y)
+        for key, x in a.values.items()
+        if x is not None and (y := b.values.get(key)) is not None and x != y
+    ]
+    found = delta(right.name, paired_difference(a.values, b.values, ours.cluster))
+    return TaskComparison(
+        task=ours.label,
+        left=a.value,
+        right=b.value,
+        difference=found,
+        says=word(found, lower_is_better=lower_is_better(a.metric, ours.task.name)) if found else "no question is scored in both",
+        gained=sum(one.left > one.right for one in changed),
+        lost=sum(one.left < one.right for one in changed),
+        changed=tuple(_with_answers(left, right, ours, theirs, changed, num_samples)),
+        note=None,
+    )
+
+
+def _without(task: str, a: Score | None, b: Score | None, note: str) -> TaskComparison:
+    values = [score.value if score else None for score in (a, b)]
+    return TaskComparison(
+        task=task, left=values[0], right=values[1], difference=None, says="no difference", gained=0, lost=0, changed=(), note=note
+    )
+
+
+def _with_answers(left: Side, right: Side, ours: Source, theirs: Source, changed: list[Changed], num: int) -> Iterator[Changed]:
+    """The first `num` gains and losses with what both answered."""
+    chosen = [one for one in changed if one.left > one.right][:num] + [one for one in changed if one.left < one.right][:num]
+    if chosen:
+        asked, answers = _answers(left, ours)
+        _, others = _answers(right, theirs)
+        for one in chosen:
+            key = one.question
+            yield one.model_copy(update={"prompt": asked.get(key), "left_answer": answers.get(key), "right_answer": others.get(key)})
+
+
+def _answers(side: Side, source: Source) -> tuple[dict[str, str], dict[str, str]]:
+    """({question: its prompt's end}, {question: the answer}) from the samples; empty where they are not here."""
+    path = side.run / source.stage_path(side.row) / "samples" / f"{source.task.name}.jsonl"
+    prompts: dict[str, str] = {}
+    answers: dict[str, str] = {}
+    seen: dict[str, int] = {}
+    for line in read_jsonl(path) if path.exists() else ():
+        if "answers" in line:
+            for turn, answer in enumerate(line["answers"], 1):
+                prompts[f"{line['question_id']}-{turn}"] = line["questions"][turn - 1]
+                answers[f"{line['question_id']}-{turn}"] = answer
+            continue
+        identity = str(line["id"])
+        seen[identity] = seen.get(identity, 0) + 1
+        key = identity if seen[identity] == 1 else f"{identity}#{seen[identity]}"
+        prompts[key], answers[key] = str(line["prompt"])[-PROMPT_END:], _answer(line)
+    return prompts, answers
+
+
+def _answer(line: Mapping[str, Any]) -> str:
+    """What the model said, or which ending it found most likely."""
+    if "response" in line:
+        return str(line["response"])
+    found = line["responses"]
+    if all(isinstance(one[0], str) for one in found):
+        return str(found[0][0])
+    logps = [float(one[0][0]) for one in found]
+    return f"ending {logps.index(max(logps)) + 1} of {len(logps)}; log-probabilities {', '.join(f'{logp:.2f}' for logp in logps)}"
+
+
+def _print_changed(task: str, one: Changed, console: Console) -> None:
+    console.rule(escape(f"{task} {one.question[:16]}"), align="left")
+    if one.prompt is None:
+        console.print("no samples here")
+        return
+    console.print(escape(visible(one.prompt)))
+    sides = (("left", one.left, one.left_answer), ("right", one.right, one.right_answer))
+    panels = [
+        Panel(escape(visible(shortened(answer or ""))), title=escape(f"{name}: {value:g}"), width=max(20, console.width // 2 - 1))
+        for name, value, answer in sides
+    ]
+    console.print(Columns(panels))
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"

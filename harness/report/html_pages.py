@@ -1,0 +1,92 @@
+"""The index of a folder of runs and sweeps, as Markdown and as a page: what each says about the paper's claims, and where its files are.
+
+Made from committed records alone; equal records give equal bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
+
+from harness.analysis.claims import in_short
+from harness.analysis.run_table import collect
+from harness.analysis.scores import read_recipe
+from harness.analysis.seed_table import MEAN
+from harness.analysis.sweep_table import compare_variants, is_sweep
+from harness.analysis.table_schema import Finding
+from harness.artifact import RECIPE_FILE, write_atomic
+from harness.errors import HarnessError, InputError
+from harness.report.formatting import delta_text
+from harness.report.pages import render
+from harness.report.tables import markdown_text
+
+LINKS = (("report", "report.html"), ("tables", "tables/tables.md"), ("JSON", "tables/tables.json"), ("recipe", RECIPE_FILE))
+
+
+class Run(NamedTuple):
+    """A run or a sweep in the index; `error` says why its numbers could not be read."""
+
+    name: str
+    summary: str
+    headline: str
+    verdict: str
+    told: list[str]
+    findings: tuple[Finding, ...]
+    links: list[tuple[str, str]]
+    error: str | None
+
+
+def write_index(folder: Path) -> list[Path]:
+    """Write FOLDER/README.md and FOLDER/index.html; return their paths. Raises InputError where there is no folder."""
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder; expected one that holds runs, such as results")
+    found = sorted(path for path in folder.iterdir() if (path / RECIPE_FILE).exists() or is_sweep(path))
+    runs = [_sweep(path, folder) if is_sweep(path) else _run(path, folder) for path in found]
+    write_atomic(folder / "README.md", _markdown(runs).encode())
+    write_atomic(folder / "index.html", (render("index.html", runs=runs) + "\n").encode())
+    return [folder / "README.md", folder / "index.html"]
+
+
+def _links(path: Path, folder: Path) -> list[tuple[str, str]]:
+    return [(name, quote(f"{path.relative_to(folder)}/{file}")) for name, file in LINKS if (path / file).exists()]
+
+
+def _sweep(path: Path, folder: Path) -> Run:
+    """A sweep says of each comparison's mean what all its seeds together say."""
+    links = _links(path, folder)
+    try:
+        table = compare_variants(path)
+    except HarnessError as error:
+        return Run(path.name, "", "", "", [], (), links, str(error).replace(f"{path}/", ""))
+    means = [one for one in table.comparisons if one.column == MEAN]
+    seeds = f"pooled over {len(table.runs)} seeds"
+    told = [f"{one.row} - {one.against}: {delta_text(one.pooled, None)}, {seeds}; {one.verdict}" for one in means]
+    return Run(path.name, table.summary, f"{len(table.runs)} seeds", "", told, (), links, None)
+
+
+def _run(path: Path, folder: Path) -> Run:
+    links = _links(path, folder)
+    try:
+        recipe, table = read_recipe(path), collect(path)
+    except HarnessError as error:
+        return Run(path.name, "", "", "", [], (), links, str(error).replace(f"{path}/", ""))
+    headline, verdict, told = in_short(table)
+    return Run(path.name, recipe.summary, headline, verdict, told, table.findings, links, None)
+
+
+def _markdown(runs: Sequence[Run]) -> str:
+    return "\n".join(_lines(runs)).rstrip() + "\n"
+
+
+def _lines(runs: Sequence[Run]) -> Iterator[str]:
+    yield from ("# Runs", "", "Made by `harness index`; every number follows from the records in each folder.", "")
+    yield from ("| run | in short | numbers |", "|---|---|---|")
+    for run in runs:
+        told = "; ".join(run.told) if run.error is None else f"not readable: {run.error}"
+        links = ", ".join(f"[{name}]({path})" for name, path in run.links)
+        yield f"| **{markdown_text(run.name)}** ({links}) | {markdown_text(run.headline)} | {markdown_text(told)} |"
+    for run in runs:
+        yield from ("", f"## {markdown_text(run.name)}", "", markdown_text(run.summary), "")
+        yield from (f"- **{one.verdict}**: {markdown_text(one.claim)}. {markdown_text('; '.join(one.evidence))}" for one in run.findings)

@@ -1,0 +1,119 @@
+"""ResultTable and SeedTable -> terminal, Markdown, CSV. (LaTeX: latex.py. JSON is the model itself: artifact.dump.)
+
+All text is escaped on its way out.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from harness.analysis.table_schema import Cell, Column, ResultTable, SeedTable, Spread
+from harness.report.blocks import all_blocks
+from harness.report.grid import Block, fit
+
+GAP = 3
+"""Characters between the columns of a terminal's grid."""
+
+
+def to_markdown(table: ResultTable | SeedTable) -> str:
+    """The table as Markdown, fit for a README."""
+    title = table.recipe if isinstance(table, ResultTable) else table.name
+    intro = [f"# {markdown_text(title)}", "", markdown_text(table.summary), ""]
+    return "\n".join([*intro, *(line for block in all_blocks(table) for line in _markdown_block(block))]).rstrip() + "\n"
+
+
+def to_terminal(table: ResultTable | SeedTable, console: Console) -> None:
+    """Print the table on `console`; what is too wide for it is cut into several grids, never into pieces of words."""
+    for block in all_blocks(table):
+        print_block(block, console)
+
+
+def print_block(whole: Block, console: Console) -> None:
+    """Print a block, cut to the console's width."""
+    for block in fit(whole, console.width, GAP):
+        console.print(escape(block.title), style="bold")
+        if block.rows:
+            console.print(_grid(block))
+        for line in block.lines:
+            console.print(escape(line))
+        console.print()
+
+
+def _grid(block: Block) -> Table:
+    grid = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
+    for place, name in enumerate(block.header):
+        grid.add_column(escape(name), justify="left" if place == 0 or block.is_prose else "right", overflow="fold")
+    for row in block.rows:
+        grid.add_row(*(escape(text) for text in row))
+    return grid
+
+
+def to_csv(table: ResultTable | SeedTable) -> str:
+    """One line a cell; empty is unknown. Of a run: ours first (`source` is 'ours'), then the published numbers under their table's name."""
+    out = io.StringIO()
+    fields = CSV_FIELDS if isinstance(table, ResultTable) else tuple(Spread.model_fields)
+    writer = csv.DictWriter(out, fields, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_csv_rows(table) if isinstance(table, ResultTable) else (one.model_dump() for one in table.spreads))
+    return out.getvalue()
+
+
+def _csv_rows(table: ResultTable) -> Iterator[dict[str, Any]]:
+    by_label = {column.label: column for column in table.columns}
+    for cell in table.cells:
+        yield _csv_cell(cell, by_label[cell.column])
+    for one in table.published:
+        shared = {"source": one.table, "protocol": one.protocol}
+        for row, values in one.rows.items():
+            for task, value in values.items():
+                yield {**shared, "row": row, "task": task, "value": value, "reasons": "; ".join(one.reasons.get(task, ()))}
+
+
+CSV_FIELDS = (
+    "source", "row", "task", "metric", "unit", "lower_is_better", "protocol", "shots", "limit", "status", "value", "stderr", "n",
+    "n_unscored", "difference_from_sft", "low", "high", "pairs", "p", "p_holm", "method", "published", "published_table",
+    "published_protocol", "comparable", "reasons", "notes",
+)  # fmt: skip
+
+
+def _csv_cell(cell: Cell, column: Column) -> dict[str, Any]:
+    shared = column.model_dump(include={"metric", "unit", "lower_is_better", "protocol", "shots", "limit"})
+    own = cell.model_dump(include={"row", "status", "value", "stderr", "n", "n_unscored", "comparable"})
+    delta, published = cell.delta, cell.published
+    return {
+        "source": "ours", "task": cell.column, **shared, **own,
+        **({} if delta is None else delta.model_dump(include={"low", "high", "p", "p_holm", "method"})),
+        "difference_from_sft": delta.difference if delta else None,
+        "pairs": delta.n if delta else None,
+        "published": published.value if published else None,
+        "published_table": published.table if published else None,
+        "published_protocol": published.protocol if published else None,
+        "reasons": "; ".join(cell.reasons),
+        "notes": "; ".join(cell.notes),
+    }  # fmt: skip
+
+
+def _markdown_block(block: Block) -> Iterator[str]:
+    yield from (f"## {markdown_text(block.title)}", "")
+    if block.rows:
+        yield "| " + " | ".join(markdown_text(text) for text in block.header) + " |"
+        yield "|---|" + ("---|" if block.is_prose else "---:|") * (len(block.header) - 1)
+        yield from ("| " + " | ".join(markdown_text(text) for text in row) + " |" for row in block.rows)
+        yield ""
+    yield from (f"- {markdown_text(line)}" for line in block.lines)
+    yield ""
+
+
+def markdown_text(text: str) -> str:
+    """Text that Markdown shows as it is, on one line; underscores inside words need no escape."""
+    plain = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\`*|]|(?<=\])\(|(?<!\w)_|_(?!\w))", r"\\\1", plain)

@@ -1,0 +1,204 @@
+"""What a plan costs before it runs: tokens, FLOPs, hours on a named machine, disk, judge calls. Estimates, never measurements.
+
+A forward pass is 2 FLOPs a parameter and token, a backward pass 4; recomputed activations and attention's own FLOPs are left out.
+Hours of training and scoring follow from the machine's `peak_tflops` and `mfu`, hours of generation from its
+`generate_tokens_per_second`. Lengths are the recipe's `sizes`, without padding. Training works on all devices, generation on those
+of its engines, evaluation on one.
+
+Our training counts a pair's prompt once, and the opponent once an iteration: for zephyr-7b's iteration 0 (50k pairs twice,
+170 + 280 + 220 tokens) 3.4e18 FLOPs. The released code encodes the prompt with each response and asks the opponent in every step:
+8 FLOPs a parameter for 840 tokens a pair, 4.9e18, in the paper's 4.32 h on 8 A100s 39 TFLOPS a device, an mfu of 0.125 without
+padding. At the mfu of 0.35 assumed for `a100x8` our estimate is a quarter of the paper's time; neither is a measurement of ours.
+
+Memory is what must fit on each device at the least: weights, gradients and optimizer state in fp32, divided among the devices as
+FSDP does; for generation and evaluation an engine's weights alone. Activations, caches and a layer's gathered weights come on top.
+Disk is what stays; while training, two states of twice the checkpoint's size (with AdamW three times) come and go.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from harness import paper
+from harness.artifact import Stage
+from harness.contracts import branches, has_opponent, load
+from harness.machine import Machine
+from harness.plan import steps_of
+from harness.recipe import Benchmark, Recipe
+from harness.stage_specs import EvaluateSpec, PreferencesSpec, PromptsSpec, TrainSpec
+
+# questions in the full set, and tokens scored or generated a question at the paper's shots; counted on the real sets, rounded
+TASK_SIZES = {
+    "arc_challenge": (1172, 1100),
+    "hellaswag": (10042, 1250),
+    "truthfulqa_mc2": (817, 350),
+    "mmlu": (14042, 750),
+    "winogrande": (1267, 320),
+    "gsm8k": (1319, 1250),
+    "openbookqa": (500, 60),
+    "bbh_causal_judgement": (187, 1500),
+    "bbh_formal_fallacies": (250, 1700),
+    "bbh_sports_understanding": (250, 700),
+    "mt_bench": (80, 2000),
+}
+DEFAULT_TASK_SIZE = (200, 100)
+OPTIMIZER_BYTES = {"rmsprop": 4, "adamw": 8}
+"""State kept for each parameter, in fp32."""
+
+
+class Cost(NamedTuple):
+    """Of one stage. `hours` are wall-clock on the machine, `device_hours` times the devices at work; `paper_hours` what the paper took.
+
+    `memory_gb` is the least that each of them needs.
+    """
+
+    tokens: float
+    flops: float
+    hours: float
+    device_hours: float
+    memory_gb: float
+    disk_gb: float
+    judge_calls: int
+    paper_hours: float | None
+
+
+REPLICATED_BENCHMARKS = ("open_llm", "big_bench")
+"""Those whose requests the machine's replicas share; the others run on one device."""
+
+
+def estimate(recipe: Recipe, stage: Stage, machine: Machine) -> Cost:
+    """The cost of one stage of `recipe` on `machine`."""
+    tokens, flops, hours, disk, calls = {
+        "model": _model,
+        "prompts": _prompts,
+        "preferences": _preferences,
+        "generate": _generate,
+        "train": _train,
+        "evaluate": _evaluate,
+    }[stage.kind](recipe, stage, machine)
+    device_hours = hours * devices_of(stage, machine)
+    return Cost(tokens, flops, hours, device_hours, _memory_gb(recipe, stage, machine), disk, calls, _paper_hours(recipe, stage))
+
+
+def devices_of(stage: Stage, machine: Machine) -> int:
+    """How many of the machine's devices work on a stage."""
+    if stage.kind == "evaluate" and EvaluateSpec.model_validate(stage.spec).benchmark.name in REPLICATED_BENCHMARKS:
+        return machine.num_replicas
+    return {"train": machine.num_devices, "generate": machine.num_replicas * machine.tensor_parallel}.get(stage.kind, 1)
+
+
+def steps_at_equal_flops(recipe: Recipe, global_batch_size: int) -> int:
+    """Steps of further SFT that cost what all iterations cost: generation, the opponent's forward passes and training together.
+
+    Example: 100 prompts, one iteration of 10 steps of 10 pairs, lengths 10 + 10 + 10: generation 2 * 100 * 20, opponent 2 * 100 * 30,
+    training 6 * 10 * 10 * 30 make 28 000 per parameter; an SFT step of 10 rows is 6 * 10 * 20 = 1200, so 23 steps.
+    """
+    sizes, num = recipe.sizes, recipe.prompts.num_prompts
+    row = sizes.prompt_tokens + sizes.real_tokens + sizes.generated_tokens
+    spent = 0.0
+    for t, iteration in enumerate(recipe.iterations):
+        generation = 2 * num * (sizes.prompt_tokens + sizes.generated_tokens)
+        opponent = 2 * num * len(iteration.pairs_from) * row
+        spent += generation + opponent + 6 * steps_of(recipe, t) * recipe.global_batch_size * row
+    return round(spent / (6 * global_batch_size * (sizes.prompt_tokens + sizes.real_tokens)))
+
+
+Parts = tuple[float, float, float, float, int]
+
+
+def _model(recipe: Recipe, stage: Stage, machine: Machine) -> Parts:
+    return 0.0, 0.0, 0.0, _checkpoint_gb(recipe), 0
+
+
+def _prompts(recipe: Recipe, stage: Stage, machine: Machine) -> Parts:
+    num, sizes = PromptsSpec.model_validate(stage.spec).prompts.num_prompts, recipe.sizes
+    return 0.0, 0.0, 0.0, num * (sizes.prompt_tokens + sizes.real_tokens) * 5 / 1e9, 0
+
+
+def _preferences(recipe: Recipe, stage: Stage, machine: Machine) -> Parts:
+    num, sizes = PreferencesSpec.model_validate(stage.spec).prompts.num_prompts, recipe.sizes
+    return 0.0, 0.0, 0.0, num * (sizes.prompt_tokens + 2 * sizes.real_tokens) * 5 / 1e9, 0
+
+
+def _generate(recipe: Recipe, stage: Stage, machine: Machine) -> Parts:
+    sizes, num = recipe.sizes, recipe.prompts.num_prompts
+    tokens = num * (sizes.prompt_tokens + sizes.generated_tokens)
+    hours = _decode_hours(recipe, stage, machine, num * sizes.generated_tokens)
+    return tokens, 2 * sizes.num_parameters * tokens, hours, num * sizes.generated_tokens * 5 / 1e9, 0
+
+
+def _train(recipe: Recipe, stage: Stage, machine: Machine) -> Parts:
+    """Policy forward and backward over every pair seen, and the opponent's forward, where it is read, once over each pair."""
+    spec, sizes = TrainSpec.model_validate(stage.spec), recipe.sizes
+    iterations = sum(role.startswith("responses") for role in stage.inputs)
+    sharing = max(iterations, 1) if spec.grouping == "groups" else 1  # pairs that share one prompt and one real response
+    row = (sizes.prompt_tokens + sizes.real_tokens) / sharing + (len(branches(spec.objective)) - 1) * sizes.generated_tokens
+    pairs = _num_prompts(recipe, stage) * max(iterations, 1)
+    steps = spec.num_steps or spec.stop_after_epochs * (pairs // spec.global_batch_size)
+    tokens = steps * spec.global_batch_size * row
+    flops = sizes.num_parameters * (6 * tokens + (2 * pairs * row if has_opponent(spec.objective) else 0))
+    return tokens, flops, _compute_hours(stage, machine, flops), _checkpoint_gb(recipe), 0
+
+
+def _num_prompts(recipe: Recipe, stage: Stage) -> int:
+    """Of the prompts a training reads: the recipe's, or its row's own."""
+    trainings = {"pretraining": recipe.pretraining, "sft": recipe.sft, **recipe.controls, **recipe.rivals}
+    own = trainings.get(stage.path.split("/")[0])
+    return (own.prompts if own and own.prompts else recipe.prompts).num_prompts
+
+
+def _evaluate(recipe: Recipe, stage: Stage, machine: Machine) -> Parts:
+    benchmark = EvaluateSpec.model_validate(stage.spec).benchmark
+    questions = {task.name: _num_questions(benchmark, task.name) for task in benchmark.tasks}
+    tokens = float(sum(num * TASK_SIZES.get(name, DEFAULT_TASK_SIZE)[1] for name, num in questions.items()))
+    flops = 2 * recipe.sizes.num_parameters * tokens
+    calls = sum(2 * num for num in questions.values()) * _calls_a_turn(benchmark)
+    if benchmark.name == "mt_bench":  # half of the tokens are answers
+        return tokens, flops, _decode_hours(recipe, stage, machine, tokens / 2), 0.0, calls
+    hours = _compute_hours(stage, machine, flops)
+    return tokens, flops, hours, 0.0, calls
+
+
+def _calls_a_turn(benchmark: Benchmark) -> int:
+    """How often an endpoint is asked about one turn: never where there is no judge or it is a rule."""
+    judge = benchmark.judge
+    return judge.repeats if judge and judge.model and load("judges", judge.name).NEEDS_MODEL else 0
+
+
+def _num_questions(benchmark: Benchmark, name: str) -> int:
+    task = next(task for task in benchmark.tasks if task.name == name)
+    full = TASK_SIZES.get(name, DEFAULT_TASK_SIZE)[0]
+    return full if task.limit is None else min(full, task.limit * max(len(task.subtasks), 1))
+
+
+def _compute_hours(stage: Stage, machine: Machine, flops: float) -> float:
+    return flops / (machine.peak_tflops * 1e12 * machine.mfu * devices_of(stage, machine)) / 3600
+
+
+def _decode_hours(recipe: Recipe, stage: Stage, machine: Machine, tokens: float) -> float:
+    rate = machine.generate_tokens_per_second * devices_of(stage, machine) / (recipe.sizes.num_parameters / 1e9)
+    return tokens / rate / 3600
+
+
+def _memory_gb(recipe: Recipe, stage: Stage, machine: Machine) -> float:
+    parameters = recipe.sizes.num_parameters / 1e9
+    if stage.kind == "train":
+        per_parameter = 4 + 4 + OPTIMIZER_BYTES[TrainSpec.model_validate(stage.spec).optimizer.name]
+        return per_parameter * parameters / machine.num_devices
+    if stage.kind in ("generate", "evaluate"):
+        shared_by = machine.tensor_parallel if stage.kind == "generate" else 1
+        return {"bf16": 2, "fp32": 4}[recipe.precision] * parameters / shared_by
+    return 0.0
+
+
+def _checkpoint_gb(recipe: Recipe) -> float:
+    return recipe.sizes.num_parameters * 4 / 1e9
+
+
+def _paper_hours(recipe: Recipe, stage: Stage) -> float | None:
+    """The paper's own time for a stage of the iterations, where the recipe makes the paper's model."""
+    row, _, step = stage.path.partition("/")
+    if recipe.claims is None or step not in ("generate", "train"):
+        return None
+    hours = paper.TIMES["generation_hours" if step == "generate" else "training_hours"].value
+    return {f"iter{t}": float(value) for t, value in enumerate(hours)}.get(row)

@@ -1,0 +1,147 @@
+"""An iteration's pairs out to other tools, and pairs of others in as an iteration's, both with their provenance.
+
+Imported pairs stand in a run as the finished stages `prompts` and `iterT/generate`, marked like work kept by `harness accept`: tables and
+`explain` say where they come from.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.artifact import RECIPE_FILE, Accepted, RunDir, Stage, digest, dump, write_atomic
+from harness.contracts import Row
+from harness.errors import InputError
+from harness.machine import Machine
+from harness.plan import plan
+from harness.recipe import Recipe
+from harness.runs import lock, pair_files, provenance
+from harness.runs.pair_files import Layout
+from harness.stages.response_shards import Responses
+from harness.training.pairs import Pair, dump_rows, read_pairs, read_rows
+
+SHARD = 2048
+
+CARD = """\
+---
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: data/train-*
+  - split: test
+    path: data/test-*
+---
+Pairs of {row} of the recipe `{recipe}` ({count} rows): the real response and the one its opponent generated. provenance.json says how.
+"""
+
+
+def export(run: RunDir, recipe: Recipe, iteration: int, layout: Layout, folder: Path) -> dict[str, int]:
+    """Write the pairs of one iteration to `folder`, which must be new or empty; return rows by split."""
+    stage = _generate_stage(recipe, iteration)
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder} is not empty; name a new directory")
+    contents = {path: run.checked_content(path) for path in ("prompts", stage.path)}
+    pairs = read_pairs({"prompts": run.stage_dir("prompts"), f"responses{iteration}": run.stage_dir(stage.path)})
+    count = pair_files.write(pairs, layout, folder)
+    made = {
+        "recipe": recipe.name,
+        "stage": stage.path,
+        "fingerprint": stage.fingerprint,
+        "contents": contents,
+        "spec": stage.spec,
+        "layout": layout,
+        "rows": count,
+        "exported_by": provenance.collect(),
+    }
+    write_atomic(folder / "provenance.json", (json.dumps(made, indent=1) + "\n").encode())
+    card = CARD.format(row=f"iter{iteration}", recipe=recipe.name, count=", ".join(f"{split} {num}" for split, num in count.items()))
+    write_atomic(folder / "README.md", card.encode())
+    return count
+
+
+def import_pairs(recipe: Recipe, run: RunDir, machine: Machine, iteration: int, source: str, split: str, because: str) -> int:
+    """Make the pairs of `source` the responses of an iteration, and its prompts the run's where it has none; return their number.
+
+    Raises `InputError` unless they answer each of the recipe's prompts once and the iteration's opponent is there.
+    """
+    stage = _generate_stage(recipe, iteration)
+    pairs = pair_files.read(source, split)
+    if len(pairs) != recipe.prompts.num_prompts:
+        raise InputError(
+            f"{source} [{split}] holds {len(pairs)} prompts, recipe {recipe.name} trains on {recipe.prompts.num_prompts}; "
+            f"make a recipe with num_prompts={len(pairs)}"
+        )
+    origin = {"source": Path(source).name, "split": split, "sha256": pair_files.hash_source(source), "rows": len(pairs)}
+    with lock.hold(run.path):
+        if run.state(stage) != "missing":
+            raise InputError(f"{stage.path} is {run.state(stage)} in {run.path}; remove it to import responses, or name another --out")
+        run.checked_content(stage.inputs["policy"])
+        write_atomic(run.path / RECIPE_FILE, dump(recipe))
+        prompts = next(planned for planned in plan(recipe) if planned.path == "prompts")
+        if run.record("prompts") is None:
+            rows = [Row(pair.prompt_id, pair.prompt, pair.real) for pair in pairs]
+            _begin(run, prompts, machine, origin, because)
+            write_atomic(run.stage_dir("prompts") / "prompts.jsonl", dump_rows(rows))
+            run.finish(prompts, 0.0, 0.0)
+        _require_same_prompts(read_rows(run.stage_dir("prompts") / "prompts.jsonl"), pairs, source)
+        _begin(run, stage, machine, origin, because, _unknown_ends(pairs))
+        _write_responses(pairs, run.stage_dir(stage.path), run.stage_dir(stage.inputs["policy"]) / "checkpoint")
+        run.finish(stage, 0.0, 0.0)
+    return len(pairs)
+
+
+def _generate_stage(recipe: Recipe, iteration: int) -> Stage:
+    found = [stage for stage in plan(recipe) if stage.path == f"iter{iteration}/generate"]
+    if not found:
+        raise InputError(f"recipe {recipe.name} has no iteration {iteration}; expected one from 0 to {len(recipe.iterations) - 1}")
+    return found[0]
+
+
+def _begin(
+    run: RunDir, stage: Stage, machine: Machine, origin: dict[str, Any], because: str, further: Sequence[tuple[str, Any, Any]] = ()
+) -> None:
+    """A `stage.json` that says the work was brought in, and from where."""
+    run.begin(stage, machine, {**provenance.collect(), "imported": origin})
+    launch = run.launch(stage.path)
+    assert launch is not None
+    name = f"imported from {origin['source']} [{origin['split']}], sha256 or revision {origin['sha256']}"
+    entry = Accepted(fingerprint=digest(origin), difference=[("made by", name, f"stage {stage.kind}"), *further], because=because)
+    write_atomic(run.stage_dir(stage.path) / "stage.json", dump(launch.model_copy(update={"accepted": [*launch.accepted, entry]})))
+
+
+def _unknown_ends(pairs: Sequence[Pair]) -> list[tuple[str, Any, Any]]:
+    """The released sets do not tell which responses were cut; as in the release's training, all count as ended."""
+    num = sum(pair.finish_reason is None for pair in pairs)
+    return [("finish_reason", f"unknown for {num} of {len(pairs)}, taken as 'stop'", "told by the engine")] if num else []
+
+
+def _require_same_prompts(rows: Sequence[Row], pairs: Sequence[Pair], source: str) -> None:
+    expected = {row.prompt_id: (row.prompt, row.real) for row in rows}
+    foreign = [pair.prompt_id for pair in pairs if expected.get(pair.prompt_id) != (pair.prompt, pair.real)]
+    if foreign:
+        raise InputError(
+            f"{source} has {len(foreign)} pairs whose prompt or real response is not the run's (first: {foreign[0]}); "
+            "each iteration must answer the same prompts"
+        )
+
+
+def _write_responses(pairs: Sequence[Pair], folder: Path, checkpoint: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
+    responses = Responses(folder / "responses", {pair.prompt_id: i for i, pair in enumerate(pairs)})
+    for start in range(0, len(pairs), SHARD):
+        lines = [
+            {
+                "prompt_id": pair.prompt_id,
+                "response": str(pair.generated),
+                "finish_reason": pair.finish_reason or "stop",
+                "num_tokens": len(tokenizer(pair.generated, add_special_tokens=False)["input_ids"]),
+            }
+            for pair in pairs[start : start + SHARD]
+        ]
+        responses.write(start // SHARD, lines)
+    write_atomic(folder / "statistics.json", (json.dumps(responses.statistics(), indent=1) + "\n").encode())

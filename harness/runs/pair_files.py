@@ -1,0 +1,138 @@
+"""Pairs as other tools store them: parquet with one of two layouts, in the splits train and test.
+
+    ucla   real, generated             each a list of messages, prompt included (the UCLA-AGI/SPIN_iterT sets)
+    trl    prompt, chosen, rejected    lists of messages, the prompt apart (TRL's preference sets)
+
+Both carry prompt_id and finish_reason as further columns, without which a pair cannot be read back whole; files of others lack them.
+Read are these layouts, and preference files whose prompt is part of `chosen` or whose columns are plain strings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.errors import InputError
+from harness.training.pairs import Pair
+
+Layout = Literal["ucla", "trl"]
+Messages = list[dict[str, str]]
+
+# as in the released sets: 500 test rows beside 49.8k
+TEST_SHARE = 0.01
+EXPECTED = "columns real and generated (messages), or prompt, chosen and rejected (messages or text)"
+FORMATS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
+
+
+def write(pairs: Sequence[Pair], layout: Layout, folder: Path) -> dict[str, int]:
+    """`folder/data/SPLIT-00000-of-00001.parquet`; the last hundredth of the pairs, at least one, is `test`. Return rows by split."""
+    import datasets
+
+    num_test = max(1, round(len(pairs) * TEST_SHARE)) if len(pairs) > 1 else 0
+    splits = {"train": pairs[: len(pairs) - num_test], "test": pairs[len(pairs) - num_test :]}
+    message = [{"role": datasets.Value("string"), "content": datasets.Value("string")}]
+    text = datasets.Value("string")
+    columns = ("real", "generated") if layout == "ucla" else ("prompt", "chosen", "rejected")
+    features = datasets.Features({"prompt_id": text, **dict.fromkeys(columns, message), "finish_reason": text})
+    for split, chosen in splits.items():
+        rows = [_row(pair, layout) for pair in chosen]
+        by_column = {name: [row[name] for row in rows] for name in features}
+        datasets.Dataset.from_dict(by_column, features=features).to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
+    return {split: len(chosen) for split, chosen in splits.items()}
+
+
+def read(source: str, split: str) -> list[Pair]:
+    """The pairs of `split` ('train', 'train+test') of a file, a directory, or a Hub set `OWNER/NAME@REVISION`, in their order.
+
+    The first of several pairs with one prompt is kept, as in prompt sources. A `finish_reason` the file does not tell is None.
+    """
+    pairs: dict[str, Pair] = {}
+    for number, row in enumerate(_rows(source, split), 1):
+        try:
+            pair = _pair(row)
+        except (KeyError, TypeError, IndexError, ValueError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise InputError(f"{source} [{split}] row {number} is not a pair ({reason}); expected {EXPECTED}") from None
+        pairs.setdefault(pair.prompt_id, pair)
+    if not pairs:
+        raise InputError(f"{source} [{split}] holds no pair; check the split")
+    return list(pairs.values())
+
+
+def hash_source(source: str) -> str:
+    """The sha256 of a file, or of a directory's data files in order of their names; of a Hub set its revision."""
+    path = Path(source).expanduser()
+    if not path.exists():
+        return source.rpartition("@")[2]
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix in FORMATS)
+    found = hashlib.sha256()
+    for file in files:
+        found.update(file.read_bytes())
+    return found.hexdigest()
+
+
+def _rows(source: str, split: str) -> Iterator[Mapping[str, Any]]:
+    """The rows of each part of `split`. Local files are read each time: the datasets cache may hold an earlier state of them."""
+    import datasets
+
+    path = Path(source).expanduser()
+    name, _, revision = source.rpartition("@")
+    if path.is_file() and path.suffix not in FORMATS:
+        raise InputError(f"{source} is not one of {', '.join(FORMATS)}")
+    if not path.exists() and not (name and len(revision) == 40):
+        raise InputError(f"{source} is no file or directory here; name a Hub set as OWNER/NAME@REVISION with its 40-hex commit")
+    try:
+        for part in split.split("+"):
+            if path.is_file():
+                yield from datasets.load_dataset(FORMATS[path.suffix], data_files={part: str(path)}, split=part, streaming=True)
+            elif path.is_dir():
+                yield from datasets.load_dataset(str(path), split=part, streaming=True)
+            else:
+                yield from datasets.load_dataset(name, revision=revision, split=part)
+    except (datasets.exceptions.DatasetsError, FileNotFoundError, ConnectionError, ValueError) as error:
+        raise InputError(f"{source} [{split}] cannot be read: {str(error).splitlines()[0]}") from None
+
+
+def _row(pair: Pair, layout: Layout) -> dict[str, Any]:
+    prompt, real, generated = list(pair.prompt), _answer(pair.real), _answer(str(pair.generated))
+    known = {"prompt_id": pair.prompt_id, "finish_reason": pair.finish_reason}
+    if layout == "ucla":
+        return {**known, "real": prompt + real, "generated": prompt + generated}
+    return {**known, "prompt": prompt, "chosen": real, "rejected": generated}
+
+
+def _answer(text: str) -> Messages:
+    return [{"role": "assistant", "content": text}]
+
+
+def _pair(row: Mapping[str, Any]) -> Pair:
+    if "real" in row:
+        (prompt, real), (other, generated) = _divide(row["real"]), _divide(row["generated"])
+    elif row.get("prompt"):
+        prompt = _messages(row["prompt"])
+        (head, real), (tail, generated) = _divide(row["chosen"]), _divide(row["rejected"])
+        other = prompt if head in ([], prompt) and tail in ([], prompt) else []
+    else:
+        (prompt, real), (other, generated) = _divide(row["chosen"]), _divide(row["rejected"])
+    if other != prompt or not prompt:
+        raise ValueError("its two responses do not answer one prompt")
+    prompt_id = row.get("prompt_id") or hashlib.sha256(prompt[-1]["content"].encode()).hexdigest()
+    return Pair(prompt_id, prompt, real, generated, row.get("finish_reason"))
+
+
+def _divide(value: Any) -> tuple[Messages, str]:
+    """The messages before the last one, and the text of the last one; plain text is a response alone."""
+    if isinstance(value, str):
+        return [], value
+    *prompt, last = _messages(value)
+    if last["role"] != "assistant":
+        raise ValueError(f"its last message is by {last['role']!r}, not the assistant")
+    return prompt, last["content"]
+
+
+def _messages(value: Any) -> Messages:
+    if isinstance(value, str):
+        return [{"role": "user", "content": value}]
+    return [{"role": str(message["role"]), "content": str(message["content"])} for message in value]

@@ -1,0 +1,66 @@
+"""Stage `evaluate`: one benchmark on one checkpoint -> `scores/TASK.json` and `samples/TASK.jsonl`.
+
+A task's samples are written before its score, so a score on disk means the task is finished; a launch after a kill goes on with
+the tasks that have none.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.artifact import dump, write_atomic
+from harness.contracts import Job, Result, load
+from harness.errors import InputError, RecipeError
+from harness.machine import Machine
+from harness.recipe import Task
+from harness.stage_specs import EvaluateSpec
+
+
+def run(spec: dict[str, Any], inputs: Mapping[str, Path], out: Path, machine: Machine) -> None:
+    """Score the tasks that have no score yet."""
+    stage = EvaluateSpec.model_validate(spec)
+    missing = [task for task in _named_once(stage.benchmark.tasks) if not score_path(out, task).exists()]
+    job = Job(
+        checkpoint=inputs["policy"] / "checkpoint",
+        benchmark=stage.benchmark,
+        engine=stage.engine,
+        machine=machine,
+        precision=stage.precision,
+        seed=stage.seed,
+        workspace=out / "workspace",
+    )
+    if missing:
+        _score(job, missing, out)
+    shutil.rmtree(job.workspace, ignore_errors=True)
+
+
+def score_path(out: Path, task: Task) -> Path:
+    """Where a task's score lies in its stage's directory."""
+    return out / "scores" / f"{task.name}.json"
+
+
+def _score(job: Job, tasks: list[Task], out: Path) -> None:
+    if not job.checkpoint.is_dir():
+        raise InputError(f"{job.checkpoint} is missing; run the stage that makes it first")
+    score = load("benchmarks", job.benchmark.name).open_benchmark(job)
+    for task in tasks:
+        result: Result = score(task)
+        write_atomic(out / "samples" / f"{task.name}.jsonl", dump_samples(result.samples))
+        write_atomic(score_path(out, task), dump(result.score))
+
+
+def dump_samples(samples: list[dict[str, Any]]) -> bytes:
+    """A JSON object a line."""
+    return "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples).encode()
+
+
+def _named_once(tasks: tuple[Task, ...]) -> tuple[Task, ...]:
+    for name, times in Counter(task.name for task in tasks).items():
+        if times > 1:
+            raise RecipeError(f"task {name!r} is listed {times} times in one benchmark; its score file can hold only one")
+    return tasks

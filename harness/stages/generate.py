@@ -1,0 +1,100 @@
+"""Stage `generate`: a response of the policy to every prompt.
+
+    responses/00000.jsonl   {"prompt_id", "response", "finish_reason", "num_tokens"} a line; one file a shard, written whole
+    statistics.json         last: lengths, finish reasons, empty and repetitive responses, in all and by shard
+
+Prompts are sorted by length and cut into shards of the machine's `generate_shard` before anything is known to be answered, so a
+killed and resumed launch forms the same batches, hence the same bytes, as an undisturbed one, with any number of replicas. This process
+alone writes; replicas read their prompts themselves. It holds an index of the prompts and the shards in hand, never all texts.
+
+Special tokens are left out of the text. The prompt is cut off as token ids, so the release's clean-up of the decoded text (removing
+'</s>', `lstrip`) is not needed: whitespace that remains in front was generated.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from transformers import AutoTokenizer
+
+from harness.artifact import write_atomic
+from harness.contracts import Response, load
+from harness.errors import InputError
+from harness.lm.progress import progress
+from harness.lm.replicas import Replica, Shard, answer
+from harness.machine import Machine
+from harness.stage_specs import GenerateSpec
+from harness.stages.prompt_file import PromptFile
+from harness.stages.response_shards import Line, Responses
+
+
+class Job(NamedTuple):
+    """What a replica needs to know, wherever it runs."""
+
+    settings: GenerateSpec
+    checkpoint: Path
+    prompts: Path
+    machine: Machine
+
+
+def run(spec: dict[str, Any], inputs: Mapping[str, Path], out: Path, machine: Machine) -> None:
+    """Answer the prompts of `inputs["prompts"]` with the checkpoint of `inputs["policy"]` that no finished shard answers yet."""
+    job = Job(
+        GenerateSpec.model_validate(spec),
+        _existing(inputs["policy"] / "checkpoint", "policy"),
+        _existing(inputs["prompts"] / "prompts.jsonl", "prompts"),
+        machine,
+    )
+    prompts = _prompt_file(job).index()
+    responses = Responses(out / "responses", {prompt.prompt_id: i for i, prompt in enumerate(prompts)})
+    answered = responses.answered()
+    offsets = [prompt.offset for prompt in prompts]
+    del prompts
+    shards = _shards(offsets, answered, machine.generate_shard)
+    with progress("generate", len(offsets), "responses") as advance:
+        advance(answered.count(1))
+        for index, lines in answer(shards, partial(open_replica, job), machine) if shards else ():
+            responses.write(index, lines)
+            advance(len(lines))
+    write_atomic(out / "statistics.json", (json.dumps(responses.statistics(), indent=1) + "\n").encode())
+
+
+def open_replica(job: Job) -> Replica:
+    """An engine with the job's checkpoint: from the offsets of prompts to the lines of their responses."""
+    engine = load("engines", job.settings.engine).open_engine(job.checkpoint, job.settings.dtype, job.machine)
+    prompts = _prompt_file(job)
+
+    def replica(offsets: Sequence[int]) -> list[Line]:
+        return [_line(response, prompts.tokenizer) for response in engine.generate(prompts.requests(offsets))]
+
+    return replica
+
+
+def _shards(offsets: Sequence[int], answered: bytearray, size: int) -> list[Shard]:
+    """The unanswered prompts of each shard that has some."""
+    starts = range(0, len(offsets), size)
+    asked = ([offsets[i] for i in range(start, min(start + size, len(offsets))) if not answered[i]] for start in starts)
+    return [Shard(index, missing) for index, missing in enumerate(asked) if missing]
+
+
+def _prompt_file(job: Job) -> PromptFile:
+    return PromptFile(job.prompts, AutoTokenizer.from_pretrained(job.checkpoint, local_files_only=True), job.settings)
+
+
+def _existing(path: Path, role: str) -> Path:
+    if not path.exists():
+        raise InputError(f"the {role} input has no {path.name} ({path}); run the stage that makes it again")
+    return path
+
+
+def _line(response: Response, tokenizer: Any) -> Line:
+    return {
+        "prompt_id": response.request_id,
+        "response": tokenizer.decode(response.token_ids, skip_special_tokens=True),
+        "finish_reason": response.finish_reason,
+        "num_tokens": len(response.token_ids),
+    }

@@ -1,0 +1,228 @@
+"""Stage `train`: the policy of the input, trained on pairs, as an accelerate loop.
+
+    audit.json            what the tokenization made of the pairs, looked at before anything is trained (harness/training/token_audit.py)
+    opponent_logps.json   the opponent's log-probabilities, computed once before step 0 (objectives that read them)
+    log.jsonl             a line an optimizer step; docs/metrics.md says what each value means
+    state/step-N          everything a killed run continues from; gone at the end
+    checkpoint/           the trained policy, fp32 safetensors, with the tokenizer of the input
+
+One process or several (torchrun, accelerate launch): each takes its share of every global batch. A run that was killed and started
+again, with the same number of processes, ends in the same weights as an undisturbed one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from transformers import AutoTokenizer
+
+from harness.artifact import DONE_FILE, Record, digest, read_model
+from harness.contracts import load
+from harness.errors import InputError, TrainingError
+from harness.lm.group_logps import Group, GroupScorer
+from harness.lm.progress import progress
+from harness.machine import Machine
+from harness.stage_specs import TrainSpec
+from harness.training.batches import Batches, plan_steps, share_prompts
+from harness.training.checkpoints import load_state, remove_state, save_checkpoint, save_state
+from harness.training.global_batch import Objective, check_finite, check_start, gather, pair_logps, rewards
+from harness.training.memory import naming_the_setting, peak_memory_gb
+from harness.training.opponent import Logps, score_opponent
+from harness.training.pairs import Pair, read_pairs
+from harness.training.policy import is_deepspeed_launch, load_policy, make_optimizer, make_scheduler, open_accelerator, tell_engine
+from harness.training.step_costs import ModelSizes, measure, step_flops
+from harness.training.token_audit import audit
+
+
+class Training(NamedTuple):
+    """What a step needs."""
+
+    settings: TrainSpec
+    machine: Machine
+    accelerator: Accelerator
+    objective: ModuleType
+    loss: Objective
+    batches: Batches
+    sizes: ModelSizes
+    scorer: nn.Module
+    optimizer: Any
+    scheduler: Any
+
+
+def run(spec: dict[str, Any], inputs: Mapping[str, Path], out: Path, machine: Machine) -> None:
+    """Train `inputs["policy"]` on `inputs["prompts"]` and the responses of every `inputs["responsesI"]`; continue a killed run."""
+    settings = TrainSpec.model_validate(spec)
+    if machine.num_threads is not None:
+        torch.set_num_threads(machine.num_threads)
+    training = _open(settings, inputs, out, machine)
+    identity = digest({role: read_model(Record, path / DONE_FILE).content for role, path in inputs.items()})
+    if not (out / "checkpoint").exists():
+        _audit(training, out)
+        with naming_the_setting(machine, "opponent_batch"):
+            opponent = _opponent(training, out, identity)
+        with naming_the_setting(machine, "micro_batch"):
+            _train(training, opponent, out, identity)
+        save_checkpoint(training.accelerator, training.scorer, inputs["policy"] / "checkpoint", out, settings.lora)
+    remove_state(training.accelerator, out)
+    training.accelerator.end_training()
+
+
+def _open(settings: TrainSpec, inputs: Mapping[str, Path], out: Path, machine: Machine) -> Training:
+    accelerator = open_accelerator(settings, machine, out)
+    pairs = read_pairs(inputs)
+    objective = load("objectives", settings.objective)
+    _check_branches(settings.objective, objective, pairs[0])
+    shared = share_prompts(pairs, settings.grouping)
+    schedule = plan_steps(settings, len(pairs), len(shared[0]), accelerator.num_processes, machine)
+    tell_engine(accelerator, settings, schedule)
+    checkpoint = inputs["policy"] / "checkpoint"
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
+    batches = Batches(settings, schedule, accelerator.num_processes, tokenizer, shared)
+    model = load_policy(checkpoint, settings, machine)
+    sizes = measure(model)
+    optimizer = make_optimizer(settings, model)
+    scorer = GroupScorer(model, autocast=settings.precision == "bf16" and is_deepspeed_launch())
+    prepared = accelerator.prepare(scorer, optimizer, make_scheduler(settings, schedule, optimizer))
+    loss = partial(objective.loss, **settings.parameters)
+    return Training(settings, machine, accelerator, objective, loss, batches, sizes, *prepared)
+
+
+def _check_branches(name: str, objective: ModuleType, pair: Pair) -> None:
+    absent = [branch for branch in objective.BRANCHES if getattr(pair, branch) is None]
+    if absent:
+        raise InputError(f"objective {name!r} needs {' and '.join(absent)} responses, but none are among the inputs")
+
+
+def _audit(training: Training, out: Path) -> None:
+    """Every process looks, so that all stop together; the first one writes and prints."""
+    batches, is_main = training.batches, training.accelerator.is_main_process
+    brief = audit(batches.tokenizer, batches.shared, training.settings, out if is_main else None)
+    if is_main:
+        print(brief, file=sys.stderr, flush=True)
+
+
+def _opponent(training: Training, out: Path, identity: str) -> dict[str, Logps]:
+    """Adapters add nothing before step 0, so with them, too, the policy as it stands is the opponent."""
+    if not training.objective.OPPONENT:
+        return {}
+    batches = training.batches
+    return score_opponent(
+        training.accelerator, training.scorer, batches.encode, batches.by_length(), out=out, identity=identity, machine=training.machine
+    )
+
+
+def _train(training: Training, opponent: Mapping[str, Logps], out: Path, identity: str) -> None:
+    accelerator, machine, num_steps = training.accelerator, training.machine, training.batches.schedule.num_steps
+    start = load_state(accelerator, out, identity)
+    last_saved = time.monotonic()
+    with open(out / "log.jsonl", "a", encoding="utf-8") as log, progress("train", num_steps, "steps") as advance:
+        advance(start)
+        for step in range(start, num_steps):
+            line = _step(training, opponent, step)
+            accelerator.log({name: value for name, value in line.items() if value is not None}, step=step)
+            if accelerator.is_main_process:
+                log.write(json.dumps(line) + "\n")
+                log.flush()
+                advance(1)
+            if time.monotonic() - last_saved >= machine.checkpoint_every_seconds:
+                accelerator.set_trigger()
+            if accelerator.check_trigger():
+                save_state(accelerator, out, identity, step + 1)
+                last_saved = time.monotonic()
+
+
+def _step(training: Training, opponent: Mapping[str, Logps], step: int) -> dict[str, Any]:
+    """One optimizer step on one global batch; returns its line of the log."""
+    began = time.monotonic()
+    accelerator, settings, batches = training.accelerator, training.settings, training.batches
+    batch = batches.of_step(step)
+    mine = [[batches.encode(index) for index in indices] for indices in batches.of_process(batch, accelerator.process_index)]
+    counts = _count(training, mine)
+    learning_rate = training.scheduler.get_last_lr()[0]  # before the backward pass, in which DeepSpeed already steps
+    num_generated = len(batches.shared[0]) if batches.shared[0][0].generated is not None else 0
+    parts = []
+    for groups in mine:
+        with accelerator.accumulate(training.scorer):
+            logps = pair_logps(training.scorer(groups), groups, opponent, counts.mean_real_tokens, num_generated)
+            accelerator.backward(training.loss(logps, settings.beta).mean())
+        parts.append(logps)
+    whole = gather(accelerator, parts)
+    losses = training.loss(whole, settings.beta)
+    check_finite(losses, batches.prompt_ids(batch))
+    if step == 0:
+        check_start(training.loss, whole, settings.beta, settings.precision)
+    max_norm = settings.optimizer.max_grad_norm
+    grad_norm = float(accelerator.clip_grad_norm_(training.scorer.parameters(), math.inf if max_norm is None else max_norm))
+    if not math.isfinite(grad_norm):
+        raise TrainingError(f"the gradient norm is {grad_norm} at step {step}; lower the learning rate or check the batch's responses")
+    training.optimizer.step()
+    training.scheduler.step()
+    training.optimizer.zero_grad()
+    return {
+        "step": step,
+        "epoch": step // batches.schedule.steps_per_epoch,
+        "loss": float(losses.mean()),
+        **rewards(whole, settings.beta),
+        "grad_norm": grad_norm,
+        "learning_rate": learning_rate,
+        **_costs(training, counts, time.monotonic() - began),
+    }
+
+
+class Counts(NamedTuple):
+    """Of a global batch: tokens (a shared prompt once, no padding), their means by side, FLOPs; `mean_real_tokens` is a tensor ()."""
+
+    tokens: int
+    mean_prompt: float
+    mean_real: float
+    mean_generated: float | None
+    flops: float
+    mean_real_tokens: Tensor
+
+
+def _count(training: Training, micro_batches: Sequence[Sequence[Group]]) -> Counts:
+    groups = [group for some in micro_batches for group in some]
+    own = [
+        sum(len(g.prompt) for g in groups),
+        sum(len(g.branches[0]) for g in groups),
+        sum(len(branch) for g in groups for branch in g.branches[1:]),
+        step_flops(training.sizes, groups, adapters=training.settings.lora is not None),
+    ]
+    total: Any = training.accelerator.reduce(torch.tensor(own, dtype=torch.float64, device=training.accelerator.device), "sum")
+    prompt, real, generated, flops = total.tolist()
+    num, branches = training.batches.schedule.batch, len(groups[0].branches) - 1
+    return Counts(
+        tokens=int(prompt + real + generated),
+        mean_prompt=prompt / num,
+        mean_real=real / num,
+        mean_generated=generated / num / branches if branches else None,
+        flops=flops,
+        mean_real_tokens=(total[1] / num).float(),
+    )
+
+
+def _costs(training: Training, counts: Counts, seconds: float) -> dict[str, Any]:
+    """Useful tokens, the share of the devices' peak they reached, and this process's peak memory so far."""
+    machine = training.machine
+    peak = machine.peak_tflops * 1e12 * training.accelerator.num_processes
+    return {
+        "lengths/prompt": round(counts.mean_prompt, 2),
+        "lengths/real": round(counts.mean_real, 2),
+        "lengths/generated": None if counts.mean_generated is None else round(counts.mean_generated, 2),
+        "tokens": counts.tokens,
+        "tokens_per_second": round(counts.tokens / seconds, 1),
+        "mfu": round(counts.flops / seconds / peak, 4),
+        "peak_memory_gb": round(peak_memory_gb(machine), 3),
+        "seconds": round(seconds, 3),
+    }

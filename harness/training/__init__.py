@@ -1,0 +1,1 @@
+"""Training on pairs: token ids, audit, opponent, batches, policy, state."""

@@ -1,0 +1,95 @@
+"""The opponent's log-probabilities: fixed within an iteration, so computed once, before step 0, with the policy still untouched.
+
+    opponent_logps.json   {"identity", "logps": {key of the token ids: [real, generated, ...]}}, in nats
+
+A group not scored yet is absent from the file. Batches are cut before anything is known to be scored, so a killed and continued
+pass forms the same batches, hence the same numbers, as an undisturbed one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import nn
+
+from harness.artifact import digest, write_atomic
+from harness.errors import InputError, TrainingError
+from harness.lm.group_logps import Group
+from harness.lm.progress import progress
+from harness.machine import Machine
+
+FILE = "opponent_logps.json"
+
+Logps = tuple[float, ...]
+"""Summed log-probabilities of a group's branches in nats: real, then every generated response."""
+
+
+def key_of(group: Group) -> str:
+    """The sha256 of a group's token ids and of which are hidden from attention."""
+    return digest(list(group))
+
+
+def score_opponent(
+    accelerator: Accelerator,
+    scorer: nn.Module,
+    encode: Callable[[int], Group],
+    order: Sequence[int],
+    *,
+    out: Path,
+    identity: str,
+    machine: Machine,
+) -> dict[str, Logps]:
+    """{key: log-probabilities} of the groups `order`, under `scorer` as it is now; `encode` gives a group.
+
+    What `out` already holds under the same `identity` is kept. Every process returns all of them. Raises `TrainingError` for a
+    value that is not finite.
+    """
+    known = _read(out / FILE, identity)
+    num_processes, rank = accelerator.num_processes, accelerator.process_index
+    order = [*order, *order[: -len(order) % num_processes]]  # every process scores equally many
+    size = machine.opponent_batch * num_processes
+    last_saved = time.monotonic()
+    with progress("opponent log-probabilities", len(order), "prompts") as advance:
+        for start in range(0, len(order), size):
+            groups = [encode(index) for index in order[start + rank : start + size : num_processes]]
+            keys = [key_of(group) for group in groups]
+            if not all(key in known for key in gather_object(keys)):
+                known.update(gather_object(list(zip(keys, _score(scorer, groups), strict=True))))
+            if accelerator.is_main_process:
+                advance(min(size, len(order) - start))
+                if time.monotonic() - last_saved >= machine.checkpoint_every_seconds:
+                    _write(out / FILE, identity, known)
+                    last_saved = time.monotonic()
+    if accelerator.is_main_process:
+        _write(out / FILE, identity, known)
+    accelerator.wait_for_everyone()
+    return known
+
+
+@torch.no_grad()
+def _score(scorer: nn.Module, groups: Sequence[Group]) -> list[Logps]:
+    scores = [tuple(row) for row in scorer(groups).tolist()]
+    if not all(math.isfinite(value) for row in scores for value in row):
+        raise TrainingError("the opponent gives a log-probability that is not finite; check the weights of the policy input")
+    return scores
+
+
+def _read(path: Path, identity: str) -> dict[str, Logps]:
+    if not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_bytes())
+        return {key: tuple(row) for key, row in found["logps"].items()} if found["identity"] == identity else {}
+    except (ValueError, KeyError) as error:
+        raise InputError(f"{path.name} is damaged ({error}); remove it and run again") from None
+
+
+def _write(path: Path, identity: str, logps: dict[str, Logps]) -> None:
+    write_atomic(path, json.dumps({"identity": identity, "logps": logps}, sort_keys=True, indent=0).encode())

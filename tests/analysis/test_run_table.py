@@ -1,0 +1,324 @@
+"""A table never says more than its records: missing is missing, noise is noise, other rules are other rules."""
+
+import csv
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from harness.analysis.comparability import LEADERBOARD_TASKS, published_tables
+from harness.analysis.table_schema import ResultTable, SeedTable
+from harness.artifact import DONE_FILE, Accepted, RunDir, Score, dump, read_model, write_atomic
+from harness.errors import InputError, RecipeError
+from harness.plan import plan
+from harness.recipe import Task, load, replace
+from harness.report.tables_files import collect, combine, print_tables, render, write_tables
+from tests.synthetic_runs import LAUNCH, Values, finish, questions, score_of, small_recipe, write_run
+
+SIX = tuple(Task(name=name, shots=shots, metric=metric) for name, shots, metric in (
+    ("arc_challenge", 25, "acc_norm"), ("truthfulqa_mc2", 0, "acc"), ("winogrande", 5, "acc"), ("gsm8k", 5, "exact_match"),
+    ("hellaswag", 10, "acc_norm"), ("mmlu", 5, "acc"),
+))  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("run") / "a", small_recipe())
+
+
+def terminal(table: ResultTable | SeedTable, width: int = 200) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    print_tables(table, console)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_rows_and_columns_are_the_recipes(run: Path) -> None:
+    """sft, controls, iterations; tasks in the recipe's order; no average while the six leaderboard tasks are not all there."""
+    table = collect(run)
+    assert table.rows == ("sft", "control", "iter0", "iter1")
+    assert [column.label for column in table.columns] == ["gsm8k", "openbookqa", "mt_bench", "kl"]
+    assert len(table.cells) == 16
+
+
+def test_cell_holds_the_score_and_its_difference(run: Path) -> None:
+    """Value, error and n are the score's; the difference is over the same questions and its p is corrected upwards."""
+    cell = collect(run).cell("iter1", "gsm8k")
+    scored = read_model(Score, run / "iter1/eval/open_llm/scores/gsm8k.json")
+    reference = read_model(Score, run / "sft/eval/open_llm/scores/gsm8k.json")
+    assert (cell.value, cell.stderr, cell.n) == (scored.value, scored.stderr, 40)
+    assert cell.delta is not None
+    assert cell.delta.p is not None
+    assert cell.delta.p_holm is not None
+    assert cell.delta.difference == pytest.approx(scored.value - reference.value)  # type: ignore[operator]
+    assert cell.delta.p < cell.delta.p_holm
+
+
+def test_unread_verdicts_are_unscored_and_never_zero(run: Path) -> None:
+    """MT-Bench without a judge prints its counts."""
+    table = collect(run)
+    assert table.cell("iter0", "mt_bench").value is None
+    assert "unscored 16/16" in render(table, "markdown")
+    assert "unscored 16/16" in terminal(table)
+
+
+def test_lower_is_better_is_said_and_used(run: Path) -> None:
+    """kl carries its mark, and a fall is 'better'."""
+    text = render(collect(run), "markdown")
+    assert "kl ↓" in text
+    assert "lower is better" in text
+    outcome = text[text.index("## Last iteration") :]
+    line = next(line for line in outcome.splitlines() if line.startswith("| kl ↓"))
+    assert re.match(r"\| kl ↓ \| -0\.\d+ \[-0\.\d+, -0\.\d+\]: better \|", line)
+
+
+def test_unfinished_evaluation_is_not_run(tmp_path: Path) -> None:
+    """A stage without done.json has no numbers, whatever lies in its directory, and the goal stays undecided."""
+    run = write_run(tmp_path, small_recipe())
+    (run / "iter1/eval/open_llm" / DONE_FILE).unlink()
+    table = collect(run)
+    assert table.cell("iter1", "gsm8k").status == "not run"
+    assert "not run" in terminal(table)
+    assert table.comparisons[0].verdict == "undecided: no difference yet on gsm8k, openbookqa"
+    assert "(0 of 2 tasks)" in render(table, "markdown")
+
+
+def test_changed_score_is_refused(tmp_path: Path) -> None:
+    """A score whose bytes are not the recorded ones never reaches a table; nor does one that is gone."""
+    run = write_run(tmp_path, small_recipe())
+    path = run / "sft/eval/open_llm/scores/gsm8k.json"
+    path.write_bytes(path.read_bytes().replace(b"100.0", b"000.0", 1))
+    with pytest.raises(InputError, match="another sha256"):
+        collect(run)
+    path.unlink()
+    with pytest.raises(InputError, match="missing though"):
+        collect(run)
+
+
+def test_directory_without_a_recipe_is_named(tmp_path: Path) -> None:
+    """The error says what was expected."""
+    with pytest.raises(InputError, match=r"holds no recipe\.json"):
+        collect(tmp_path)
+
+
+def test_tables_need_only_committed_records(run: Path, tmp_path: Path) -> None:
+    """Without logs, checkpoints and responses the tables are the same bytes."""
+    copy = tmp_path / "elsewhere"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("log.jsonl", "tables"))
+    first = [path.read_bytes() for path in write_tables(run)]
+    assert [path.read_bytes() for path in write_tables(copy)] == first
+    assert str(run).encode() not in b"".join(first)
+
+
+def test_json_is_the_documented_layout(run: Path) -> None:
+    """tables.json reads back as a ResultTable."""
+    table = collect(run)
+    assert ResultTable.model_validate_json(render(table, "json")) == table
+    assert json.loads(render(table, "json"))["layout"] == 1
+
+
+def test_csv_has_a_line_a_cell(run: Path) -> None:
+    """Unknown is empty, not 0."""
+    lines = list(csv.DictReader(io.StringIO(render(collect(run), "csv"))))
+    assert len(lines) == 16
+    unscored = next(line for line in lines if line["row"] == "sft" and line["task"] == "mt_bench")
+    assert (unscored["value"], unscored["n_unscored"], unscored["status"]) == ("", "16", "unscored")
+
+
+def test_gain_beyond_noise_meets_the_goal(run: Path) -> None:
+    """The last iteration is held against sft and every control, over the tasks in percent."""
+    against_sft, against_control = collect(run).comparisons
+    assert (against_sft.row, against_sft.against, against_control.against) == ("iter1", "sft", "control")
+    assert against_sft.mean_over == ("gsm8k", "openbookqa")
+    assert against_sft.mean is not None
+    assert against_sft.mean.low is not None
+    assert against_sft.mean.low > 0
+    assert against_sft.verdict.startswith("goal met")
+
+
+def test_no_gain_is_said_plainly(tmp_path: Path) -> None:
+    """The same answers from every row: within noise."""
+    run = write_run(tmp_path, small_recipe(), lambda row, task: questions("sft", task))
+    assert collect(run).comparisons[0].verdict == "goal not met: within noise, the interval contains 0"
+    loss = write_run(tmp_path / "loss", small_recipe(), lambda row, task: questions({"sft": "iter1"}.get(row, "sft"), task))
+    assert collect(loss).comparisons[0].verdict == "goal not met: the interval lies below 0"
+
+
+def test_average_needs_all_six_tasks(tmp_path: Path) -> None:
+    """Complete it is their plain mean; with one evaluation unscored it has no value and says how many there are."""
+
+    def five_in_iter0(row: str, task: Task) -> Values | None:
+        return {"q0": None, "q1": None} if (row, task.name) == ("iter0", "mmlu") else questions(row, task)
+
+    table = collect(write_run(tmp_path, small_recipe(tasks=SIX), five_in_iter0))
+    mean = sum(table.cell("sft", task).value or 0.0 for task in LEADERBOARD_TASKS) / 6
+    assert table.cell("sft", "average").value == pytest.approx(mean)
+    assert table.cell("iter0", "average").status == "incomplete"
+    assert table.cell("iter0", "average").value is None
+    assert "5 of 6 tasks" in render(table, "markdown")
+    difference = table.cell("iter1", "average").delta
+    assert difference is not None
+    assert difference.method == "mean of 6 paired differences"
+
+
+def test_published_numbers_come_with_every_reason_against_them(tmp_path: Path) -> None:
+    """Another harness, fewer questions, an unnamed judge: each is printed, and the paper's value is never in our columns."""
+    run = write_run(tmp_path, small_recipe(claims="zephyr-7b-sft-full"))
+    table = collect(run)
+    cell = table.cell("iter0", "gsm8k")
+    assert cell.published is not None
+    assert (cell.published.value, cell.comparable) == (35.10, False)
+    assert cell.reasons == ("protocol: ours current, theirs lm-eval@46c7966", "limited to 40 questions")
+    text = render(table, "markdown")
+    assert "## Published: paper/leaderboard" in text
+    assert "Not comparable with ours, gsm8k: protocol: ours current" in text
+    assert "judge: ours mt_bench_single, the paper's not stated" in text
+    assert "Of 4 gains over the row before, 1 exceed their own unpaired 95 % sampling error: iter0 gsm8k +8.34." in text
+    ours = text[: text.index("## Published")]
+    assert "35.10" not in ours
+
+
+def test_same_protocol_stands_beside_the_published_number(tmp_path: Path) -> None:
+    """Only under the paper's own harness, shots, precision and question count does ours stand in its column."""
+    base = small_recipe(tasks=(Task(name="gsm8k", shots=5, metric="exact_match"),), claims="zephyr-7b-sft-full")
+    pinned = base.benchmarks[0].model_copy(update={"protocol": "lm-eval@46c7966"})
+    recipe = replace(base, name="pinned", benchmarks=(pinned,))
+    run = write_run(tmp_path, recipe, lambda row, task: {str(i): 100.0 * (i < 440) for i in range(1319)})
+    cell = collect(run).cell("iter0", "gsm8k")
+    assert (cell.comparable, cell.reasons) == (True, ())
+    assert "35.10 (33.36)" in render(collect(run), "markdown")
+
+
+def test_two_protocols_stand_side_by_side(tmp_path: Path) -> None:
+    """Each has its column, named by its protocol, and only the published number of that protocol is comparable with it."""
+    base = small_recipe(tasks=(Task(name="gsm8k", shots=5, metric="exact_match"),), claims="zephyr-7b-sft-full")
+    protocols = ("lm-eval@46c7966", "open-llm-leaderboard-v1", "current")
+    recipe = replace(base, name="side", benchmarks=tuple(base.benchmarks[0].model_copy(update={"protocol": p}) for p in protocols))
+    table = collect(write_run(tmp_path, recipe, lambda row, task: {str(i): 100.0 * (i < 440) for i in range(1319)}))
+    assert [column.label for column in table.columns] == [f"open_llm/{protocol}/gsm8k" for protocol in protocols]
+    cells = [table.cell("iter0", column.label) for column in table.columns]
+    assert [cell.published.value if cell.published else None for cell in cells] == [35.10, 36.69, 35.10]
+    assert [cell.reasons for cell in cells[:2]] == [(), ()]
+    assert cells[2].reasons == ("protocol: ours current, theirs lm-eval@46c7966",)
+
+
+@pytest.mark.parametrize("name", ["zephyr-7b", "zephyr-7b-release"])
+def test_paper_recipes_name_their_claims(name: str) -> None:
+    """The recipes of the paper's model find the paper's tables."""
+    assert {"paper/leaderboard", "paper/mt_bench", "paper/big_bench"} <= set(published_tables(load(name)))
+
+
+def test_unknown_claims_are_an_error() -> None:
+    """A misspelt model gets a suggestion."""
+    with pytest.raises(RecipeError, match="did you mean 'zephyr-7b-sft-full'"):
+        published_tables(small_recipe(claims="zephyr-7b-sft-ful"))
+
+
+def test_scores_under_other_rules_are_marked_and_not_subtracted(tmp_path: Path) -> None:
+    """A row made with another protocol keeps its number, gets a note, and no difference."""
+    recipe = small_recipe()
+    run = write_run(tmp_path, recipe)
+    stage = next(stage for stage in plan(recipe) if stage.path == "iter1/eval/open_llm")
+    benchmark = recipe.benchmarks[0]
+    scores = {task.name: score_of(benchmark, task, questions("iter1", task)) for task in benchmark.tasks}
+    scores["gsm8k"] = scores["gsm8k"].model_copy(update={"protocol": {"rules": "older", "dtype": "bf16"}})
+    finish(RunDir(run), stage, {f"scores/{name}.json": dump(score) for name, score in scores.items()})
+    cell = collect(run).cell("iter1", "gsm8k")
+    assert cell.delta is None
+    assert cell.notes[0] == "other rules than the rows above: protocol.rules 'older', there 'current'"
+    assert "(1) other rules than the rows above" in render(collect(run), "markdown")
+
+
+def test_work_of_another_identity_is_named(tmp_path: Path) -> None:
+    """Numbers made under an older recipe, or kept by hand, are shown and said to be so."""
+    run = write_run(tmp_path, small_recipe())
+    changed = replace(small_recipe(), name="synthetic", seed=7)
+    write_atomic(run / "recipe.json", dump(changed))
+    assert "made under another identity" in collect(run).notes[0]
+    write_atomic(run / "recipe.json", dump(small_recipe()))
+    launch = RunDir(run).launch("iter0/train")
+    assert launch is not None
+    accepted = Accepted(fingerprint="0", difference=[("spec.beta", 0.2, 0.1)], because="the log shows it ran with 0.1")
+    write_atomic(run / "iter0/train/stage.json", dump(launch.model_copy(update={"accepted": [accepted]})))
+    note = "iter0/train was kept with spec.beta 0.2 where the recipe says 0.1, because the log shows it ran with 0.1"
+    assert collect(run).notes == (note,)
+
+
+def test_text_from_outside_cannot_break_the_layout(tmp_path: Path) -> None:
+    """Markup in a summary or a note stays text."""
+    run = write_run(tmp_path, replace(small_recipe(), name="loud", summary="a | b <img src=x> [x](http://y) [red]r[/red] *z*\n# h"))
+    table = collect(run)
+    text = render(table, "markdown")
+    assert r"a \| b &lt;img src=x> [x]\(http://y) [red]r[/red] \*z\* # h" in text
+    assert "gsm8k" in terminal(table)
+
+
+def test_seeds_are_averaged_with_their_spread(tmp_path: Path) -> None:
+    """Three runs: mean and deviation a cell; per run, pooled and over-seeds differences of the last iteration."""
+    runs = [
+        write_run(tmp_path / f"s{seed}", small_recipe(f"s{seed}", seed=seed), lambda row, task, s=seed: questions(row, task, s))  # type: ignore[misc]
+        for seed in range(3)
+    ]
+    table = combine(runs)
+    values = [collect(run).cell("iter1", "gsm8k").value for run in runs]
+    found = next(one for one in table.spreads if (one.row, one.column) == ("iter1", "gsm8k"))
+    assert found.mean == pytest.approx(sum(value or 0.0 for value in values) / 3)
+    mean = table.comparisons[0]
+    assert (mean.row, mean.against, mean.column, len(mean.per_run)) == ("iter1", "sft", "mean over tasks", 3)
+    assert mean.pooled is not None
+    assert mean.over_seeds is not None
+    assert mean.pooled.difference == pytest.approx(mean.over_seeds.difference)
+    assert mean.verdict.startswith("goal met")
+    assert SeedTable.model_validate_json(render(table, "json")) == table
+    assert "0 of 3 runs" in render(table, "markdown")
+    assert "pooled" in terminal(table)
+
+
+def test_runs_of_different_recipes_are_not_averaged(tmp_path: Path) -> None:
+    """Only the seeds may differ; the error names what else does."""
+    one = write_run(tmp_path / "a", small_recipe())
+    other = write_run(tmp_path / "b", replace(small_recipe(), name="other", max_length=1536))
+    with pytest.raises(InputError, match="differ in max_length"):
+        combine([one, other])
+    with pytest.raises(InputError, match="no run to combine"):
+        combine([])
+
+
+def test_launch_records_stay_out_of_the_tables(run: Path) -> None:
+    """Commit, command and machine differ from launch to launch, so no table holds them."""
+    written = "".join(path.read_text() for path in write_tables(run))
+    assert str(LAUNCH["commit"]) not in written
+    assert str(LAUNCH["command"]) not in written
+
+
+def test_average_over_mixed_rules_is_not_taken(tmp_path: Path) -> None:
+    """One of the six tasks under another protocol: its cell is flagged and the row's average has no value."""
+    recipe = small_recipe(tasks=SIX)
+    run = write_run(tmp_path, recipe)
+    stage = next(stage for stage in plan(recipe) if stage.path == "iter1/eval/open_llm")
+    benchmark = recipe.benchmarks[0]
+    scores = {task.name: score_of(benchmark, task, questions("iter1", task)) for task in benchmark.tasks}
+    scores["mmlu"] = scores["mmlu"].model_copy(update={"protocol": {"rules": "older", "dtype": "bf16"}})
+    finish(RunDir(run), stage, {f"scores/{name}.json": dump(score) for name, score in scores.items()})
+    cell = collect(run).cell("iter1", "average")
+    assert (cell.status, cell.value, cell.notes) == ("incomplete", None, ("other rules: mmlu",))
+
+
+def test_seeds_under_different_rules_are_not_averaged(tmp_path: Path) -> None:
+    """Another version of lm-eval in one run: no mean, no pooled or over-seeds difference, and the rule that differs is named."""
+    recipes = [small_recipe(f"s{seed}", seed=seed) for seed in range(2)]
+    runs = [write_run(tmp_path / recipe.name, recipe) for recipe in recipes]
+    stage = next(stage for stage in plan(recipes[1]) if stage.path == "iter1/eval/open_llm")
+    benchmark = recipes[1].benchmarks[0]
+    update = {"protocol": {"rules": "newer", "dtype": "bf16"}}
+    newer = {task.name: score_of(benchmark, task, questions("iter1", task)).model_copy(update=update) for task in benchmark.tasks}
+    finish(RunDir(runs[1]), stage, {f"scores/{name}.json": dump(score) for name, score in newer.items()})
+    table = combine(runs)
+    found = next(one for one in table.spreads if (one.row, one.column) == ("iter1", "gsm8k"))
+    assert (found.mean, found.sd) == (None, None)
+    against_sft = next(one for one in table.comparisons if one.column == "gsm8k")
+    assert (against_sft.pooled, against_sft.over_seeds) == (None, None)
+    assert "Not averaged, iter1 gsm8k: other rules than s0: protocol.rules 'newer', there 'current'" in render(table, "markdown")

@@ -1,0 +1,151 @@
+"""The transformers engine: what decides a response, and what must not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, GenerationConfig
+
+from harness.components.engines import hf
+from harness.components.engines.hf import Engine, invert_cdf, keep_top_p, open_engine
+from harness.contracts import Request
+from harness.errors import InputError
+from tests.checkpoints import MACHINE, save_checkpoint
+
+EOS = 1
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_checkpoint(tmp_path_factory.mktemp("hf") / "checkpoint")
+
+
+@pytest.fixture(scope="module")
+def engine(checkpoint: Path) -> Engine:
+    return open_engine(checkpoint, "float32", MACHINE)
+
+
+def requests(temperature: float, num: int = 10, top_p: float = 1.0) -> list[Request]:
+    """Prompts of different lengths, answers of different limits."""
+    return [
+        Request(f"r{i}", [2, *(5 + (7 * i + k) % 20 for k in range(1 + i % 4)), 3], 3 + 4 * (i % 3), temperature, top_p, 100 + i)
+        for i in range(num)
+    ]
+
+
+def test_greedy_equals_plain_generate(engine: Engine, checkpoint: Path) -> None:
+    """Temperature 0 gives what `model.generate(do_sample=False)` gives to the prompt alone, whatever the checkpoint's own settings."""
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    model.generation_config = GenerationConfig()
+    for request, response in zip(requests(0.0), engine.generate(requests(0.0)), strict=True):
+        ids = torch.tensor([request.token_ids])
+        config = GenerationConfig(do_sample=False, max_new_tokens=request.max_new_tokens, eos_token_id=EOS, pad_token_id=0)
+        expected = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)[0, ids.shape[1] :].tolist()
+        assert response.token_ids == [token for token in expected if token != EOS]
+        assert response.finish_reason == ("stop" if EOS in expected else "length")
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.8])
+def test_draws_depend_on_the_seed_alone(engine: Engine, top_p: float) -> None:
+    """At temperature 1 a response is the same alone, in a batch, and in any order of requests."""
+    asked = requests(1.0, top_p=top_p)
+    together = engine.generate(asked)
+    alone = [engine.generate([request])[0] for request in asked]
+    backwards = engine.generate(asked[::-1])[::-1]
+    assert together == alone == backwards
+
+
+def test_a_response_is_the_same_alone_and_among_64(checkpoint: Path) -> None:
+    """At temperature 1 a batch of 64 gives each request what it gets alone."""
+    large = open_engine(checkpoint, "float32", MACHINE.model_copy(update={"generate_batch": 64}))
+    asked = requests(1.0, 64)
+    assert large.generate(asked) == [large.generate([request])[0] for request in asked]
+
+
+def test_another_seed_draws_anew(engine: Engine) -> None:
+    """Seeds matter: the same prompt with many seeds is answered in many ways."""
+    asked = [request._replace(seed=seed, token_ids=[2, 9, 3], max_new_tokens=8) for seed, request in enumerate(requests(1.0, 20))]
+    assert len({tuple(response.token_ids) for response in engine.generate(asked)}) > 10
+
+
+def test_greedy_and_sampled_rows_share_a_batch(engine: Engine) -> None:
+    """A batch of mixed temperatures answers each request as it would alone."""
+    mixed = [request._replace(temperature=float(i % 2)) for i, request in enumerate(requests(0.0, 8))]
+    assert engine.generate(mixed) == [engine.generate([request])[0] for request in mixed]
+
+
+def test_each_request_has_its_own_limit(engine: Engine) -> None:
+    """No response is longer than its request allows, 'length' means exactly that long, and no EOS is part of a response."""
+    asked = requests(1.0, 12)
+    responses = engine.generate(asked)
+    assert [response.request_id for response in responses] == [request.request_id for request in asked]
+    for request, response in zip(asked, responses, strict=True):
+        assert EOS not in response.token_ids
+        if response.finish_reason == "length":
+            assert len(response.token_ids) == request.max_new_tokens
+        else:
+            assert len(response.token_ids) < request.max_new_tokens
+
+
+def test_every_eos_ends_a_response(checkpoint: Path) -> None:
+    """With several EOS ids, each of them ends a response."""
+    plain = open_engine(checkpoint, "float32", MACHINE)
+    request = requests(0.0)[5]._replace(max_new_tokens=6)
+    first = plain.generate([request])[0].token_ids[0]
+    stopping = Engine(plain.model, [EOS, first], 4)
+    assert stopping.generate([request])[0] == (request.request_id, [], "stop")
+
+
+def test_sampling_follows_the_models_distribution(engine: Engine) -> None:
+    """Over many seeds, the first token's frequencies are the model's probabilities at that temperature."""
+    num, prompt = 2000, [2, 9, 11, 3]
+    asked = [Request(str(seed), prompt, 1, 0.7, 1.0, seed) for seed in range(num)]
+    engine = Engine(engine.model, engine.eos_ids, 500)
+    drawn = Counter(response.token_ids[0] if response.token_ids else EOS for response in engine.generate(asked))
+    with torch.no_grad():
+        expected = (engine.model(torch.tensor([prompt])).logits[0, -1] / 0.7).softmax(-1)
+    for token, probability in enumerate(expected.tolist()):
+        assert abs(drawn[token] / num - probability) < 5 * (probability / num) ** 0.5 + 2 / num
+
+
+def test_inverse_of_the_distribution() -> None:
+    """A uniform number picks the token whose interval holds it; a token without probability is never picked."""
+    probabilities = torch.tensor([[0.0, 0.25, 0.0, 0.5, 0.25]]).repeat(5, 1)
+    uniform = torch.tensor([[0.0], [0.2499], [0.25], [0.7499], [1 - 2**-53]], dtype=torch.float64)
+    assert invert_cdf(probabilities, uniform).tolist() == [1, 1, 3, 3, 4]
+
+
+@pytest.mark.parametrize("ranked", [1, 2, 1024])
+def test_top_p_keeps_the_fewest_that_reach_it(monkeypatch: pytest.MonkeyPatch, ranked: int) -> None:
+    """The smallest most probable set whose sum reaches top_p stays, however many are ranked first; infinity keeps everything."""
+    monkeypatch.setattr(hf, "RANKED", ranked)
+    probabilities = torch.tensor([[0.5, 0.3125, 0.125, 0.0625]]).repeat(4, 1)
+    top_p = torch.tensor([[0.1], [0.5], [0.6], [torch.inf]], dtype=torch.float64)
+    assert (keep_top_p(probabilities, top_p) > 0).sum(-1).tolist() == [1, 1, 2, 4]
+
+
+def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
+    """A directory without a model is one clear line."""
+    with pytest.raises(InputError, match="cannot be loaded as a model"):
+        open_engine(tmp_path / "nothing", "float32", MACHINE)
+
+
+def test_an_empty_prompt_is_refused(engine: Engine) -> None:
+    """A prompt without tokens cannot be answered and says so."""
+    with pytest.raises(InputError, match="empty prompt"):
+        engine.generate([Request("r", [], 3, 0.0, 1.0, 0)])
+
+
+def test_a_batch_ends_with_its_longest_response(engine: Engine) -> None:
+    """Once every row of a batch has stopped, by EOS or its own limit, no further token is computed."""
+    asked = [request._replace(max_new_tokens=40) for request in requests(1.0, 12)]
+    ending = [request for request, response in zip(asked, engine.generate(asked), strict=True) if response.finish_reason == "stop"][:4]
+    calls: list[int] = []
+    handle = engine.model.register_forward_hook(lambda *_: calls.append(1))
+    responses = engine.generate(ending)
+    handle.remove()
+    assert len(responses) > 1
+    assert len(calls) == max(len(response.token_ids) for response in responses) + 1 < 40

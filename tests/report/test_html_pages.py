@@ -1,0 +1,50 @@
+"""The index lists every run with its verdicts, and a run it cannot read with the reason."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from harness.errors import InputError
+from harness.recipe import replace
+from harness.report.html_pages import write_index
+from harness.report.tables_files import write_tables
+from tests import ROOT
+from tests.reported_runs import HOSTILE
+from tests.synthetic_runs import questions, small_recipe, write_run
+
+
+def test_every_run_with_its_verdicts(tmp_path: Path) -> None:
+    """Gain, noise and a damaged run side by side; links to what is there; the same bytes again; hostile names stay text."""
+    write_tables(write_run(tmp_path / "a", replace(small_recipe(), name="a", summary=HOSTILE[0])))
+    write_run(tmp_path / "b", small_recipe("b"), lambda row, task: questions("sft", task))
+    damaged = write_run(tmp_path / "c", small_recipe("c"))
+    (damaged / "iter1/eval/open_llm/scores/gsm8k.json").write_text("{}")
+    readme, page = write_index(tmp_path)
+    text, html = readme.read_text(), page.read_text()
+    assert "| **a** ([tables](a/tables/tables.md), [JSON](a/tables/tables.json), [recipe](a/recipe.json)) | SPIN helped |" in text
+    assert "No gain beyond noise" in text
+    assert "not readable: iter1/eval/open_llm/scores/gsm8k.json is not the file its record names" in text
+    assert "- **supported**: SPIN improves on its SFT model. iter1 - sft: +" in text
+    assert 'href="a/tables/tables.md"' in html
+    assert html.count('class="badge') == 12
+    assert "<script>" not in html
+    assert "default-src 'none'" in html
+    assert str(tmp_path) not in text + html
+    assert [path.read_text() for path in write_index(tmp_path)] == [text, html]
+
+
+def test_sweeps_stand_beside_runs(tmp_path: Path) -> None:
+    """A sweep is listed with what its seeds say together: here the committed one."""
+    committed = ROOT / "results" / "tiny-study"
+    shutil.copytree(committed, tmp_path / "tiny-study", ignore=shutil.ignore_patterns("checkpoint", "samples", "responses"))
+    readme, page = write_index(tmp_path)
+    assert "**tiny-study**" in readme.read_text()
+    assert "iter2 - sft: +7.90 [+6.72, +9.08], pooled over 5 seeds; goal met" in readme.read_text()
+    assert "iter2 - sft: +7.90" in page.read_text()
+
+
+def test_a_folder_is_needed(tmp_path: Path) -> None:
+    """A path that is no folder is one line."""
+    with pytest.raises(InputError, match="is no folder"):
+        write_index(tmp_path / "nowhere")

@@ -1,0 +1,191 @@
+"""The page says at a glance whether SPIN helped, loads nothing, runs nothing, and shows every text as text."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from harness.analysis.scores import read_recipe
+from harness.analysis.table_schema import ResultTable
+from harness.artifact import RunDir, dump, write_atomic
+from harness.recipe import Task, replace
+from harness.report.tables_files import collect
+from harness.report.untrusted import LIMIT, shortened, visible
+from tests.reported_runs import HOSTILE, write_reported_run
+from tests.synthetic_runs import Values, questions, small_recipe, write_run
+
+pytest.importorskip("matplotlib", reason="needs the report extra's matplotlib")
+from harness.analysis.claims import in_short
+from harness.errors import InputError
+from harness.report import plots
+from harness.report.evidence import gather
+from harness.report.html_report import to_html, write_report
+from tests import ROOT
+
+CHECK = ROOT / "tests/browser/check.mjs"
+AXE = os.environ.get("AXE_PATH")
+"""axe-core's axe.min.js (npm install axe-core); never part of this repository."""
+
+
+class Page(HTMLParser):
+    """The tags, text and attributes of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = write_reported_run(tmp_path_factory.mktemp("run") / "a", small_recipe(claims="zephyr-7b-sft-full"))
+    write_report(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def html(run: Path) -> str:
+    return (run / "report.html").read_text()
+
+
+def headline(table: ResultTable) -> str:
+    """The first words of a page that has the verdicts of `table`."""
+    return in_short(table)[0]
+
+
+def test_page_is_self_contained(html: str) -> None:
+    """A strict policy, no script, nothing to load: pictures are embedded and links stay on the page."""
+    page = Page(html)
+    policy = next(attrs["content"] for tag, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; style-src 'sha256-")
+    assert "unsafe" not in policy
+    assert {tag for tag, _ in page.tags} & {"script", "iframe", "object", "embed", "link", "form"} == set()
+    for _, attrs in page.tags:
+        assert str(attrs.get("src", "data:")).startswith("data:image/svg+xml;base64,") or "src" not in attrs
+        assert str(attrs.get("href", "#")).startswith("#")
+        assert not any(name.startswith("on") or name == "style" for name in attrs)
+
+
+def test_hostile_responses_are_text(html: str) -> None:
+    """Script, image, closing tags and Markdown show as they were written; bidi and control characters show as their numbers."""
+    text = Page(html).text
+    for response in HOSTILE[:4]:
+        assert response in text
+    assert not re.search(r"<(script|img src=x|b>bold)", html)
+    assert "safe [U+202E]txet desrever[U+202C] [U+2066]isolated[U+2069] [U+001B][31mred[U+0007] nul[U+0000] half [U+D800]" in text
+    assert "\u202e" not in html
+
+
+def test_text_is_kept_whole_or_said_to_be_cut() -> None:
+    """Accents, other scripts and joined emoji stay; a long text says how much is missing."""
+    assert visible("déjà 漢字 שלום 👩\u200d💻\n\tx") == "déjà 漢字 שלום 👩\u200d💻\n\tx"
+    assert shortened("x" * (LIMIT + 5)).endswith("x [... 5 more characters]")
+
+
+def test_page_holds_every_part(html: str) -> None:
+    """Verdicts, scores with their files, published numbers, curves, responses of every opponent, deviations, audit, provenance, cost."""
+    page = Page(html)
+    ids = {attrs.get("id") for _, attrs in page.tags}
+    assert {"claims", "scores", "differences", "published", "training", "responses", "deviations", "audit", "provenance", "cost"} <= ids
+    expected = (
+        "supported", "iter1/eval/open_llm/scores/gsm8k.json", "paper/leaderboard", "for iter1, ended by stop", "rated 7", "unscored",
+        "double_bos", "fails, accepted by the recipe", "real.lengths.mean", "<s><script>alert(1)</script>",
+        "the text names none; the release pins this commit", "c0ffeec0ffee with local",
+    )  # fmt: skip
+    for text in expected:
+        assert text in page.text, text
+    titles = " ".join(str(attrs["alt"]) for tag, attrs in page.tags if tag == "img")
+    for title in ("Gain over SFT", "gsm8k", "mt_bench by category", "Loss, nats a pair", "Margin", "Rewards", "log p(real)", "Lengths"):
+        assert title in titles
+
+
+def test_headline_follows_the_interval(tmp_path: Path) -> None:
+    """Above 0 helped, around 0 noise, below 0 harm; a control that gains more is part of the headline."""
+
+    def table(name: str, better: dict[str, str]) -> ResultTable:
+        def values(row: str, task: Task) -> Values:
+            return questions(better.get(row, row), task)
+
+        return collect(write_run(tmp_path / name, small_recipe(), values))
+
+    assert headline(table("a", {})) == "SPIN helped"
+    assert headline(table("b", {"iter1": "sft"})) == "No gain beyond noise"
+    assert headline(table("c", {"sft": "iter1", "iter1": "sft"})) == "SPIN did harm"
+    assert headline(table("d", {"control": "iter1", "iter1": "iter0", "iter0": "sft"})) == "SPIN helped, but less than further SFT"
+
+
+def test_equal_records_give_equal_bytes(run: Path, html: str, tmp_path: Path) -> None:
+    """The page is made again byte for byte in another directory, and a plot in every format."""
+    copy = tmp_path / "elsewhere"
+    shutil.copytree(run, copy)
+    assert write_report(copy).read_text() == html
+    drawn = plots.plots(collect(copy), gather(RunDir(copy), read_recipe(copy)))
+    plot = next(plot for plot in drawn if plot.name == "headline")
+    first = {path.name: path.read_bytes() for path in plots.write(plot, tmp_path)}
+    assert set(first) == {"headline.svg", "headline.png", "headline.pdf"}
+    assert {path.name: path.read_bytes() for path in plots.write(plot, tmp_path)} == first
+
+
+def test_report_from_committed_records_alone(run: Path, tmp_path: Path) -> None:
+    """Without prompts, responses, samples and audits there is still a page, and it says what is not here."""
+    copy = tmp_path / "committed"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("responses", "samples", "prompts.jsonl", "audit.json"))
+    text = Page(to_html(copy, read_recipe(copy), collect(copy), gather(RunDir(copy), read_recipe(copy)))).text
+    assert "Responses and samples are not committed and are not here." in text
+    assert "No training stage of this run left an audit." in text
+    assert "SPIN helped" in text
+
+
+def test_evidence_is_what_the_logs_say(run: Path) -> None:
+    """Gaps are the policy's less the margin before, the policy's after; lengths count every response; curves keep both ends."""
+    found = gather(RunDir(run), read_recipe(run))
+    assert found.gaps[0].before == pytest.approx(2.0)
+    assert found.gaps[0].after == pytest.approx(2.0 + sum(range(10, 20)) / 10 / 20)
+    assert [(one.name, sum(one.counts)) for one in found.lengths] == [("real", 12), ("iter0: by sft", 12), ("iter1: by iter0", 12)]
+    assert [answer.by for answer in found.samples[0].answers] == ["real", "sft", "iter0"]
+    loss = next(one for one in found.curves if (one.row, one.quantity) == ("iter0", "loss"))
+    assert (loss.steps[0], loss.steps[-1], len(loss.values)) == (0, 19, 20)
+
+
+def test_damaged_audit_is_one_line(run: Path, tmp_path: Path) -> None:
+    """An audit that does not hold checks is named, with what to do."""
+    shutil.copytree(run, tmp_path / "copy")
+    (tmp_path / "copy/iter0/train/audit.json").write_text('{"checks": [{"name": "double_bos"}]}')
+    with pytest.raises(InputError, match=r"train/audit\.json is not an audit"):
+        gather(RunDir(tmp_path / "copy"), read_recipe(run))
+
+
+def test_unfinished_run_has_a_page(tmp_path: Path) -> None:
+    """Nothing evaluated, nothing trained: the page says so instead of failing."""
+    recipe = replace(small_recipe(), name="empty", summary=HOSTILE[1])
+    write_atomic(tmp_path / "recipe.json", dump(recipe))
+    html = to_html(tmp_path, recipe, collect(tmp_path), gather(RunDir(tmp_path), recipe))
+    assert "Not tested yet" in html
+    assert "No training log is here." in html
+
+
+@pytest.mark.skipif(not (shutil.which("chromium") and shutil.which("node")), reason="needs chromium and node")
+def test_page_in_a_browser(run: Path) -> None:
+    """From disk, dark at 375 and light at 1440 pixels: no console message, request, dialog or overflow; axe-core finds nothing."""
+    command = ["node", str(CHECK), str(run / "report.html"), AXE or "-"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["console"], found["requests"], found["dialogs"]) == ([], [], 0)
+    assert len(found["pages"]) == 2
+    for page in found["pages"]:
+        assert page["overflow"] <= 0, page
+        assert page["violations"] == []

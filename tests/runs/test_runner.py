@@ -1,0 +1,360 @@
+"""Finished work is never redone, unfinished work continues, other work is refused; what is on disk can be checked."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+
+from harness import machine
+from harness.analysis.scores import read_recipe
+from harness.artifact import RunDir, read_model
+from harness.errors import InputError, StageError, StaleError
+from harness.plan import plan
+from harness.recipe import Iteration, Recipe, load, replace
+from harness.runs import runner
+from tests import SMALL, fake_stages
+from tests.fake_stages import launched
+
+CPU = machine.load("cpu")
+RECIPE = load(str(SMALL))
+PATHS = [stage.path for stage in plan(RECIPE)]
+
+
+@pytest.fixture(autouse=True)
+def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_stages.use(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def finished_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        fake_stages.use(patch)
+        path = tmp_path_factory.mktemp("run") / "small"
+        runner.reproduce(RECIPE, RunDir(path), CPU, None, lambda _: None)
+    return path
+
+
+@pytest.fixture
+def finished(finished_once: Path, tmp_path: Path) -> RunDir:
+    """A finished run whose launches are forgotten."""
+    shutil.copytree(finished_once, tmp_path / "small")
+    (tmp_path / "small" / fake_stages.LAUNCHES).unlink()
+    return RunDir(tmp_path / "small")
+
+
+def reproduce(run: RunDir, recipe: Recipe = RECIPE, only: str | None = None) -> list[str]:
+    """Run, and return what was announced."""
+    lines: list[str] = []
+    runner.reproduce(recipe, run, CPU, only, lines.append)
+    return lines
+
+
+def with_beta(t: int, beta: float) -> Recipe:
+    iterations = [iteration.model_copy(update={"beta": beta}) if i == t else iteration for i, iteration in enumerate(RECIPE.iterations)]
+    return replace(RECIPE, name="small", iterations=tuple(iterations))
+
+
+# Done, continue, refuse
+
+
+def test_each_stage_runs_once_and_never_again(tmp_path: Path) -> None:
+    """The first command runs every stage in the plan's order, the second none."""
+    run = RunDir(tmp_path / "new")
+    lines = reproduce(run)
+    assert launched(run.path) == PATHS
+    assert lines[0] == f"[1/{len(PATHS)}] sft/model: starts"
+    assert reproduce(run) == [f"[{i}/{len(PATHS)}] {path}: done earlier" for i, path in enumerate(PATHS, 1)]
+    assert launched(run.path) == PATHS
+
+
+def test_unfinished_stage_continues_alone(finished: RunDir) -> None:
+    """A stage without done.json is launched again in its own directory; what follows it is finished and stays."""
+    (finished.stage_dir("iter0/train") / "done.json").unlink()
+    assert next(line for line in reproduce(finished) if "done earlier" not in line).endswith("iter0/train: continues")
+    assert launched(finished.path) == ["iter0/train"]
+    launch = finished.launch("iter0/train")
+    assert launch is not None
+    assert len(launch.launches) == 2
+
+
+def test_changed_beta_is_refused_with_its_field(finished: RunDir) -> None:
+    """Another beta in iteration 1 makes stale its training and evaluation, names the field with both values, and starts nothing."""
+    changed = with_beta(1, 0.5)
+    states = {found.stage.path: found.state for found in runner.survey(changed, finished)}
+    assert [path for path, state in states.items() if state == "stale"] == ["iter1/train", "iter1/eval/distribution"]
+    with pytest.raises(StaleError) as caught:
+        reproduce(finished, changed)
+    message = str(caught.value)
+    assert "iter1/train: beta is 0.1 on disk, 0.5 in the recipe" in message
+    assert "iter1/eval/distribution: follows from its inputs iter1/train" in message
+    assert "harness accept" in message
+    assert launched(finished.path) == []
+
+
+def test_removed_directories_are_made_again(finished: RunDir) -> None:
+    """The third way out of a refusal: without the stale directories the same command makes them, and nothing else."""
+    for path in ("iter1/train", "iter1/eval"):
+        shutil.rmtree(finished.path / path)
+    reproduce(finished, with_beta(1, 0.5))
+    assert launched(finished.path) == ["iter1/train", "iter1/eval/distribution"]
+
+
+def test_renamed_recipe_keeps_its_work(finished: RunDir) -> None:
+    """A name is no identity: under --out the same stages are done; recipe.json says the new name."""
+    reproduce(finished, replace(RECIPE, name="other"))
+    assert launched(finished.path) == []
+    assert read_recipe(finished.path).name == "other"
+
+
+def test_shortened_recipe_leaves_the_rest_alone(finished: RunDir) -> None:
+    """Stages the recipe no longer plans are neither run, refused nor removed."""
+    reproduce(finished, replace(RECIPE, name="small", iterations=RECIPE.iterations[:1]))
+    assert launched(finished.path) == []
+    assert finished.record("iter1/train") is not None
+
+
+# Leftovers
+
+
+def test_finished_stage_without_its_outputs_says_how_to_rebuild(finished: RunDir) -> None:
+    """done.json alone is not enough: the missing file is named, and what the message says to do works."""
+    (finished.stage_dir("sft/model") / "checkpoint" / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"model\.safetensors is missing.*; remove sft/model/done\.json and sft/model/checkpoint, and run"):
+        reproduce(finished)
+    (finished.stage_dir("sft/model") / "done.json").unlink()
+    shutil.rmtree(finished.stage_dir("sft/model") / "checkpoint")
+    reproduce(finished)
+    assert launched(finished.path) == ["sft/model"]
+    assert runner.verify(finished)[0] == []
+
+
+def test_damaged_stage_file_is_named(finished: RunDir) -> None:
+    """A cut stage.json stops the run with its path; removing the directory as told makes the stage again."""
+    path = finished.stage_dir("iter0/generate") / "stage.json"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(InputError, match=r"iter0/generate/stage\.json is not a readable launch .*remove its directory"):
+        reproduce(finished)
+    shutil.rmtree(path.parent)
+    reproduce(finished)
+    assert launched(finished.path) == ["iter0/generate"]
+
+
+def test_files_nobody_can_explain_are_not_built_upon(finished: RunDir) -> None:
+    """A checkpoint without stage.json is not taken for the recipe's, nor is a done.json."""
+    (finished.stage_dir("iter0/train") / "stage.json").unlink()
+    with pytest.raises(InputError, match=r"iter0/train holds files but no stage\.json"):
+        reproduce(finished)
+    shutil.rmtree(finished.stage_dir("iter0/train") / "checkpoint")
+    (finished.stage_dir("iter0/train") / "log.jsonl").unlink()
+    with pytest.raises(InputError, match=r"iter0/train holds files but no stage\.json"):
+        reproduce(finished)
+
+
+@pytest.mark.parametrize("is_done", [True, False])
+def test_work_from_other_bytes_is_refused(finished: RunDir, monkeypatch: pytest.MonkeyPatch, is_done: bool) -> None:
+    """Where an input was made again with other bytes, what was begun from the old ones is neither used nor continued."""
+    shutil.rmtree(finished.stage_dir("sft/model"))
+    if not is_done:
+        (finished.stage_dir("iter0/generate") / "done.json").unlink()
+        shutil.rmtree(finished.path / "sft" / "eval")
+    monkeypatch.setenv("FAKE_BYTES", "other")
+    with pytest.raises(InputError, match=r"was made from other bytes of sft/model than those there now; remove"):
+        reproduce(finished)
+    assert launched(finished.path)[0] == "sft/model"
+    assert "iter0/generate" not in launched(finished.path)
+
+
+def test_training_log_bears_no_identity(finished: RunDir) -> None:
+    """A training made again with the same weights and other timings leaves what was made from it valid."""
+    shutil.rmtree(finished.stage_dir("iter0/train"))
+    reproduce(finished)
+    assert launched(finished.path) == ["iter0/train"]
+    assert runner.verify(finished)[0] == []
+
+
+# Parts of a run
+
+
+def test_only_runs_what_matches(tmp_path: Path) -> None:
+    """--only is a glob over stage paths."""
+    run = RunDir(tmp_path / "new")
+    assert len(reproduce(run, only="*prompts")) == 2
+    reproduce(run, only="sft/*")
+    assert launched(run.path) == ["prompts", "sft/model", "sft/eval/distribution"]
+
+
+def test_only_names_the_inputs_that_are_missing(tmp_path: Path) -> None:
+    """A stage whose inputs are not there is refused before anything starts, however late it stands in the selection."""
+    run = RunDir(tmp_path / "new")
+    with pytest.raises(InputError, match="iter0/train needs sft/model and prompts and iter0/generate, not finished yet; run that first"):
+        reproduce(run, only="iter0/train")
+    assert not (run.path / "iter0").exists()
+    assert not (run.path / "recipe.json").exists()
+
+
+def test_only_without_a_match_suggests(tmp_path: Path) -> None:
+    """A glob that matches nothing is an error with the near stage."""
+    with pytest.raises(InputError, match="--only 'iter0/trian' matches no stage; did you mean 'iter0/train'"):
+        reproduce(RunDir(tmp_path), only="iter0/trian")
+
+
+# Failures of a stage
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("exit 1", "iter0/train stopped; what it had finished is kept, and the same command continues it"),
+        ("exit 70", r"iter0/train ended with exit code 70 \(its traceback is above\)"),
+        ("kill 9", r"iter0/train was killed \(signal 9\): out of memory, or by hand"),
+        ("kill 11", r"iter0/train was ended by signal 11 \(Segmentation fault\); the same command continues it"),
+    ],
+)
+def test_failed_stage_stops_the_run_and_is_continued(finished: RunDir, monkeypatch: pytest.MonkeyPatch, what: str, message: str) -> None:
+    """Whatever ends a stage's process, the message says which kind it was; the same command goes on from there."""
+    for path in ("iter0/train", "iter0/eval", "iter1"):
+        shutil.rmtree(finished.path / path)
+    monkeypatch.setenv("FAKE_STAGES", f"iter0/train {what}")
+    with pytest.raises(StageError, match=message):
+        reproduce(finished)
+    assert finished.record("iter0/train") is None
+    monkeypatch.delenv("FAKE_STAGES")
+    reproduce(finished)
+    assert launched(finished.path) == ["iter0/train", *PATHS[PATHS.index("iter0/train") :]]
+
+
+def test_stage_runs_by_hand_from_its_directory_alone(tmp_path: Path) -> None:
+    """`harness stage DIR` needs nothing but the directory and those of its inputs."""
+    run = RunDir(tmp_path / "run")
+    prompts = next(stage for stage in plan(RECIPE) if stage.kind == "prompts")
+    run.begin(prompts, CPU, {})
+    runner.run_stage(run.stage_dir("prompts"))
+    assert len((run.stage_dir("prompts") / "prompts.jsonl").read_text().splitlines()) == RECIPE.prompts.num_prompts
+    with pytest.raises(InputError, match=r"has no stage\.json; expected a stage's directory"):
+        runner.run_stage(tmp_path)
+
+
+# Accept
+
+
+def test_accepted_work_is_kept_with_its_reason(finished: RunDir) -> None:
+    """`accept` keeps finished work under the new identity, records difference and reason, and leaves a run that verifies."""
+    changed = with_beta(1, 0.5)
+    shown = runner.accept(changed, finished, "iter1/train", "0.1 and 0.5 were compared before")
+    assert shown == [("spec.beta", 0.1, 0.5)]
+    with pytest.raises(StaleError, match="iter1/eval/distribution: follows from its inputs"):
+        reproduce(finished, changed)
+    runner.accept(changed, finished, "iter1/eval/distribution", "follows")
+    reproduce(finished, changed)
+    assert launched(finished.path) == []
+    launch = finished.launch("iter1/train")
+    assert launch is not None
+    assert launch.accepted[0].because == "0.1 and 0.5 were compared before"
+    assert runner.verify(finished)[0] == []
+
+
+def test_work_made_from_other_pairs_can_be_accepted(finished: RunDir) -> None:
+    """Accepting a training whose recipe now reads other responses does not claim that it read them."""
+    changed = replace(RECIPE, name="small", iterations=(RECIPE.iterations[0], Iteration(beta=0.1, learning_rate=1e-3, pairs_from=(1,))))
+    for path in ("iter1/train", "iter1/eval/distribution"):
+        runner.accept(changed, finished, path, "the same to us")
+    reproduce(finished, changed)
+    assert launched(finished.path) == []
+    assert runner.verify(finished)[0] == []
+
+
+def test_what_cannot_be_accepted_says_why(finished: RunDir, tmp_path: Path) -> None:
+    """An unknown stage, unfinished work and unchanged work are refused, and nothing is written."""
+    with pytest.raises(InputError, match="plans no stage 'iter0/trian'; did you mean 'iter0/train'"):
+        runner.accept(RECIPE, finished, "iter0/trian", "x")
+    with pytest.raises(InputError, match="already has the recipe's identity"):
+        runner.accept(RECIPE, finished, "iter0/train", "x")
+    with pytest.raises(InputError, match="is not finished; only finished work can be accepted"):
+        runner.accept(RECIPE, RunDir(tmp_path / "none"), "iter0/train", "x")
+    assert not (tmp_path / "none").exists()
+
+
+# Verify
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["iter0/train/checkpoint/model.safetensors", "iter1/generate/responses/00000.jsonl", "sft/eval/distribution/scores/kl.json"],
+)
+def test_verify_finds_one_flipped_byte(finished: RunDir, name: str) -> None:
+    """A single byte in a checkpoint, a response file or a score is found and named, and nothing else is."""
+    assert runner.verify(finished)[0] == []
+    path = finished.path / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    damage, _, _ = runner.verify(finished)
+    assert [(item.path, item.reason) for item in damage] == [(name, "its bytes differ from the recorded sha256")]
+
+
+def test_committed_subset_verifies(finished: RunDir) -> None:
+    """Without what .gitignore leaves out the rest still verifies, and the absent files are listed, not forgotten."""
+    _, _, before = runner.verify(finished)
+    for path in [*finished.path.rglob("checkpoint"), *finished.path.rglob("responses")]:
+        shutil.rmtree(path)
+    damage, absent, checked = runner.verify(finished)
+    assert damage == []
+    assert len(absent) == 5
+    assert checked == before - 5
+
+
+def test_verify_finds_a_rebuilt_input(finished: RunDir) -> None:
+    """A stage made from other bytes than those its input's record now states is damage, though every file matches its own record."""
+    shutil.rmtree(finished.stage_dir("iter0/generate"))
+    (finished.path / "iter1").rename(finished.path.parent / "away")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FAKE_BYTES", "other")
+        reproduce(finished, only="iter0/generate")
+    (finished.path.parent / "away").rename(finished.path / "iter1")
+    damage = [item.reason for item in runner.verify(finished)[0]]
+    assert damage == ["was made from other bytes of iter0/generate than those there now"] * 2
+
+
+def test_verify_reports_unfinished_and_exchanged_records(finished: RunDir) -> None:
+    """An unfinished stage and a done.json of another identity are damage."""
+    (finished.stage_dir("sft/eval/distribution") / "done.json").unlink()
+    done = finished.stage_dir("iter1/train") / "done.json"
+    done.write_text(done.read_text().replace(json.loads(done.read_text())["fingerprint"], "0" * 64))
+    reasons = {item.path: item.reason for item in runner.verify(finished)[0]}
+    assert reasons == {
+        "sft/eval/distribution": "not finished",
+        "iter1/train": "done.json and stage.json disagree about the fingerprint",
+    }
+
+
+# Provenance
+
+
+def test_committed_files_name_no_place(finished: RunDir) -> None:
+    """What is committed of a run holds no absolute path and no host name of the machine that made it."""
+    private = [str(finished.path.parent.parent.parent), str(Path.cwd()), str(Path.home()) + "/", socket.gethostname()]
+    texts = {path: path.read_text() for path in finished.path.rglob("*.json")}
+    assert len(texts) > 2 * len(PATHS)
+    assert [(path.name, word) for path, text in texts.items() for word in private if word in text] == []
+
+
+def test_ignored_are_exactly_weights_and_texts(finished: RunDir) -> None:
+    """The run's own .gitignore keeps weights, model output and the lock out of a commit, and records and scores in."""
+    ignored = (finished.path / ".gitignore").read_text().split()
+    assert {"checkpoint/", "responses/", "samples/", "prompts.jsonl", ".lock", "*.tmp"} <= set(ignored)
+    assert not any(name in ignored for name in ("scores/", "done.json", "stage.json", "log.jsonl", "tables/"))
+
+
+def test_run_directory_holds_its_recipe(finished: RunDir, tmp_path: Path) -> None:
+    """recipe.json reads back equal; a directory without one and a damaged one say so."""
+    assert read_recipe(finished.path) == RECIPE
+    assert read_model(Recipe, finished.path / "recipe.json") == RECIPE
+    with pytest.raises(InputError, match=r"holds no recipe\.json; expected the directory of a run"):
+        read_recipe(tmp_path)
+    (finished.path / "recipe.json").write_text("{")
+    with pytest.raises(InputError, match=r"recipe\.json is not a readable recipe"):
+        read_recipe(finished.path)

@@ -1,0 +1,136 @@
+"""Finished stages of the same identity are linked, with their records, and only where they stand on the same bytes."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from harness import machine
+from harness.artifact import DONE_FILE, Launch, RunDir, dump, read_model
+from harness.plan import plan
+from harness.recipe import replace
+from harness.runs import runner, sharing
+from harness.runs.sharing import share
+from tests.tiny_family import fake_stages, quiet, small_recipe
+
+CPU = machine.load("cpu")
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDir:
+    """A finished run of the small recipe."""
+    fake_stages(monkeypatch)
+    run = RunDir(tmp_path / "small")
+    runner.reproduce(small_recipe(), run, CPU, None, quiet)
+    return run
+
+
+def test_everything_of_an_equal_recipe_is_shared(made: RunDir, tmp_path: Path) -> None:
+    """Promise: a recipe that differs in its name alone needs no work: every stage is done, every file verifies, no byte is copied."""
+    run = RunDir(tmp_path / "other")
+    stages = plan(replace(small_recipe(), name="other"))
+    assert [one.stage.path for one in share(stages, run, [made])] == [stage.path for stage in stages]
+    assert {run.state(stage) for stage in stages} == {"done"}
+    assert runner.verify(run)[:2] == ([], [])
+    ours, theirs = (one.stage_dir("iter0/train") / "checkpoint" / "model.safetensors" for one in (run, made))
+    assert ours.stat().st_ino == theirs.stat().st_ino
+    assert not list(tmp_path.rglob(sharing.BESIDE))
+
+
+def test_provenance_comes_along(made: RunDir, tmp_path: Path) -> None:
+    """Promise: a shared stage says which run and which command made it."""
+    run = RunDir(tmp_path / "other")
+    share(plan(small_recipe("other")), run, [made])
+    launch = run.launch("iter1/train")
+    assert launch is not None
+    assert launch.launches == [{"shared_from": "small/iter1/train", "command": "harness reproduce small"}]
+
+
+def test_what_differs_is_left_to_be_made(made: RunDir, tmp_path: Path) -> None:
+    """Promise: with another beta in iteration 1 everything before its training is shared, and nothing from there on."""
+    recipe = small_recipe("other")
+    changed = replace(recipe, name="other", iterations=(recipe.iterations[0], recipe.iterations[1].model_copy(update={"beta": 0.5})))
+    run = RunDir(tmp_path / "other")
+    shared = {one.stage.path for one in share(plan(changed), run, [made])}
+    left = {stage.path for stage in plan(changed)} - shared
+    assert left == {"iter1/train", "iter1/eval/big_bench", "iter1+dpo/train", "iter1+dpo/eval/big_bench"}
+
+
+def test_unfinished_or_incomplete_work_is_not_taken(made: RunDir, tmp_path: Path) -> None:
+    """Promise: without its done.json, or with a file gone (as weights are in a fresh checkout), a stage is not shared."""
+    (made.stage_dir("sft/train") / DONE_FILE).unlink()
+    shutil.rmtree(made.stage_dir("iter0/train") / "checkpoint")
+    run = RunDir(tmp_path / "other")
+    paths = {one.stage.path for one in share(plan(small_recipe("other")), run, [made])}
+    assert paths == {"sft/model", "prompts", "dpo/preferences"}
+
+
+def test_other_bytes_under_the_same_identity_are_not_mixed(made: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: where this run made an input itself with other bytes, what was made from the others' is not taken, so verify holds."""
+    run = RunDir(tmp_path / "other")
+    stages = {stage.path: stage for stage in plan(small_recipe("other"))}
+    share([stages["sft/model"], stages["prompts"]], run, [made])
+    run.begin(stages["sft/train"], CPU, {})
+    (run.stage_dir("sft/train") / "checkpoint").mkdir()
+    (run.stage_dir("sft/train") / "checkpoint" / "model.safetensors").write_bytes(b"another computer's rounding")
+    run.finish(stages["sft/train"], 1.0, 2.0)
+    shared = {one.stage.path for one in share(stages.values(), run, [made])}
+    assert shared == {"dpo/preferences"}
+    assert runner.verify(run)[0] == []
+
+
+def test_accepted_work_stays_marked(made: RunDir, tmp_path: Path) -> None:
+    """Promise: a stage somebody kept although its identity had changed carries that note into the run that shares it."""
+    recipe = small_recipe()
+    changed = replace(recipe, name="small", sampling=recipe.sampling.model_copy(update={"temperature": 0.5}))
+    runner.accept(changed, made, "iter0/generate", "the same draws")
+    run = RunDir(tmp_path / "other")
+    share(plan(replace(changed, name="other")), run, [made])
+    launch = read_model(Launch, run.stage_dir("iter0/generate") / "stage.json")
+    assert [one.because for one in launch.accepted] == ["the same draws"]
+
+
+def test_linked_files_survive_the_other_run(made: RunDir, tmp_path: Path) -> None:
+    """Promise: removing the run that made a stage, or writing a new record there, leaves the sharing run whole."""
+    run = RunDir(tmp_path / "other")
+    share(plan(small_recipe("other")), run, [made])
+    record = made.record("prompts")
+    assert record is not None
+    (made.stage_dir("prompts") / DONE_FILE).write_bytes(dump(record.model_copy(update={"seconds": 99.0})))
+    ours = run.record("prompts")
+    assert ours is not None
+    assert ours.seconds == 1.0
+    shutil.rmtree(made.path)
+    assert runner.verify(run)[:2] == ([], [])
+
+
+def test_killed_while_linking(made: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: a launch that dies between linking and renaming leaves no stage behind; the next one shares it all and clears up."""
+    run = RunDir(tmp_path / "other")
+    stages = plan(small_recipe("other"))
+
+    def die(path: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", die)
+        with pytest.raises(KeyboardInterrupt):
+            share(stages, run, [made])
+    assert {run.state(stage) for stage in stages} == {"missing"}
+    assert len(share(stages, run, [made])) == len(stages)
+    assert not (run.path / sharing.BESIDE).exists()
+    assert runner.verify(run)[0] == []
+
+
+def test_across_disks_files_are_copied(made: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: where no hard link can be made the file is copied; other errors are not swallowed."""
+
+    def refuse(source: Path, target: Path) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(sharing.os, "link", refuse)
+    run = RunDir(tmp_path / "other")
+    assert share(plan(small_recipe("other")), run, [made])
+    assert runner.verify(run)[:2] == ([], [])

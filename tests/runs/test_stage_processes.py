@@ -1,0 +1,155 @@
+"""Stages that are forked from one server, beside stages whose process starts anew."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from harness.artifact import RunDir, Stage
+from harness.errors import BusyError, MachineError, StageError
+from harness.machine import Machine, available, check, load
+from harness.plan import plan
+from harness.recipe import load as load_recipe
+from harness.runs import lock as locks
+from harness.runs import runner
+from harness.runs.stage_processes import Processes
+from tests import SMALL
+
+RECIPE = load_recipe(str(SMALL))
+MACHINE = load("cpu1")
+STAGES = {stage.path: stage for stage in plan(RECIPE)}
+
+
+def begun(run: RunDir, path: str) -> Path:
+    run.begin(STAGES[path], MACHINE, {})
+    return run.stage_dir(path)
+
+
+@contextmanager
+def processes(run: RunDir) -> Iterator[Processes]:
+    with locks.hold(run.path) as lock, Processes(runner._env(MACHINE), lock) as found:
+        yield found
+
+
+def test_a_forked_stage_leaves_what_a_stage_of_its_own_process_leaves(tmp_path: Path) -> None:
+    """Both write the same bytes, end with code 0 and say their process and peak memory; two forks have two processes."""
+    pids: list[int] = []
+    made = []
+    for name in ("forked", "anew"):
+        run = RunDir(tmp_path / name)
+        with processes(run) as started:
+            for path in ("prompts", "sft/model"):
+                directory = begun(run, path)
+                command = runner._command(STAGES[path], MACHINE, sys.executable, directory)
+                ended = started.fork(directory, pids.append) if name == "forked" else started.run(command, pids.append)
+                assert ended.code == 0
+                assert ended.peak_memory_mb > 10
+        made.append({p.relative_to(run.path): p.read_bytes() for p in run.path.rglob("*") if p.suffix in (".jsonl", ".safetensors")})
+    assert made[0] == made[1]
+    assert len(made[0]) >= 2
+    assert len(set(pids)) == 4
+
+
+def test_a_mistake_in_a_forked_stage_is_its_exit_code(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A directory without stage.json ends with code 1 and one line; the server goes on with the next stage."""
+    run = RunDir(tmp_path)
+    with processes(run) as started:
+        assert started.fork(tmp_path / "none", lambda pid: None).code == runner.USER_ERROR_EXIT
+        assert capfd.readouterr().err.count("error: ") == 1
+        assert started.fork(begun(run, "prompts"), lambda pid: None).code == 0
+
+
+def test_a_killed_stage_and_a_killed_server_are_told_apart_from_success(tmp_path: Path) -> None:
+    """SIGKILL to the stage's process, or to the server, is code -9 either way; nothing waits for ever."""
+    run = RunDir(tmp_path)
+    with processes(run) as started:
+        directory = begun(run, "prompts")
+        assert started.fork(directory, lambda pid: os.kill(pid, signal.SIGKILL)).code == -signal.SIGKILL
+        assert started._server is not None
+        server = started._server[0].pid
+        os.kill(server, signal.SIGKILL)
+        assert started.fork(directory, lambda pid: None).code == -signal.SIGKILL
+
+
+def test_what_goes_wrong_in_the_runner_is_not_taken_for_the_servers_end(tmp_path: Path) -> None:
+    """An OSError of the runner's own, while the stage runs, reaches the caller; it is not waited out."""
+
+    def fail(pid: int) -> None:
+        raise OSError("the lock file cannot be written")
+
+    run = RunDir(tmp_path)
+    with processes(run) as started, pytest.raises(OSError, match="the lock file cannot be written"):
+        started.fork(begun(run, "prompts"), fail)
+
+
+def test_the_lock_outlives_a_killed_runner_until_its_stage_ends(tmp_path: Path) -> None:
+    """When the runner's own descriptors close while a forked stage runs, the run stays held, and is free once that process is gone."""
+    run = RunDir(tmp_path)
+    with locks.hold(run.path) as lock:
+        orphan = Processes(runner._env(MACHINE), os.dup(lock))
+        pids: list[int] = []
+        directory = begun(run, "prompts")
+        thread = threading.Thread(target=lambda: orphan.fork(directory, lambda pid: (os.kill(pid, signal.SIGSTOP), pids.append(pid))))
+        thread.start()
+        while not pids:
+            time.sleep(0.01)
+    os.close(orphan.lock)
+    with pytest.raises(BusyError), locks.hold(run.path):
+        pass
+    os.kill(pids[0], signal.SIGKILL)
+    thread.join()
+    orphan.__exit__()
+    with locks.hold(run.path):
+        pass
+
+
+def test_what_forks(tmp_path: Path) -> None:
+    """Only a stage of this interpreter without a launcher forks, on a machine that says so; one with CUDA may not say so."""
+    train, generate = STAGES["iter0/train"], STAGES["iter0/generate"]
+    python = runner._interpreter(train, MACHINE)
+
+    def forks(stage: Stage, python: str = python, **changes: object) -> bool:
+        return runner._forks(stage, MACHINE.model_copy(update=changes), python)
+
+    assert forks(train)
+    assert forks(generate)
+    assert not forks(train, fork_stages=False)
+    assert not forks(train, launcher=("torchrun",))
+    assert forks(generate, launcher=("torchrun",))
+    assert not forks(generate, python="/another/python")
+    cuda: Machine = MACHINE.model_copy(update={"device": "cuda"})
+    with pytest.raises(MachineError, match="forks its stages, which CUDA does not survive; remove fork_stages"):
+        check(cuda, RECIPE)
+
+
+def test_no_shipped_machine_forks_with_cuda() -> None:
+    """The shipped machines with CUDA start every stage anew."""
+    for name in available():
+        machine = load(name)
+        assert not (machine.fork_stages and machine.device == "cuda"), name
+
+
+def test_ctrl_c_ends_the_forked_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C during a forked stage ends that process at once and is one line; the stage stays unfinished."""
+    run = RunDir(tmp_path)
+    pids: list[int] = []
+
+    def interrupt(lock: int, path: str, pid: int) -> None:
+        pids.append(pid)
+        os.kill(pid, signal.SIGINT)  # the terminal signals the whole group
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(locks, "name_stage", interrupt)
+    with processes(run) as started, pytest.raises(StageError, match="prompts was interrupted; the same command continues it"):
+        runner._launch(STAGES["prompts"], run, MACHINE, started)
+    assert run.record("prompts") is None
+    with pytest.raises(ProcessLookupError):
+        os.kill(pids[0], 0)
