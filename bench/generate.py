@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.contracts import Request, Row, load
+from harness.files import read_jsonl
 from harness.machine import Machine
-from harness.training.pairs import dump_rows, read_jsonl
+from harness.training.pairs import dump_rows
 
 BATCHES = (16, 32, 64)
 TIE = 1e-3

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import datasets
 from transformers import AutoTokenizer
 
-from harness.artifact import DONE_FILE, Record, dump
-from harness.contracts import Row
+from harness.artifact import DONE_FILE, Record
+from harness.contracts import Row, TrainSpec
+from harness.files import dump
 from harness.lm.group_logps import Group
 from harness.machine import Machine
 from harness.recipe import Optimizer
-from harness.stage_specs import TrainSpec
 from harness.training.batches import Batches, plan_steps, share_prompts
 from harness.training.pairs import dump_rows, read_pairs
 

@@ -9,22 +9,17 @@
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import json
-import os
-import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from harness.analysis.deviations import flatten
-from harness.config import Model, Strict
-from harness.errors import InputError, MachineError
+from harness.config import Strict, flatten
+from harness.errors import InputError
+from harness.files import Output, digest, dump, hash_file, read_model, write_atomic
 from harness.machine import Machine
+from harness.recipe import Recipe
 
 State = Literal["missing", "partial", "done", "stale"]
 STAGE_FILE, DONE_FILE, RECIPE_FILE, LOG_FILE = "stage.json", "done.json", "recipe.json", "log.jsonl"
@@ -63,13 +58,6 @@ class Launch(Strict):
     accepted: list[Accepted] = []
 
 
-class Output(Strict):
-    """A file a stage left: bytes and sha256."""
-
-    size: int
-    sha256: str
-
-
 class Record(Strict):
     """`done.json`. `content` is the sha256 of the outputs' names and hashes, the log with its timings left out.
 
@@ -81,27 +69,6 @@ class Record(Strict):
     content: str
     seconds: float
     peak_memory_mb: float
-
-
-class Score(Strict):
-    """A task's result. `value` is in percent (MT-Bench: points of 10), None when unscored; `stderr` in the same unit.
-
-    `values` holds each question's own score under its id, None where it could not be read: the pairing for comparisons.
-    `protocol` is everything two scores must share to stand in one column.
-    """
-
-    benchmark: str
-    task: str
-    metric: str
-    value: float | None
-    stderr: float | None
-    n: int
-    n_unscored: int = 0
-    shots: int | None = None
-    limit: int | None = None
-    protocol: dict[str, Any] = {}
-    values: dict[str, float | None] = {}
-    details: dict[str, Any] = {}
 
 
 class RunDir:
@@ -199,14 +166,6 @@ class RunDir:
         launches = {path: self.launch(path) for path in self.stages() if self.record(path)}
         return {launch.stage.fingerprint: path for path, launch in launches.items() if launch}
 
-def canonical(value: Any) -> str:
-    """JSON that is the same for equal values; what cannot be encoded the same way twice is an error."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-
-
-def digest(value: Any) -> str:
-    return hashlib.sha256(canonical(value).encode()).hexdigest()
-
 
 def make_stage(path: str, kind: str, spec: BaseModel, versions: Mapping[str, int], inputs: Mapping[str, Stage]) -> Stage:
     """A `Stage` with its fingerprint."""
@@ -231,53 +190,15 @@ def difference(found: Stage, planned: Stage) -> list[tuple[str, Any, Any]]:
     return [(field, old.get(field), new.get(field)) for field in sorted({*old, *new}) if old.get(field) != new.get(field)]
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write beside, flush to disk, rename: a reader sees the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".tmp")
-    with naming_full_disk(path):
-        with open(beside, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-
-
-@contextmanager
-def naming_full_disk(path: Path) -> Iterator[None]:
-    """Turn ENOSPC into an error that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        free = shutil.disk_usage(path.parent if path.parent.exists() else Path.cwd()).free
-        raise MachineError(
-            f"disk full while writing {path.name} ({free / 2**20:.0f} MiB free); nothing finished is lost: "
-            "free space and run the same command again"
-        ) from None
-
-
-def dump(value: BaseModel) -> bytes:
-    """Indented JSON of a model, newline at the end."""
-    return (value.model_dump_json(indent=1) + "\n").encode()
-
-
-def read_model(kind: type[Model], path: Path) -> Model:
-    """A model from its file; a damaged file is an `InputError`."""
-    try:
-        return kind.model_validate_json(path.read_bytes())
-    except ValueError as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path} is not a readable {kind.__name__.lower()} ({reason}); restore it or remove its directory") from None
-
-
-def hash_file(path: Path) -> Output:
-    with open(path, "rb") as file:
-        return Output(size=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
-
-
 def _outputs(folder: Path) -> Iterator[Path]:
     for path in folder.rglob("*"):
         if path.is_file() and path.name not in (STAGE_FILE, DONE_FILE) and not path.name.endswith(".tmp"):
             yield path
+
+
+def read_recipe(run: Path) -> Recipe:
+    """The recipe a run was made from."""
+    path = run / RECIPE_FILE
+    if not path.exists():
+        raise InputError(f"{run} holds no {RECIPE_FILE}; expected the directory of a run such as results/tiny")
+    return read_model(Recipe, path)

@@ -26,10 +26,10 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from harness.artifact import Score
+from harness.config import Strict
 from harness.errors import RecipeError, suggest
 from harness.machine import Machine
-from harness.recipe import Benchmark
+from harness.recipe import Benchmark, Lora, ModelRef, Optimizer, PromptSource, Sampling
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -181,3 +181,88 @@ def _path(kind: Kind, name: str) -> Path:
         known = [p.stem for p in folder.glob("*.py") if p.stem != "__init__"]
         raise RecipeError(f"no {kind.removesuffix('s')} called {name!r}{suggest(name, known)}")
     return path
+
+
+class Score(Strict):
+    """A task's result. `value` is in percent (MT-Bench: points of 10), None when unscored; `stderr` in the same unit.
+
+    `values` holds each question's own score under its id, None where it could not be read: the pairing for comparisons.
+    `protocol` is everything two scores must share to stand in one column.
+    """
+
+    benchmark: str
+    task: str
+    metric: str
+    value: float | None
+    stderr: float | None
+    n: int
+    n_unscored: int = 0
+    shots: int | None = None
+    limit: int | None = None
+    protocol: dict[str, Any] = {}
+    values: dict[str, float | None] = {}
+    details: dict[str, Any] = {}
+
+
+class ModelSpec(Strict):
+    """Stage `model`: weights and tokenizer as an ordinary safetensors checkpoint in `checkpoint/`."""
+
+    model: ModelRef
+
+
+class PromptsSpec(Strict):
+    """Stage `prompts`: `prompts.jsonl`, one `Row` a line, in training order."""
+
+    prompts: PromptSource
+
+
+class PreferencesSpec(Strict):
+    """Stage `preferences`: `prompts.jsonl` with the chosen responses as real, and `responses/*.jsonl` with the rejected ones."""
+
+    prompts: PromptSource
+
+
+class GenerateSpec(Strict):
+    """Stage `generate`: `responses/*.jsonl`, one response a prompt. Inputs: policy, prompts."""
+
+    engine: str
+    sampling: Sampling
+    template: str
+    dtype: str
+    seed: int
+
+
+class TrainSpec(Strict):
+    """Stage `train`: `checkpoint/` and `log.jsonl`. Inputs: policy, prompts, and responsesI for each iteration I of the pairs.
+
+    An objective with a branch `proto` has iteration 0's responses as the input `proto` as well.
+    Training ends after `num_steps` steps where given, else after `stop_after_epochs` of the `schedule_epochs` scheduled.
+    """
+
+    objective: str
+    parameters: dict[str, float]
+    grouping: str
+    beta: float
+    learning_rate: float
+    optimizer: Optimizer
+    schedule_epochs: int
+    stop_after_epochs: int
+    num_steps: int | None
+    global_batch_size: int
+    template: str
+    tokenization: str
+    max_length: int
+    max_prompt_length: int
+    accepted_checks: tuple[str, ...]
+    lora: Lora | None
+    precision: str
+    seed: int
+
+
+class EvaluateSpec(Strict):
+    """Stage `evaluate`: `scores/TASK.json` and `samples/TASK.jsonl`. Input: policy."""
+
+    benchmark: Benchmark
+    engine: str
+    precision: str
+    seed: int

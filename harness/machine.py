@@ -7,9 +7,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from harness.config import Strict
+from harness.config import Strict, find, load_attribute, shipped
 from harness.errors import MachineError, RecipeError
-from harness.python_file import find, load_attribute, shipped
 from harness.recipe import Recipe
 
 StageKind = Literal["model", "prompts", "preferences", "generate", "train", "evaluate"]

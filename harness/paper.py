@@ -3,8 +3,8 @@
 - `SETTINGS` is what the paper's text says, `RELEASED` what uclaml/SPIN at a12ba80 and its authors do. They disagree
   on purpose: a recipe chooses, and is compared with both. Keys are the dotted names of a recipe's fields.
 - `CONTEXT` is what else they state, not compared with recipes. `TIMES` are the paper's own durations.
-- `CLAIMS` are the published numbers (paper_claims.py), `PROTOCOL` how they were made, `MISPRINTS` where the paper
-  contradicts itself, `RERUNS` who tried again, `NOT_RECOVERABLE` what nobody can read anywhere.
+- `PROTOCOL` is how its tables were made (the tables: harness/analysis/published.py), `MISPRINTS` where the paper contradicts
+  itself, `RERUNS` who tried again, `NOT_RECOVERABLE` what nobody can read anywhere.
 
 `beta` throughout is the coefficient of the log-ratio, which the paper calls lambda. Iterations count from 0, and the
 opponent of iteration 0 is the SFT model. "V3" is the ICML text, "V2" arXiv v2. "not stated" is a value.
@@ -13,13 +13,8 @@ opponent of iteration 0 is the SFT model. "V3" is the ICML text, "V2" arXiv v2. 
 import math
 from typing import Any, NamedTuple
 
-from harness.analysis.published import CLAIMS, GAINS, NOT_STATED, Claim, Gain, claim, claims
-
-__all__ = [
-    "CLAIMS", "CONTEXT", "GAINS", "HARNESS", "MISPRINTS", "NOT_RECOVERABLE", "NOT_STATED", "NUM_ITERATIONS", "PROTOCOL",
-    "RELEASED", "RERUNS", "SETTINGS", "SOURCES", "STANDARD_ERRORS", "TIMES",
-    "Claim", "Fact", "Gain", "Misprint", "NotRecoverable", "Protocol", "claim", "claims",
-]  # fmt: skip
+NOT_STATED = "not stated"
+"""A value: the source was read, and it does not say."""
 
 SOURCES = ("paper", "release", "authors", "leaderboard", "rerun", "ours")
 """Who says it: the text; its code, configs and cards; its authors in an issue; the live leaderboard; others; we."""

@@ -14,12 +14,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from harness.analysis.contests import baselines
 from harness.artifact import Stage, make_stage
-from harness.contracts import branches, functions, parameters, version
+from harness.contracts import (
+    EvaluateSpec,
+    GenerateSpec,
+    ModelSpec,
+    PreferencesSpec,
+    PromptsSpec,
+    TrainSpec,
+    branches,
+    functions,
+    parameters,
+    version,
+)
 from harness.errors import RecipeError, suggest
 from harness.recipe import Benchmark, Finetuning, ModelRef, PairTraining, PromptSource, Recipe
-from harness.stage_specs import EvaluateSpec, GenerateSpec, ModelSpec, PreferencesSpec, PromptsSpec, TrainSpec
 
 PIPELINE_VERSIONS = {"train": 1, "generate": 1, "evaluate": 1, "model": 1, "prompts": 1, "preferences": 1}
 
@@ -250,3 +259,37 @@ def _versions(kind: str) -> dict[str, int]:
 
 def _dtype(recipe: Recipe) -> str:
     return "bfloat16" if recipe.precision == "bf16" else "float32"
+
+
+def baselines(recipe: Recipe) -> tuple[str, ...]:
+    """The rows no iteration had a part in: what the last iteration is compared with."""
+    found = ["sft", *recipe.controls]
+    for row, rival in recipe.rivals.items():
+        if rival.start in found:
+            found.append(row)
+    return tuple(found)
+
+
+def contests(recipe: Recipe) -> tuple[tuple[str, str], ...]:
+    """(row, against): the last iteration against every baseline, and a rival that goes on from an iteration against its start."""
+    if not recipe.iterations:
+        return ()
+    last = f"iter{len(recipe.iterations) - 1}"
+    late = [(row, rival.start) for row, rival in recipe.rivals.items() if row not in baselines(recipe)]
+    return (*((last, against) for against in baselines(recipe)), *late)
+
+
+def steps_at_equal_flops(recipe: Recipe, global_batch_size: int) -> int:
+    """Steps of further SFT that cost what all iterations cost: generation, the opponent's forward passes and training together.
+
+    Example: 100 prompts, one iteration of 10 steps of 10 pairs, lengths 10 + 10 + 10: generation 2 * 100 * 20, opponent 2 * 100 * 30,
+    training 6 * 10 * 10 * 30 make 28 000 per parameter; an SFT step of 10 rows is 6 * 10 * 20 = 1200, so 23 steps.
+    """
+    sizes, num = recipe.sizes, recipe.prompts.num_prompts
+    row = sizes.prompt_tokens + sizes.real_tokens + sizes.generated_tokens
+    spent = 0.0
+    for t, iteration in enumerate(recipe.iterations):
+        generation = 2 * num * (sizes.prompt_tokens + sizes.generated_tokens)
+        opponent = 2 * num * len(iteration.pairs_from) * row
+        spent += generation + opponent + 6 * steps_of(recipe, t) * recipe.global_batch_size * row
+    return round(spent / (6 * global_batch_size * (sizes.prompt_tokens + sizes.real_tokens)))

@@ -13,7 +13,7 @@ commit. With the commit it is one more variant, `sft_model=ModelRef(..., revisio
 """
 
 from harness.recipe import Recipe, load, replace
-from harness.runs.sweep import Sweep
+from harness.runs.sweeps import Sweep
 
 baselines = load("zephyr-7b-baselines")
 paper = replace(load("zephyr-7b"), name="ablation", claims=None)

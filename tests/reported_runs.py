@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.artifact import RECIPE_FILE, RunDir, Stage, dump, write_atomic
+from harness.artifact import RECIPE_FILE, RunDir, Stage
+from harness.files import dump, write_atomic
 from harness.plan import plan
 from harness.recipe import Recipe
 from tests.synthetic_runs import MakeValues, finish, questions, score_of

@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from harness import machine
-from harness.artifact import RECIPE_FILE, RunDir, Score, Stage, dump, write_atomic
+from harness.artifact import RECIPE_FILE, RunDir, Stage
+from harness.contracts import Score
 from harness.evaluation.statistics import estimate, question_of
+from harness.files import dump, write_atomic
 from harness.plan import folder_of, plan
 from harness.recipe import Benchmark, Finetuning, Judge, Optimizer, Recipe, Task, load, replace
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from harness import artifact, machine
-from harness.artifact import RunDir, canonical, difference, make_stage, write_atomic
+from harness.artifact import RunDir, difference, make_stage
 from harness.errors import InputError, MachineError
+from harness.files import canonical, write_atomic
 from harness.recipe import Sampling
 
 CPU = machine.load("cpu")

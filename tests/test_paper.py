@@ -5,6 +5,7 @@ from itertools import chain
 import pytest
 
 from harness import paper
+from harness.analysis import published
 
 SIX = ("arc_challenge", "truthfulqa_mc2", "winogrande", "gsm8k", "hellaswag", "mmlu")
 MISPRINTED = ("paper/leaderboard", "iter3+dpo")
@@ -21,9 +22,9 @@ COUNTS = {
 CAUSAL = {"sft": 105, "iter0": 108, "iter1": 110, "iter2": 111}
 
 
-def cell(table: str, row: str, task: str) -> paper.Claim:
+def cell(table: str, row: str, task: str) -> published.Claim:
     """The claim, which must be there."""
-    found = paper.claim(table, row, task)
+    found = published.claim(table, row, task)
     assert found is not None, f"{table} {row} {task} is blank"
     return found
 
@@ -35,9 +36,9 @@ def score(row: str, task: str, table: str = "paper/leaderboard") -> float:
 
 def six_task_rows() -> Iterator[tuple[str, str]]:
     """Every (table, row) that prints all six scores and their mean."""
-    for table in dict.fromkeys(claim.table for claim in paper.CLAIMS):
+    for table in dict.fromkeys(claim.table for claim in published.CLAIMS):
         tasks: dict[str, set[str]] = {}
-        for claim in paper.claims(table):
+        for claim in published.claims(table):
             tasks.setdefault(claim.row, set()).add(claim.task)
         yield from ((table, row) for row, found in tasks.items() if found >= {*SIX, "average"})
 
@@ -60,7 +61,7 @@ def test_misprints_recompute_from_the_claims() -> None:
     average, gain, gsm8k = paper.MISPRINTS
     mean = row_mean(*MISPRINTED)
     assert (average.printed, average.recomputed) == (score("iter3+dpo", "average"), round(mean, 2))
-    assert gain.printed == next(g.value for g in paper.GAINS if g.row == "iter3+dpo")
+    assert gain.printed == next(g.value for g in published.GAINS if g.row == "iter3+dpo")
     assert gain.recomputed == round(mean - score("iter3", "average"), 2)
     assert gsm8k.recomputed == round(score("iter0", "gsm8k") - score("sft", "gsm8k"), 2) < gsm8k.printed
     assert round(score("iter0", "truthfulqa_mc2") - score("sft", "truthfulqa_mc2"), 2) == 5.45
@@ -75,8 +76,8 @@ def test_intro_gain_holds_from_iter2() -> None:
     assert [row for row, gain in least.items() if gain >= paper.CONTEXT["paper.intro_gain"].value] == ["iter2", "iter3"]
 
 
-@pytest.mark.parametrize("gain", paper.GAINS, ids=lambda gain: f"{gain.table}:{gain.row}")
-def test_printed_gain_is_the_difference_of_printed_scores(gain: paper.Gain) -> None:
+@pytest.mark.parametrize("gain", published.GAINS, ids=lambda gain: f"{gain.table}:{gain.row}")
+def test_printed_gain_is_the_difference_of_printed_scores(gain: published.Gain) -> None:
     """A gain in parentheses is the row's printed score minus the row's before it."""
     difference = score(gain.row, gain.task, gain.table) - score(gain.against, gain.task, gain.table)
     assert round(difference, 2) == gain.value
@@ -84,7 +85,7 @@ def test_printed_gain_is_the_difference_of_printed_scores(gain: paper.Gain) -> N
 
 def test_scores_are_whole_numbers_of_questions() -> None:
     """Where n is given, a whole number of right answers prints as the claimed score: the full test set was used."""
-    counted = [claim for claim in paper.CLAIMS if claim.n is not None]
+    counted = [claim for claim in published.CLAIMS if claim.n is not None]
     assert len(counted) > 60
     for claim in counted:
         assert claim.n is not None
@@ -130,7 +131,7 @@ def test_nothing_is_said_without_a_source() -> None:
     """Every fact, protocol and claim names a known source and a place to look it up."""
     dicts = (paper.SETTINGS, paper.RELEASED, paper.CONTEXT, paper.TIMES, paper.HARNESS, paper.STANDARD_ERRORS)
     facts = chain(*(d.values() for d in dicts), paper.RERUNS.values())
-    origins = [(said.source, said.where) for group in (facts, paper.PROTOCOL.values(), paper.CLAIMS) for said in group]
+    origins = [(said.source, said.where) for group in (facts, paper.PROTOCOL.values(), published.CLAIMS) for said in group]
     assert len(origins) > 300
     for source, where in origins:
         assert source in paper.SOURCES, where
@@ -141,18 +142,18 @@ def test_nothing_is_said_without_a_source() -> None:
 
 def test_only_what_was_read_is_encoded() -> None:
     """No figure from a secondary source or from memory (grades C, D) is among the claims."""
-    assert {claim.grade for claim in paper.CLAIMS} <= {"A", "B"}
+    assert {claim.grade for claim in published.CLAIMS} <= {"A", "B"}
 
 
 def test_no_cell_is_claimed_twice() -> None:
     """A table has one value for a row and a task."""
-    keys = [(claim.table, claim.row, claim.task) for claim in paper.CLAIMS]
+    keys = [(claim.table, claim.row, claim.task) for claim in published.CLAIMS]
     assert len(keys) == len(set(keys))
 
 
 def test_paper_scores_follow_the_stated_protocol() -> None:
     """Metric and shots on the paper's cells are those its protocol tables give."""
-    for claim in paper.CLAIMS:
+    for claim in published.CLAIMS:
         if claim.source == "paper" and claim.task != "average":
             stated = paper.PROTOCOL[claim.task]
             assert (claim.metric, claim.shots) == (stated.metric, stated.shots), claim
@@ -193,20 +194,20 @@ def test_pairs_from_matches_the_stated_number_of_pairs() -> None:
 
 def test_reruns_are_tables_of_claims() -> None:
     """Every re-run has a table, and every table of a re-run says what was run."""
-    tables = {claim.table for claim in paper.CLAIMS if claim.table.startswith("rerun/")}
+    tables = {claim.table for claim in published.CLAIMS if claim.table.startswith("rerun/")}
     assert set(paper.RERUNS) == tables
 
 
 def test_the_card_of_another_revision_is_not_the_baseline() -> None:
     """The live leaderboard has no row for the SFT revision SPIN trained, so no baseline can be read from it."""
-    assert paper.claim("cards/leaderboard", "sft", "average") is None
+    assert published.claim("cards/leaderboard", "sft", "average") is None
     assert cell("cards/leaderboard", "sft@main", "average").value == 57.56
 
 
 def test_a_blank_cell_is_none_and_a_typo_is_an_error() -> None:
     """What was not reported is None; a name that no table has is refused, and the message lists the names there are."""
-    assert paper.claim("paper/mt_bench", "iter3", "mt_bench") is None
+    assert published.claim("paper/mt_bench", "iter3", "mt_bench") is None
     with pytest.raises(LookupError, match=r"no published table has the task 'gsmk8'.*gsm8k"):
-        paper.claim("paper/leaderboard", "iter0", "gsmk8")
+        published.claim("paper/leaderboard", "iter0", "gsmk8")
     with pytest.raises(LookupError, match=r"'paper/leaderbord'.*paper/leaderboard"):
-        paper.claims("paper/leaderbord")
+        published.claims("paper/leaderbord")

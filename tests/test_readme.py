@@ -13,7 +13,7 @@ import typer
 from harness import recipe as recipes
 from harness.artifact import RECIPE_FILE, RunDir
 from harness.cli.main import app
-from harness.report import tables_files as tabulating
+from harness.report import tables as tabulating
 from harness.runs.runner import verify
 from tests import ROOT
 

@@ -6,8 +6,8 @@ import pytest
 
 from harness import paper
 from harness import recipe as recipes
-from harness.analysis.deviations import deviations, flatten
-from harness.config import build
+from harness.analysis.deviations import deviations
+from harness.config import build, flatten
 from harness.errors import RecipeError
 from harness.recipe import Iteration, ModelRef, Recipe, load, replace
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from harness import machine, recipe
-from harness.runs import sweep
+from harness.runs import sweeps as sweep
 from tests import ROOT
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from harness.artifact import RunDir, Stage, digest, dump, write_atomic
+from harness.artifact import RunDir, Stage
+from harness.files import digest, dump, write_atomic
 from harness.machine import Machine
 from harness.recipe import Benchmark, Finetuning, Iteration, Optimizer, PairTraining, Recipe, Task, load, replace
 from harness.runs import runner
-from harness.runs.sweep import Sweep, seeded
+from harness.runs.sweeps import Sweep, seeded
 from tests.synthetic_runs import score_of
 
 ADAMW = Optimizer(name="adamw")

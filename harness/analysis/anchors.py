@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.analysis.comparability import AVERAGE, published_claims, rules_against
+from harness.analysis.published import Claim
 from harness.analysis.scores import Scores, Source, leaderboard, read_scores, sources
-from harness.artifact import Score
+from harness.contracts import Score
 from harness.errors import RecipeError
 from harness.evaluation.statistics import Estimate, mean_of_tasks, t_of
-from harness.paper import NOT_STATED, Claim
+from harness.paper import NOT_STATED
 from harness.recipe import Anchor, Figure, Recipe
 
 ROUNDING = 0.005

@@ -9,13 +9,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from harness.analysis.comparability import AVERAGE
-from harness.analysis.contests import baselines
-from harness.analysis.differences import REFERENCE, compare, delta, difference
+from harness.analysis.differences import REFERENCE, compare, delta, delta_text, difference
 from harness.analysis.scores import Scores, sources
 from harness.analysis.table_schema import Column, Comparison, Delta, Finding, ResultTable
-from harness.plan import plan
+from harness.plan import baselines, plan
 from harness.recipe import Recipe
-from harness.report.formatting import delta_text
 
 Verdict = Literal["supported", "contradicted", "within noise", "not tested"]
 Spec = dict[str, Any]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from harness.artifact import Score
-from harness.contracts import grade
+from harness.analysis.published import CLAIMS, Claim
+from harness.contracts import Score, grade
 from harness.errors import RecipeError, suggest
-from harness.paper import CLAIMS, NOT_STATED, PROTOCOL, RELEASED, RERUNS, SETTINGS, Claim
+from harness.paper import NOT_STATED, PROTOCOL, RELEASED, RERUNS, SETTINGS
 from harness.recipe import Benchmark, Recipe, Task
 
 AVERAGE = "average"

@@ -5,23 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel
-
+from harness import paper
+from harness.config import flatten
 from harness.recipe import Recipe
-
-
-def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested models, dicts and tuples as {dotted path: leaf}; a tuple of leaves is a leaf."""
-    if isinstance(value, BaseModel):
-        value = {name: getattr(value, name) for name in type(value).model_fields}
-    elif isinstance(value, (tuple, list)) and any(isinstance(item, (BaseModel, dict)) for item in value):
-        value = {str(i): item for i, item in enumerate(value)}
-    if not isinstance(value, Mapping) or not value:
-        return {prefix: tuple(value) if isinstance(value, list) else value}
-    flat: dict[str, Any] = {}
-    for name, item in value.items():
-        flat.update(flatten(item, f"{prefix}.{name}" if prefix else str(name)))
-    return flat
 
 
 class Deviation(NamedTuple):
@@ -57,3 +43,23 @@ def reason_for(recipe: Recipe, field: str) -> str | None:
         if reason:
             return reason
     return None
+
+
+Listing = list[dict[str, Any]]
+
+
+def deviation_list(recipe: Recipe) -> Listing:
+    """Where a recipe parts from the paper's text, or fills what the text leaves open."""
+    stated = {field: fact.value for field, fact in paper.SETTINGS.items()}
+    return [
+        {
+            "field": found.field,
+            "kind": found.kind,
+            "stated": found.stated,
+            "used": found.used,
+            "source": paper.SETTINGS[found.field].source,
+            "where": paper.SETTINGS[found.field].where,
+            "reason": found.reason,
+        }
+        for found in deviations(recipe, stated, paper.NOT_STATED)
+    ]

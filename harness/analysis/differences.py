@@ -8,13 +8,13 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 from harness.analysis.comparability import AVERAGE
-from harness.analysis.contests import contests
+from harness.analysis.published import Claim
 from harness.analysis.published_gains import standard_error
 from harness.analysis.scores import Scores, Source, leaderboard, other_rules, sources
 from harness.analysis.table_schema import Cell, Column, Comparison, Delta
-from harness.artifact import Score
+from harness.contracts import Score
 from harness.evaluation.statistics import CONFIDENCE, Paired, holm, mean_of_differences, paired_difference
-from harness.paper import Claim
+from harness.plan import contests
 from harness.recipe import Recipe
 
 REFERENCE = "sft"
@@ -169,3 +169,21 @@ def _weighting(ours: Score, theirs: Score, paired: Paired) -> str | None:
 
 def _rounded(value: float) -> float:
     return float(f"{value:.6g}") + 0.0
+
+
+DECIMALS = {"percent": 2, "points": 2, "nats": 3}
+ABSENT = "–"  # noqa: RUF001
+
+
+def delta_text(found: Delta | None, column: Column | None, *, p: bool = False) -> str:
+    if found is None:
+        return ABSENT
+    digits = DECIMALS[column.unit] if column else 2
+    text = f"{found.difference:+z.{digits}f}"
+    if found.low is not None and found.high is not None:
+        text += f" [{found.low:+z.{digits}f}, {found.high:+z.{digits}f}]"
+    return text + (f" p {_p(found.p_holm)}" if p and found.p_holm is not None else "")
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"

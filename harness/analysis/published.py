@@ -10,8 +10,7 @@ Score sets made with different harnesses live in different tables and must not b
 
 from typing import NamedTuple
 
-NOT_STATED = "not stated"
-"""A value: the source was read, and it does not say."""
+from harness.paper import NOT_STATED
 
 
 class Claim(NamedTuple):

@@ -13,8 +13,9 @@ from itertools import pairwise
 from statistics import NormalDist
 from typing import NamedTuple
 
+from harness.analysis.published import CLAIMS, Claim, claims
 from harness.evaluation.statistics import CONFIDENCE, holm, mcnemar
-from harness.paper import CLAIMS, STANDARD_ERRORS, Claim, claims
+from harness.paper import STANDARD_ERRORS
 
 PROPORTIONS = ("acc", "acc_norm", "exact_match", "accuracy, few-shot CoT")
 """Metrics that are a share of right answers, so that value and n give their error."""

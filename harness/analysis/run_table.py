@@ -19,12 +19,13 @@ from harness.analysis.differences import (
     gains,
     with_holm,
 )
+from harness.analysis.published import Claim, claims
 from harness.analysis.published_gains import summary
-from harness.analysis.scores import Scores, Source, first_score, leaderboard, other_rules, read_recipe, read_scores, sources
+from harness.analysis.scores import Scores, Source, first_score, leaderboard, other_rules, read_scores, sources
 from harness.analysis.table_schema import Cell, Column, Part, Published, PublishedTable, ResultTable, Unit
-from harness.artifact import RunDir, Score
+from harness.artifact import RunDir, read_recipe
+from harness.contracts import Score
 from harness.evaluation.statistics import Estimate, mean_of_tasks
-from harness.paper import Claim, claims
 from harness.plan import plan, rows
 from harness.recipe import Recipe
 

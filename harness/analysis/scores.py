@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.analysis.comparability import LEADERBOARD_TASKS
-from harness.analysis.deviations import flatten
-from harness.artifact import RECIPE_FILE, RunDir, Score, hash_file, read_model
+from harness.artifact import RunDir
+from harness.config import flatten
+from harness.contracts import Score
 from harness.errors import InputError
 from harness.evaluation.statistics import Cluster, question_of
+from harness.files import hash_file, read_model
 from harness.plan import folder_of, rows
 from harness.recipe import Benchmark, Recipe, Task
 
@@ -48,14 +50,6 @@ class Scores(dict[tuple[str, str], Score]):
     def __init__(self, found: Mapping[tuple[str, str], Score]) -> None:
         super().__init__(found)
         self.differences: dict[tuple[str, str, str], Any] = {}
-
-
-def read_recipe(run: Path) -> Recipe:
-    """The recipe a run was made from."""
-    path = run / RECIPE_FILE
-    if not path.exists():
-        raise InputError(f"{run} holds no {RECIPE_FILE}; expected the directory of a run such as results/tiny")
-    return read_model(Recipe, path)
 
 
 def sources(recipe: Recipe) -> tuple[Source, ...]:

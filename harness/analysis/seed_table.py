@@ -9,16 +9,16 @@ from typing import NamedTuple
 
 from harness.analysis.claims import Measured, judge
 from harness.analysis.comparability import AVERAGE, formula_notes
-from harness.analysis.contests import contests
-from harness.analysis.deviations import flatten
-from harness.analysis.differences import average_difference, delta, difference, goal, word
+from harness.analysis.differences import average_difference, delta, delta_text, difference, goal, word
 from harness.analysis.run_table import collect
-from harness.analysis.scores import Scores, Source, leaderboard, other_rules, read_recipe, read_scores, sources
+from harness.analysis.scores import Scores, Source, leaderboard, other_rules, read_scores, sources
 from harness.analysis.table_schema import Column, Finding, SeedComparison, SeedTable, Spread
+from harness.artifact import read_recipe
+from harness.config import flatten
 from harness.errors import InputError
 from harness.evaluation.statistics import Paired, mean_of_differences, paired_difference, spread, t_interval
+from harness.plan import contests
 from harness.recipe import Recipe
-from harness.report.formatting import delta_text
 
 MEAN = "mean over tasks"
 FREE = ("name", "summary", "because", "seed", "shuffle_seed", "claims")

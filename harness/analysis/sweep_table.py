@@ -13,31 +13,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from harness.analysis.comparability import formula_notes
-from harness.analysis.contests import contests
 from harness.analysis.run_table import collect
 from harness.analysis.scores import Scores
 from harness.analysis.seed_table import Layout, Run, check_same, read_run, seed_table
 from harness.analysis.table_schema import SeedTable
-from harness.artifact import Score, read_model
-from harness.config import Strict
+from harness.contracts import Score
 from harness.errors import InputError
-from harness.plan import plan, rows
+from harness.files import read_model
+from harness.plan import contests, plan, rows
 from harness.recipe import Recipe
-
-SWEEP_FILE = "sweep.json"
-
-
-class SweepRecord(Strict):
-    """What `sweep.json` holds. The runs lie beside it, under their recipes' names."""
-
-    name: str
-    summary: str
-    runs: dict[str, tuple[str, ...]]
-
-
-def is_sweep(folder: Path) -> bool:
-    """Whether `folder` is a sweep's directory."""
-    return (folder / SWEEP_FILE).exists()
+from harness.runs.sweeps import SWEEP_FILE, SweepRecord
 
 
 def compare_variants(folder: Path) -> SeedTable:

@@ -1,11 +1,15 @@
-"""What a table is, as frozen data: the layout of tables.json. harness/report/tables_files.py fills it, harness/report/tables.py prints it.
+"""What a table is, as frozen data: the layout of tables.json. harness/report/tables.py fills it, harness/report/tables.py prints it.
 
 Differences are always `row - against`. Units: percent, MT-Bench points of 10, or nats, as the column says. None is unknown.
 """
 
 from __future__ import annotations
 
+import json
+import sys
 from typing import Literal
+
+from pydantic import TypeAdapter
 
 from harness.config import Strict
 
@@ -197,3 +201,14 @@ class SeedTable(Strict):
     comparisons: tuple[SeedComparison, ...]
     findings: tuple[Finding, ...]
     notes: tuple[str, ...] = ()
+
+
+def to_text() -> str:
+    """The schema of a run's table, or of several runs' table, as JSON Schema 2020-12."""
+    schema = TypeAdapter(ResultTable | SeedTable).json_schema(mode="serialization")
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": f"harness tables, layout {LAYOUT}"}
+    return json.dumps({**head, **schema}, indent=1) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(to_text())

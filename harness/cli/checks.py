@@ -12,12 +12,24 @@ from harness import recipe as recipes
 from harness.analysis import anchors as anchoring
 from harness.artifact import RunDir
 from harness.cli import doctor as doctors
-from harness.cli import listings as listing
-from harness.cli.console import DryRunOption, FormatOption, MachineOption, OutOption, RecipeArg, announce, load, out, show, show_json
-from harness.cli.printing import plan_tables, table
+from harness.cli import listings
+from harness.cli.printing import (
+    DryRunOption,
+    FormatOption,
+    MachineOption,
+    OutOption,
+    RecipeArg,
+    announce,
+    load,
+    out,
+    plan_tables,
+    show,
+    show_json,
+    table,
+)
 from harness.errors import MachineError
 from harness.evaluation import mt_bench_ratings as judgments
-from harness.report import tables_files as tabulating
+from harness.report import tables as tabulating
 from harness.runs import runner
 
 app = typer.Typer()
@@ -35,7 +47,7 @@ def anchors(
     loaded, place = load(recipe, machine)
     anchoring.require(loaded)
     run = RunDir(out_dir or Path("results") / loaded.name)
-    planned = listing.plan_list(loaded, run, place) if dry_run else None
+    planned = listings.plan_list(loaded, run, place) if dry_run else None
     if planned is None:
         runner.reproduce(loaded, run, place, None, announce)
         tabulating.write_tables(run.path)

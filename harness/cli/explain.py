@@ -11,10 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from harness.analysis.comparability import AVERAGE
-from harness.analysis.deviations import flatten
-from harness.analysis.scores import Source, leaderboard, read_recipe, read_score, sources
-from harness.artifact import Accepted, Launch, RunDir
-from harness.config import Strict
+from harness.analysis.scores import Source, leaderboard, read_score, sources
+from harness.artifact import Accepted, Launch, RunDir, read_recipe
+from harness.config import Strict, flatten
 from harness.errors import HarnessError, InputError, suggest
 from harness.plan import rows
 from harness.recipe import Recipe

@@ -18,18 +18,16 @@ from __future__ import annotations
 from datetime import date
 from typing import Any
 
-from harness import paper
 from harness import recipe as recipes
-from harness.analysis.deviations import deviations, flatten, reason_for
+from harness.analysis.deviations import Listing, reason_for
 from harness.artifact import RunDir
+from harness.config import flatten
 from harness.evaluation.judge_shutdowns import judges_of, warning
 from harness.machine import Machine
 from harness.plan import steps_of
 from harness.recipe import Recipe
 from harness.runs.costs import Cost, estimate
 from harness.runs.runner import survey
-
-Listing = list[dict[str, Any]]
 
 
 def recipe_list() -> Listing:
@@ -134,18 +132,3 @@ def diff_list(left: Recipe, right: Recipe) -> Listing:
     ]
 
 
-def deviation_list(recipe: Recipe) -> Listing:
-    """Where a recipe parts from the paper's text, or fills what the text leaves open."""
-    stated = {field: fact.value for field, fact in paper.SETTINGS.items()}
-    return [
-        {
-            "field": found.field,
-            "kind": found.kind,
-            "stated": found.stated,
-            "used": found.used,
-            "source": paper.SETTINGS[found.field].source,
-            "where": paper.SETTINGS[found.field].where,
-            "reason": found.reason,
-        }
-        for found in deviations(recipe, stated, paper.NOT_STATED)
-    ]

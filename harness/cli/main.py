@@ -11,15 +11,12 @@ from typing import Annotated, Literal, NoReturn
 import typer
 
 from harness import recipe as recipes
-from harness.analysis.scores import read_recipe
-from harness.artifact import RunDir
-from harness.cli import checks as cli_checks
+from harness.analysis.deviations import deviation_list
+from harness.artifact import RunDir, read_recipe
+from harness.cli import checks, listings, pairs, publish
 from harness.cli import explain as explaining
-from harness.cli import listings as listing
-from harness.cli import pairs as cli_pairs
-from harness.cli import publish as cli_report
 from harness.cli import watch as watching
-from harness.cli.console import (
+from harness.cli.printing import (
     DryRunOption,
     FormatOption,
     MachineOption,
@@ -30,19 +27,21 @@ from harness.cli.console import (
     err,
     load,
     out,
+    plan_tables,
     show,
     show_json,
+    table,
+    without,
 )
-from harness.cli.printing import plan_tables, table, without
 from harness.errors import HarnessError, InputError, MachineError, StageError
 from harness.report import bundle as bundling
-from harness.report import tables_files as tabulating
+from harness.report import tables as tabulating
 from harness.runs import runner
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-app.add_typer(cli_pairs.app)
-app.add_typer(cli_checks.app)
-app.add_typer(cli_report.app)
+app.add_typer(pairs.app)
+app.add_typer(checks.app)
+app.add_typer(publish.app)
 
 RunOrBundleArg = Annotated[Path, typer.Argument(metavar="RUN|BUNDLE", help="A run's directory, or what `harness bundle` wrote.")]
 
@@ -88,12 +87,12 @@ def reproduce(
     loaded, place = load(recipe, machine)
     run = RunDir(out_dir or Path("results") / loaded.name)
     if dry_run:
-        out.print(plan_tables(listing.plan_list(loaded, run, place)))
+        out.print(plan_tables(listings.plan_list(loaded, run, place)))
         return
     ran = runner.reproduce(loaded, run, place, only, announce)
     if only is None:
         tabulating.write_tables(run.path)
-    tabulating.print_tables(tabulating.collect(run.path), out)
+    tabulating.print_tables(tabulating.read([run.path]), out)
     announce(f"{ran} stage(s) ran; everything is in {run.path}")
 
 
@@ -101,13 +100,13 @@ def reproduce(
 def plan(recipe: RecipeArg, out_dir: OutOption = None, machine: MachineOption = None, format: FormatOption = "text") -> None:
     """Show the stages of RECIPE: lineage, state, and estimated cost beside the paper's own times."""
     loaded, place = load(recipe, machine)
-    found = listing.plan_list(loaded, RunDir(out_dir or Path("results") / loaded.name), place)
+    found = listings.plan_list(loaded, RunDir(out_dir or Path("results") / loaded.name), place)
     if format == "json":
-        show_json({**found, "schedule": listing.schedule(loaded), "deviations": listing.deviation_list(loaded)})
+        show_json({**found, "schedule": listings.schedule(loaded), "deviations": deviation_list(loaded)})
         return
-    out.print(table(f"{loaded.name}: iterations", listing.schedule(loaded)))
+    out.print(table(f"{loaded.name}: iterations", listings.schedule(loaded)))
     out.print("", plan_tables(found))
-    parts = listing.deviation_list(loaded)
+    parts = deviation_list(loaded)
     out.print(table("where it parts from the paper's text, or fills a gap in it", without(parts, ("kind", "source", "where"))))
     out.print(f"stated in: {'; '.join(sorted({row['where'] for row in parts}))}", markup=False)
 
@@ -125,20 +124,20 @@ def status(
     if watch:
         watching.watch(loaded, run, out)
     else:
-        show(f"{loaded.name}: stages", listing.status_list(loaded, run), format)
+        show(f"{loaded.name}: stages", listings.status_list(loaded, run), format)
 
 
 @app.command(name="recipes")
 def recipes_(format: FormatOption = "text") -> None:
     """List the recipes."""
-    show("recipes", listing.recipe_list(), format, ("model", "file"))
+    show("recipes", listings.recipe_list(), format, ("model", "file"))
 
 
 @app.command()
 def diff(left: RecipeArg, right: RecipeArg, format: FormatOption = "text") -> None:
     """Show the fields in which two recipes part, with their reasons."""
     a, b = recipes.load(left), recipes.load(right)
-    show(f"{a.name} (left) and {b.name} (right)", listing.diff_list(a, b), format)
+    show(f"{a.name} (left) and {b.name} (right)", listings.diff_list(a, b), format)
 
 
 @app.command()
@@ -222,11 +221,11 @@ def _help(context: typer.Context, recipe: str | None) -> None:
     if recipe is not None:
         loaded = recipes.load(recipe)
         out.print(f"{loaded.name}: {loaded.summary}\n", markup=False)
-        out.print(table("iterations", listing.schedule(loaded)))
+        out.print(table("iterations", listings.schedule(loaded)))
         out.print(f"harness plan {loaded.name} shows every stage and its cost", markup=False)
         return
     typer.echo(context.get_help())
-    out.print(table("recipes", [{"name": row["name"], "summary": row["summary"]} for row in listing.recipe_list()]))
+    out.print(table("recipes", [{"name": row["name"], "summary": row["summary"]} for row in listings.recipe_list()]))
 
 
 def _fail(message: str) -> NoReturn:

@@ -8,14 +8,10 @@ from typing import Annotated
 import typer
 
 from harness import machine as machines
-from harness.analysis.scores import read_recipe
-from harness.artifact import RunDir
-from harness.cli.console import IterationArg, MachineOption, OutOption, RecipeArg, RunArg, announce, load, out
-from harness.cli.printing import table
-from harness.report import tables_files as tabulating
-from harness.runs import exchange
-from harness.runs import sweep as sweeps
-from harness.runs import sweeps as sweeping
+from harness.artifact import RunDir, read_recipe
+from harness.cli.printing import IterationArg, MachineOption, OutOption, RecipeArg, RunArg, announce, load, out, table
+from harness.report import tables as tabulating
+from harness.runs import exchange, sweeps
 from harness.runs.pair_files import Layout
 
 app = typer.Typer()
@@ -30,14 +26,15 @@ def sweep(
 ) -> None:
     """Run every recipe of SWEEP, each stage that several share only once, and print the variants side by side."""
     loaded = sweeps.load(file)
-    place = machines.load(machine) if machine else sweeping.default_machine(loaded)
+    place = machines.load(machine) if machine else sweeps.default_machine(loaded)
     for recipe in loaded.recipes:
         machines.check(place, recipe)
-    out.print(table(f"{loaded.name}: runs", list(sweeping.run_list(loaded))))
-    out.print(table(f"{loaded.name}: stages", sweeping.shared_list(loaded)))
+    out.print(table(f"{loaded.name}: runs", list(sweeps.run_list(loaded))))
+    out.print(table(f"{loaded.name}: stages", sweeps.shared_list(loaded)))
     if not dry_run:
-        results = sweeping.run(loaded, out_dir or Path("results") / loaded.name, place, announce)
-        tabulating.print_tables(results, out)
+        folder = out_dir or Path("results") / loaded.name
+        sweeps.run(loaded, folder, place, announce)
+        tabulating.print_tables(tabulating.write_sweep_tables(folder), out)
 
 
 @app.command()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.console import FormatOption, RunArg, out
+from harness.cli.printing import FormatOption, RunArg, out
 
 app = typer.Typer()
 
@@ -80,7 +80,7 @@ def push(
     """List what an upload of this iteration would send to the Hub; with --yes, send it."""
     from huggingface_hub import HfApi
 
-    from harness.report import push as pushing
+    from harness.report import hub as pushing
 
     prepared = pushing.prepare(run, iteration, repo)
     for name in sorted(prepared.files):

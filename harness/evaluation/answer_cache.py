@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from harness.artifact import canonical, hash_file, naming_full_disk
+from harness.files import canonical, hash_file, naming_full_disk
 
 
 def hash_checkpoint(folder: Path) -> str:

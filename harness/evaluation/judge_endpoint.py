@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 import openai
 from openai.types.chat import ChatCompletion
 
-from harness.artifact import digest, write_atomic
 from harness.contracts import Turn
 from harness.errors import InputError, JudgeError
+from harness.files import digest, write_atomic
 from harness.lm.progress import progress
 from harness.machine import Machine
 from harness.recipe import Judge

@@ -21,9 +21,9 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, po
 from torch import Tensor
 from transformers import LogitsProcessorList
 
-from harness.artifact import canonical
 from harness.errors import InputError
 from harness.evaluation.answer_cache import Answers, hash_checkpoint, identity
+from harness.files import canonical
 from harness.lm.decoding import Draw, Ends, buffer_bytes, decode, greedy
 from harness.lm.prefix_forward import PrefixForward, is_supported
 from harness.lm.prefix_tree import Row, Scored, layout

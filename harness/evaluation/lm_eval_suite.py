@@ -20,8 +20,7 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.evaluator import evaluate
 from transformers.utils import logging as transformers_logging
 
-from harness.artifact import Score
-from harness.contracts import Job, Result
+from harness.contracts import Job, Result, Score
 from harness.errors import RecipeError, suggest
 from harness.evaluation import tiny_tasks as procedural_tasks
 from harness.evaluation.lm_eval_model import SharedPromptLM

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 
-from harness.components.sources import procedural
+from harness.contracts import load
 from harness.errors import InputError
+from harness.files import read_jsonl
 from harness.recipe import Task
-from harness.training.pairs import read_jsonl
 
 SPACE, SPACE_REVISION = "lmsys/mt-bench", "b427a0a304ef2e49da0a6c604e969ea09f72c3b6"
 QUESTIONS_FILE = "data/mt_bench/question.jsonl"
@@ -70,7 +70,7 @@ def _real_questions() -> list[Question]:
 def _tiny_questions() -> list[Question]:
     """Two instructions of one family of the procedural source's test split to a question."""
     by_family: dict[str, list[str]] = defaultdict(list)
-    for example in procedural.sample("test", 2 * TINY_QUESTIONS, TINY_SEED):
+    for example in load("sources", "procedural").sample("test", 2 * TINY_QUESTIONS, TINY_SEED):
         by_family[example.family].append(example.prompt)
     return [
         Question(f"{family}{i // 2}", family, (prompts[i], prompts[i + 1]))

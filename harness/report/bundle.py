@@ -16,11 +16,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.analysis.scores import read_recipe
-from harness.artifact import DONE_FILE, RECIPE_FILE, STAGE_FILE, Output, RunDir, dump, hash_file, naming_full_disk
+from harness.analysis.run_table import collect
+from harness.artifact import DONE_FILE, RECIPE_FILE, STAGE_FILE, RunDir, read_recipe
 from harness.config import Strict
 from harness.errors import HarnessError, InputError
-from harness.report.tables_files import FILES, TABLES_DIR, collect, render, write_tables
+from harness.files import Output, dump, hash_file, naming_full_disk
+from harness.report.tables import FILES, TABLES_DIR, render, write_tables
 from harness.runs.runner import Damage, verify
 
 MANIFEST, ENVIRONMENT, REPORT = "MANIFEST.json", "environment.txt", "report.html"

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from harness.analysis.deviations import flatten
 from harness.analysis.scores import sources
 from harness.artifact import RunDir
+from harness.config import flatten
 from harness.errors import InputError
+from harness.files import read_jsonl
 from harness.plan import plan, rows
 from harness.recipe import Recipe
-from harness.training.pairs import read_jsonl
 
 POINTS = 160
 """Points of a curve: longer logs are averaged over equal runs of steps."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 
-from harness.analysis.differences import word
+from harness.analysis.differences import ABSENT, DECIMALS, delta_text, word
 from harness.analysis.table_schema import Cell, Column, Comparison, Delta
-
-DECIMALS = {"percent": 2, "points": 2, "nats": 3}
-ABSENT = "–"  # noqa: RUF001
 
 
 def value_text(cell: Cell, column: Column) -> str:
@@ -21,20 +19,6 @@ def value_text(cell: Cell, column: Column) -> str:
     if cell.n_unscored:
         text += f", unscored {cell.n_unscored}/{cell.n}"
     return text if column.n in (None, cell.n) else f"{text}, n {cell.n}"
-
-
-def delta_text(found: Delta | None, column: Column | None, *, p: bool = False) -> str:
-    if found is None:
-        return ABSENT
-    digits = DECIMALS[column.unit] if column else 2
-    text = f"{found.difference:+z.{digits}f}"
-    if found.low is not None and found.high is not None:
-        text += f" [{found.low:+z.{digits}f}, {found.high:+z.{digits}f}]"
-    return text + (f" p {_p(found.p_holm)}" if p and found.p_holm is not None else "")
-
-
-def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
 
 
 def heading(column: Column) -> str:
@@ -59,3 +43,24 @@ def outcome_text(found: Delta | None, column: Column) -> str:
 
 def lacking_text(one: Comparison) -> str:
     return f" ({len(one.mean_over)} of {len(one.mean_over) + len(one.missing)} tasks)" if one.missing else ""
+
+
+LIMIT = 4000
+"""Characters of a text that are shown."""
+KEPT = "\n\t\u200c\u200d"
+"""Line feed, tab and the two joiners that scripts and emoji need."""
+
+
+def visible(text: str) -> str:
+    """`text` with control, bidirectional, invisible and half characters written as [U+202E]."""
+    return text if text.isascii() and text.isprintable() else "".join(_shown(char) for char in text)
+
+
+def shortened(text: str) -> str:
+    """The first `LIMIT` characters, and how many more there are."""
+    return text if len(text) <= LIMIT else f"{text[:LIMIT]} [... {len(text) - LIMIT} more characters]"
+
+
+def _shown(char: str) -> str:
+    hidden = unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp") and char not in KEPT
+    return f"[U+{ord(char):04X}]" if hidden else char

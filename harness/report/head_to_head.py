@@ -11,21 +11,21 @@ from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
 
-from harness.analysis.differences import delta, word
+from harness.analysis.differences import delta, delta_text, word
 from harness.analysis.run_table import lower_is_better
-from harness.analysis.scores import Source, other_rules, read_recipe, read_score, sources
+from harness.analysis.scores import Source, other_rules, read_score, sources
 from harness.analysis.table_schema import Delta
-from harness.artifact import RunDir, Score
+from harness.artifact import RunDir, read_recipe
 from harness.config import Strict
+from harness.contracts import Score
 from harness.errors import HarnessError, suggest
 from harness.evaluation.statistics import holm, paired_difference
+from harness.files import read_jsonl
 from harness.plan import rows
 from harness.recipe import Recipe
-from harness.report.formatting import delta_text
-from harness.report.grid import Block
+from harness.report.blocks import Block
+from harness.report.formatting import shortened, visible
 from harness.report.tables import print_block
-from harness.report.untrusted import shortened, visible
-from harness.training.pairs import read_jsonl
 
 PROMPT_END = 800
 """Characters of a prompt that are shown: its end, where the question stands after the few-shot examples."""

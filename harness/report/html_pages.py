@@ -5,22 +5,28 @@ Made from committed records alone; equal records give equal bytes.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
+import jinja2
+from markupsafe import Markup
+
 from harness.analysis.claims import in_short
+from harness.analysis.differences import delta_text
 from harness.analysis.run_table import collect
-from harness.analysis.scores import read_recipe
 from harness.analysis.seed_table import MEAN
-from harness.analysis.sweep_table import compare_variants, is_sweep
+from harness.analysis.sweep_table import compare_variants
 from harness.analysis.table_schema import Finding
-from harness.artifact import RECIPE_FILE, write_atomic
+from harness.artifact import RECIPE_FILE, read_recipe
 from harness.errors import HarnessError, InputError
-from harness.report.formatting import delta_text
-from harness.report.pages import render
+from harness.files import write_atomic
+from harness.report.formatting import shortened, visible
 from harness.report.tables import markdown_text
+from harness.runs.sweeps import is_sweep
 
 LINKS = (("report", "report.html"), ("tables", "tables/tables.md"), ("JSON", "tables/tables.json"), ("recipe", RECIPE_FILE))
 
@@ -90,3 +96,30 @@ def _lines(runs: Sequence[Run]) -> Iterator[str]:
     for run in runs:
         yield from ("", f"## {markdown_text(run.name)}", "", markdown_text(run.summary), "")
         yield from (f"- **{one.verdict}**: {markdown_text(one.claim)}. {markdown_text('; '.join(one.evidence))}" for one in run.findings)
+
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def render(template: str, **values: Any) -> str:
+    """The page. Its style sheet goes in whole, and its policy allows that sheet alone, by hash, and embedded pictures."""
+    style = (TEMPLATES / "report.css").read_text()
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
+    return _environment().get_template(template).render(style=Markup(style), policy=Markup(policy), **values)
+
+
+def _environment() -> jinja2.Environment:
+    """The template engine: everything is escaped, an unknown name is an error."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_finalize,
+    )
+
+
+def _finalize(value: Any) -> Any:
+    return value if isinstance(value, Markup) or not isinstance(value, str) else visible(shortened(value))

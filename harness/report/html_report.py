@@ -15,20 +15,20 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from harness.analysis.claims import in_short
-from harness.analysis.deviations import flatten
-from harness.analysis.differences import word
+from harness.analysis.deviations import deviation_list
+from harness.analysis.differences import delta_text, word
 from harness.analysis.run_table import collect
-from harness.analysis.scores import Scores, read_recipe, read_scores, sources
+from harness.analysis.scores import Scores, read_scores, sources
 from harness.analysis.table_schema import Cell, Column, ResultTable
-from harness.artifact import RunDir, write_atomic
-from harness.cli.listings import deviation_list
+from harness.artifact import RunDir, read_recipe
+from harness.config import flatten
+from harness.files import write_atomic
 from harness.recipe import Recipe
 from harness.report import plots
-from harness.report.blocks import all_blocks
+from harness.report.blocks import Block, all_blocks, fit
 from harness.report.evidence import Audit, Check, Evidence, gather
-from harness.report.formatting import delta_text, heading, questions_text, value_text
-from harness.report.grid import Block, fit
-from harness.report.pages import render
+from harness.report.formatting import heading, questions_text, value_text
+from harness.report.html_pages import render
 
 OWN_TABLES = ("The paper's claims", "Scores", "Tasks")
 """Blocks the page shows in its own way."""

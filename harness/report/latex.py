@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from harness.analysis.table_schema import ResultTable, SeedTable
-from harness.report.blocks import all_blocks
-from harness.report.grid import Block, fit
+from harness.report.blocks import Block, all_blocks, fit
 
 WIDTH = 92
 """Characters of \\scriptsize that fit the text width of LaTeX's article class."""

@@ -1,6 +1,7 @@
-"""ResultTable and SeedTable -> terminal, Markdown, CSV. (LaTeX: latex.py. JSON is the model itself: artifact.dump.)
+"""The tables of a run or of several: read from records, and written for a terminal, as Markdown, LaTeX (latex.py), CSV and JSON.
 
-All text is escaped on its way out.
+They need the committed records alone (no weights, no samples), and equal records give equal bytes: no time, no path of a machine. All
+text is escaped on its way out.
 """
 
 from __future__ import annotations
@@ -9,19 +10,64 @@ import csv
 import io
 import re
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from harness.analysis.run_table import collect
+from harness.analysis.seed_table import combine
+from harness.analysis.sweep_table import compare_variants
 from harness.analysis.table_schema import Cell, Column, ResultTable, SeedTable, Spread
-from harness.report.blocks import all_blocks
-from harness.report.grid import Block, fit
+from harness.files import dump, read_model, write_atomic
+from harness.report.blocks import Block, all_blocks, fit
+from harness.report.latex import to_latex
+from harness.runs.sweeps import SWEEP_FILE, SweepRecord, is_sweep
 
+TABLES_DIR = "tables"
+Format = Literal["markdown", "latex", "csv", "json"]
+FILES: dict[Format, str] = {"markdown": "tables.md", "latex": "tables.tex", "csv": "tables.csv", "json": "tables.json"}
 GAP = 3
 """Characters between the columns of a terminal's grid."""
+
+
+def write_tables(run: Path) -> list[Path]:
+    """Write RUN/tables/tables.md, .tex, .csv and .json; return their paths."""
+    return write_table(run, collect(run))
+
+
+def write_table(folder: Path, table: ResultTable | SeedTable) -> list[Path]:
+    """Write `table` to FOLDER/tables in every format; return their paths."""
+    for format, name in FILES.items():
+        write_atomic(folder / TABLES_DIR / name, render(table, format).encode())
+    return [folder / TABLES_DIR / name for name in FILES.values()]
+
+
+def write_sweep_tables(folder: Path) -> SeedTable:
+    """Write the tables of every run of the sweep at `folder`, then those of the sweep; return its table."""
+    for names in read_model(SweepRecord, folder / SWEEP_FILE).runs.values():
+        for name in names:
+            write_tables(folder / name)
+    table = compare_variants(folder)
+    write_table(folder, table)
+    return table
+
+
+def read(folders: list[Path]) -> ResultTable | SeedTable:
+    """The table of a run, of a sweep, or of several runs that differ in their seeds."""
+    if len(folders) > 1:
+        return combine(folders)
+    return compare_variants(folders[0]) if is_sweep(folders[0]) else collect(folders[0])
+
+
+def render(table: ResultTable | SeedTable, format: Format) -> str:
+    """The table as text: Markdown, LaTeX, CSV with a line a cell, or the JSON whose layout is harness/analysis/table_schema.py."""
+    if format == "json":
+        return dump(table).decode()
+    return {"markdown": to_markdown, "latex": to_latex, "csv": to_csv}[format](table)
 
 
 def to_markdown(table: ResultTable | SeedTable) -> str:
@@ -31,7 +77,7 @@ def to_markdown(table: ResultTable | SeedTable) -> str:
     return "\n".join([*intro, *(line for block in all_blocks(table) for line in _markdown_block(block))]).rstrip() + "\n"
 
 
-def to_terminal(table: ResultTable | SeedTable, console: Console) -> None:
+def print_tables(table: ResultTable | SeedTable, console: Console) -> None:
     """Print the table on `console`; what is too wide for it is cut into several grids, never into pieces of words."""
     for block in all_blocks(table):
         print_block(block, console)

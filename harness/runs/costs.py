@@ -21,11 +21,9 @@ from typing import NamedTuple
 
 from harness import paper
 from harness.artifact import Stage
-from harness.contracts import branches, has_opponent, load
+from harness.contracts import EvaluateSpec, PreferencesSpec, PromptsSpec, TrainSpec, branches, has_opponent, load
 from harness.machine import Machine
-from harness.plan import steps_of
 from harness.recipe import Benchmark, Recipe
-from harness.stage_specs import EvaluateSpec, PreferencesSpec, PromptsSpec, TrainSpec
 
 # questions in the full set, and tokens scored or generated a question at the paper's shots; counted on the real sets, rounded
 TASK_SIZES = {
@@ -85,22 +83,6 @@ def devices_of(stage: Stage, machine: Machine) -> int:
     if stage.kind == "evaluate" and EvaluateSpec.model_validate(stage.spec).benchmark.name in REPLICATED_BENCHMARKS:
         return machine.num_replicas
     return {"train": machine.num_devices, "generate": machine.num_replicas * machine.tensor_parallel}.get(stage.kind, 1)
-
-
-def steps_at_equal_flops(recipe: Recipe, global_batch_size: int) -> int:
-    """Steps of further SFT that cost what all iterations cost: generation, the opponent's forward passes and training together.
-
-    Example: 100 prompts, one iteration of 10 steps of 10 pairs, lengths 10 + 10 + 10: generation 2 * 100 * 20, opponent 2 * 100 * 30,
-    training 6 * 10 * 10 * 30 make 28 000 per parameter; an SFT step of 10 rows is 6 * 10 * 20 = 1200, so 23 steps.
-    """
-    sizes, num = recipe.sizes, recipe.prompts.num_prompts
-    row = sizes.prompt_tokens + sizes.real_tokens + sizes.generated_tokens
-    spent = 0.0
-    for t, iteration in enumerate(recipe.iterations):
-        generation = 2 * num * (sizes.prompt_tokens + sizes.generated_tokens)
-        opponent = 2 * num * len(iteration.pairs_from) * row
-        spent += generation + opponent + 6 * steps_of(recipe, t) * recipe.global_batch_size * row
-    return round(spent / (6 * global_batch_size * (sizes.prompt_tokens + sizes.real_tokens)))
 
 
 Parts = tuple[float, float, float, float, int]

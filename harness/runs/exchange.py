@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.artifact import RECIPE_FILE, Accepted, RunDir, Stage, digest, dump, write_atomic
+from harness.artifact import RECIPE_FILE, Accepted, RunDir, Stage
 from harness.contracts import Row
 from harness.errors import InputError
+from harness.files import digest, dump, write_atomic
 from harness.machine import Machine
 from harness.plan import plan
 from harness.recipe import Recipe

@@ -17,21 +17,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.artifact import (
-    DONE_FILE,
-    RECIPE_FILE,
-    STAGE_FILE,
-    Accepted,
-    Launch,
-    RunDir,
-    Stage,
-    State,
-    difference,
-    dump,
-    hash_file,
-    write_atomic,
-)
+from harness.artifact import DONE_FILE, RECIPE_FILE, STAGE_FILE, Accepted, Launch, RunDir, Stage, State, difference
 from harness.errors import InputError, MachineError, StageError, StaleError, suggest
+from harness.files import dump, hash_file, write_atomic
 from harness.machine import Machine
 from harness.plan import plan
 from harness.recipe import Recipe

@@ -14,8 +14,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from harness.artifact import DONE_FILE, STAGE_FILE, Launch, Record, RunDir, Stage, dump, write_atomic
+from harness.artifact import DONE_FILE, STAGE_FILE, Launch, Record, RunDir, Stage
 from harness.errors import InputError
+from harness.files import dump, write_atomic
 
 BESIDE = ".sharing"
 

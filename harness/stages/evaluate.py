@@ -13,12 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.artifact import dump, write_atomic
-from harness.contracts import Job, Result, load
+from harness.contracts import EvaluateSpec, Job, Result, load
 from harness.errors import InputError, RecipeError
+from harness.files import dump, write_atomic
 from harness.machine import Machine
 from harness.recipe import Task
-from harness.stage_specs import EvaluateSpec
 
 
 def run(spec: dict[str, Any], inputs: Mapping[str, Path], out: Path, machine: Machine) -> None:

@@ -21,13 +21,12 @@ from typing import Any, NamedTuple
 
 from transformers import AutoTokenizer
 
-from harness.artifact import write_atomic
-from harness.contracts import Response, load
+from harness.contracts import GenerateSpec, Response, load
 from harness.errors import InputError
+from harness.files import write_atomic
 from harness.lm.progress import progress
 from harness.lm.replicas import Replica, Shard, answer
 from harness.machine import Machine
-from harness.stage_specs import GenerateSpec
 from harness.stages.prompt_file import PromptFile
 from harness.stages.response_shards import Line, Responses
 

@@ -12,12 +12,11 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from harness.artifact import naming_full_disk
-from harness.contracts import load
+from harness.contracts import ModelSpec, load
 from harness.errors import InputError, first_line
+from harness.files import naming_full_disk
 from harness.machine import Machine
 from harness.recipe import ModelRef
-from harness.stage_specs import ModelSpec
 
 PAD, EOS, USER, ASSISTANT, UNKNOWN = "<pad>", "<eos>", "<user>", "<assistant>", "<unk>"
 CHAT_TEMPLATE = (

@@ -13,10 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.artifact import write_atomic
-from harness.contracts import Row, load
+from harness.contracts import PreferencesSpec, Row, load
+from harness.files import write_atomic
 from harness.machine import Machine
-from harness.stage_specs import PreferencesSpec
 from harness.stages.prompts import write_prompts
 
 

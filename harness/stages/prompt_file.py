@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.artifact import digest
-from harness.contracts import Request
+from harness.contracts import GenerateSpec, Request
 from harness.errors import InputError
-from harness.stage_specs import GenerateSpec
-from harness.training.pairs import prompt_ids, read_jsonl_offsets
+from harness.files import digest, read_jsonl_offsets
+from harness.training.pairs import prompt_ids
 
 
 class Prompt(NamedTuple):

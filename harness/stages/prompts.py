@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.artifact import write_atomic
-from harness.contracts import Row, load
+from harness.contracts import PromptsSpec, Row, load
 from harness.errors import InputError
+from harness.files import write_atomic
 from harness.machine import Machine
 from harness.recipe import PromptSource
-from harness.stage_specs import PromptsSpec
 from harness.training.pairs import dump_rows
 
 

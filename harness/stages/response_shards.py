@@ -11,9 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.artifact import write_atomic
 from harness.errors import InputError
-from harness.training.pairs import read_jsonl
+from harness.files import read_jsonl, write_atomic
 
 FINISH_REASONS = ("stop", "length")
 FIELDS = {"prompt_id": str, "response": str, "finish_reason": str, "num_tokens": int}

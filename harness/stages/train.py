@@ -27,21 +27,20 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 
-from harness.artifact import DONE_FILE, Record, digest, read_model
-from harness.contracts import load
+from harness.artifact import DONE_FILE, Record
+from harness.contracts import TrainSpec, load
 from harness.errors import InputError, TrainingError
+from harness.files import digest, read_model
 from harness.lm.group_logps import Group, GroupScorer
 from harness.lm.progress import progress
 from harness.machine import Machine
-from harness.stage_specs import TrainSpec
 from harness.training.batches import Batches, plan_steps, share_prompts
 from harness.training.checkpoints import load_state, remove_state, save_checkpoint, save_state
 from harness.training.global_batch import Objective, check_finite, check_start, gather, pair_logps, rewards
-from harness.training.memory import naming_the_setting, peak_memory_gb
 from harness.training.opponent import Logps, score_opponent
 from harness.training.pairs import Pair, read_pairs
 from harness.training.policy import is_deepspeed_launch, load_policy, make_optimizer, make_scheduler, open_accelerator, tell_engine
-from harness.training.step_costs import ModelSizes, measure, step_flops
+from harness.training.step_costs import ModelSizes, measure, naming_the_setting, peak_memory_gb, step_flops
 from harness.training.token_audit import audit
 
 

@@ -11,10 +11,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from harness.contracts import TrainSpec
 from harness.errors import MachineError, RecipeError
 from harness.lm.group_logps import Group
 from harness.machine import Machine
-from harness.stage_specs import TrainSpec
 from harness.training.pairs import Encoding, Pair, encode_pairs
 
 Shared = tuple[Pair, ...]

@@ -15,7 +15,7 @@ from typing import Any
 from accelerate import Accelerator
 from torch import nn
 
-from harness.artifact import naming_full_disk, write_atomic
+from harness.files import naming_full_disk, write_atomic
 from harness.recipe import Lora
 from harness.training.policy import merged
 

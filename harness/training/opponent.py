@@ -19,8 +19,8 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
 
-from harness.artifact import digest, write_atomic
 from harness.errors import InputError, TrainingError
+from harness.files import digest, write_atomic
 from harness.lm.group_logps import Group
 from harness.lm.progress import progress
 from harness.machine import Machine

@@ -10,12 +10,13 @@ Prompt and response are tokenized apart, so every response to a prompt continues
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.contracts import Row
 from harness.errors import InputError, RecipeError
+from harness.files import read_jsonl
 
 
 class Pair(NamedTuple):
@@ -67,26 +68,6 @@ def read_rows(path: Path) -> list[Row]:
     if not rows:
         raise InputError(f"{path.name} holds no prompt; check the recipe's `prompts` (split, length limits)")
     return rows
-
-
-def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON-lines file; a cut or damaged line is an `InputError` naming file and line."""
-    for _, value in read_jsonl_offsets(path):
-        yield value
-
-
-def read_jsonl_offsets(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The byte offset of each line of a JSON-lines file and its object, as in `read_jsonl`."""
-    offset = 0
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield offset, json.loads(line)
-            except ValueError:
-                raise InputError(
-                    f"{path.parent.name}/{path.name} line {number} is not whole JSON (cut or damaged); remove the file and run again"
-                ) from None
-            offset += len(line)
 
 
 def read_pairs(inputs: Mapping[str, Path]) -> list[Pair]:

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, get_scheduler
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from harness.contracts import TrainSpec
 from harness.errors import MachineError, RecipeError
 from harness.machine import Machine
 from harness.recipe import Lora
-from harness.stage_specs import TrainSpec
 from harness.training.batches import Schedule
 
 SCHEDULES = {"linear": "linear", "constant": "constant_with_warmup", "cosine": "cosine"}

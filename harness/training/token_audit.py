@@ -25,10 +25,10 @@ from pathlib import Path
 from statistics import fmean, quantiles
 from typing import Any, NamedTuple
 
-from harness.artifact import write_atomic
+from harness.contracts import TrainSpec
 from harness.errors import InputError, RecipeError, suggest
+from harness.files import write_atomic
 from harness.lm.group_logps import Group
-from harness.stage_specs import TrainSpec
 from harness.training.batches import Shared, encode
 
 FILE = "audit.json"

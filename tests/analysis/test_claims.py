@@ -5,7 +5,7 @@ from pathlib import Path
 
 from harness.analysis.table_schema import Finding
 from harness.recipe import PairTraining, Task, replace
-from harness.report.tables_files import collect, render
+from harness.report.tables import collect, render
 from tests.synthetic_runs import CONTROL, Values, questions, small_recipe, write_run
 
 

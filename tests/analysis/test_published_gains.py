@@ -7,9 +7,10 @@ import math
 import numpy as np
 import pytest
 
+from harness.analysis.published import claim
 from harness.analysis.published_gains import _changed_at_most, gains, sentence, standard_error, summary
 from harness.evaluation.statistics import mcnemar
-from harness.paper import STANDARD_ERRORS, claim
+from harness.paper import STANDARD_ERRORS
 
 
 def test_only_the_first_iterations_of_the_paper_stand_out() -> None:

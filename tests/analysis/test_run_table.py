@@ -12,11 +12,13 @@ from rich.console import Console
 
 from harness.analysis.comparability import LEADERBOARD_TASKS, published_tables
 from harness.analysis.table_schema import ResultTable, SeedTable
-from harness.artifact import DONE_FILE, Accepted, RunDir, Score, dump, read_model, write_atomic
+from harness.artifact import DONE_FILE, Accepted, RunDir
+from harness.contracts import Score
 from harness.errors import InputError, RecipeError
+from harness.files import dump, read_model, write_atomic
 from harness.plan import plan
 from harness.recipe import Task, load, replace
-from harness.report.tables_files import collect, combine, print_tables, render, write_tables
+from harness.report.tables import collect, combine, print_tables, render, write_tables
 from tests.synthetic_runs import LAUNCH, Values, finish, questions, score_of, small_recipe, write_run
 
 SIX = tuple(Task(name=name, shots=shots, metric=metric) for name, shots, metric in (

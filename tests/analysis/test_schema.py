@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.analysis import schema
-from harness.report.tables_files import collect, combine, render
+from harness.analysis import table_schema as schema
+from harness.report.tables import collect, combine, render
 from tests import ROOT
 from tests.synthetic_runs import small_recipe, write_run
 
@@ -15,7 +15,7 @@ PUBLISHED = ROOT / "docs/tables.schema.json"
 
 
 def test_published_schema_is_current() -> None:
-    """The committed schema is the one of the code; renew it with `python -m harness.analysis.schema > docs/tables.schema.json`."""
+    """The committed schema is the one of the code; renew it with `python -m harness.analysis.table_schema > docs/tables.schema.json`."""
     assert PUBLISHED.read_text() == schema.to_text()
 
 

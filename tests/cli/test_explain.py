@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from harness.artifact import DONE_FILE, Accepted, RunDir, dump, hash_file, write_atomic
+from harness.artifact import DONE_FILE, Accepted, RunDir
 from harness.cli.explain import Explanation, explain, print_explanation, to_text
 from harness.errors import HarnessError, InputError
+from harness.files import dump, hash_file, write_atomic
 from tests.synthetic_runs import LAUNCH, small_recipe, write_run
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness import machine, paper
+from harness.analysis.deviations import deviation_list
 from harness.artifact import RunDir
 from harness.cli import listings as listing
 from harness.cli.printing import lineage_of, quantity
@@ -75,7 +76,7 @@ def test_diff_shows_where_paper_and_release_part() -> None:
 
 def test_deviations_carry_source_and_reason() -> None:
     """Each row of the paper's own recipe is a gap with the place that was read and why the value was chosen."""
-    rows = listing.deviation_list(ZEPHYR)
+    rows = deviation_list(ZEPHYR)
     assert rows
     assert {row["kind"] for row in rows} == {"gap"}
     assert all(row["reason"] and row["where"] and row["source"] for row in rows)

@@ -374,7 +374,7 @@ def test_failing_stage_is_explained_by_the_stage(harness: Cli, tmp_path: Path) -
 
 def test_defect_keeps_its_traceback(harness: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is not a user's mistake shows where it happened and exits with 70."""
-    monkeypatch.setattr(cli.listing, "recipe_list", lambda: [][0])
+    monkeypatch.setattr(cli.listings, "recipe_list", lambda: [][0])
     done = harness("recipes")
     assert done.code == 70
     assert "IndexError" in done.err

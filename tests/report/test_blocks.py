@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from harness.artifact import RunDir, dump
+from harness.artifact import RunDir
+from harness.files import dump
 from harness.plan import plan
 from harness.recipe import Task, replace
-from harness.report.grid import Block, fit
-from harness.report.tables_files import collect, print_tables, render
+from harness.report.blocks import Block, fit
+from harness.report.tables import collect, print_tables, render
 from tests.synthetic_runs import finish, score_of, small_recipe, write_run
 
 

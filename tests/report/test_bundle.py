@@ -9,7 +9,7 @@ import pytest
 
 from harness.errors import InputError
 from harness.report.bundle import MANIFEST, verify_bundle, write_bundle
-from harness.report.tables_files import write_tables
+from harness.report.tables import write_tables
 from tests.reported_runs import write_reported_run
 from tests.synthetic_runs import small_recipe
 
@@ -83,7 +83,7 @@ def test_tables_must_follow_from_the_records(run: Path, bundle: Path, tmp_path: 
     folder = tmp_path / "synthetic"
     table = folder / "tables/tables.md"
     table.write_text(table.read_text().replace("supported", "SUPPORTED"))
-    from harness.artifact import dump, hash_file
+    from harness.files import dump, hash_file
     from harness.report.bundle import Manifest
 
     files = {str(path.relative_to(folder)): hash_file(path) for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST}

@@ -9,7 +9,7 @@ from rich.console import Console
 from harness.errors import HarnessError, InputError
 from harness.recipe import Task, replace
 from harness.report.head_to_head import compare, parse_side, print_comparison
-from harness.report.tables_files import collect
+from harness.report.tables import collect
 from tests.reported_runs import HOSTILE, write_reported_run
 from tests.synthetic_runs import small_recipe, write_run
 

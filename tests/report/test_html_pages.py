@@ -8,7 +8,7 @@ import pytest
 from harness.errors import InputError
 from harness.recipe import replace
 from harness.report.html_pages import write_index
-from harness.report.tables_files import write_tables
+from harness.report.tables import write_tables
 from tests import ROOT
 from tests.reported_runs import HOSTILE
 from tests.synthetic_runs import questions, small_recipe, write_run

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from harness.analysis.scores import read_recipe
 from harness.analysis.table_schema import ResultTable
-from harness.artifact import RunDir, dump, write_atomic
+from harness.artifact import RunDir, read_recipe
+from harness.files import dump, write_atomic
 from harness.recipe import Task, replace
-from harness.report.tables_files import collect
-from harness.report.untrusted import LIMIT, shortened, visible
+from harness.report.formatting import LIMIT, shortened, visible
+from harness.report.tables import collect
 from tests.reported_runs import HOSTILE, write_reported_run
 from tests.synthetic_runs import Values, questions, small_recipe, write_run
 

@@ -14,9 +14,8 @@ from harness.cli.main import app
 from harness.errors import HarnessError, InputError
 from harness.plan import plan
 from harness.recipe import replace
-from harness.report.hub import to_card, write_card
-from harness.report.push import prepare, upload
-from harness.report.tables_files import collect
+from harness.report.hub import prepare, to_card, upload, write_card
+from harness.report.tables import collect
 from tests.synthetic_runs import finish, small_recipe, write_run
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from harness.recipe import replace
 from harness.report.latex import escape
-from harness.report.tables_files import collect, combine, render
+from harness.report.tables import collect, combine, render
 from tests.synthetic_runs import small_recipe, write_run
 
 DOCUMENT = r"\documentclass{article}\usepackage[T1]{fontenc}\usepackage{booktabs}\begin{document}\input{tables}\end{document}"

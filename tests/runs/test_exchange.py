@@ -9,10 +9,11 @@ from pathlib import Path
 import datasets
 import pytest
 
-from harness.artifact import RECIPE_FILE, RunDir, dump, write_atomic
+from harness.artifact import RECIPE_FILE, RunDir
 from harness.components.sources import procedural
 from harness.contracts import Row
 from harness.errors import InputError
+from harness.files import dump, write_atomic
 from harness.plan import plan
 from harness.recipe import Recipe, load, replace
 from harness.runs import exchange, runner

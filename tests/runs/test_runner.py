@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from harness import machine
-from harness.analysis.scores import read_recipe
-from harness.artifact import RunDir, read_model
+from harness.artifact import RunDir, read_recipe
 from harness.errors import InputError, StageError, StaleError
+from harness.files import read_model
 from harness.plan import plan
 from harness.recipe import Iteration, Recipe, load, replace
 from harness.runs import runner

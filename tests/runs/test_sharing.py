@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from harness import machine
-from harness.artifact import DONE_FILE, Launch, RunDir, dump, read_model
+from harness.artifact import DONE_FILE, Launch, RunDir
+from harness.files import dump, read_model
 from harness.plan import plan
 from harness.recipe import replace
 from harness.runs import runner, sharing

@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 
 from harness import machine
-from harness.artifact import Score, dump
-from harness.contracts import Job, Result
+from harness.contracts import EvaluateSpec, Job, Result, Score
 from harness.errors import InputError, RecipeError
+from harness.files import dump
 from harness.recipe import Benchmark, Task
-from harness.stage_specs import EvaluateSpec
 from harness.stages import evaluate
 
 TASKS = (Task(name="first", metric="acc"), Task(name="second", metric="acc"))

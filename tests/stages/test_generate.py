@@ -16,12 +16,12 @@ import pytest
 
 from harness.components.engines.hf import Engine
 from harness.components.sources import procedural
-from harness.contracts import Response, Row
+from harness.contracts import GenerateSpec, Response, Row
 from harness.errors import InputError
+from harness.files import read_jsonl
 from harness.recipe import Sampling
-from harness.stage_specs import GenerateSpec
 from harness.stages import generate
-from harness.training.pairs import dump_rows, read_jsonl
+from harness.training.pairs import dump_rows
 from tests.checkpoints import MACHINE, save_checkpoint
 
 NUM = 17

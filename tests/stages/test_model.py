@@ -15,9 +15,9 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from harness.artifact import hash_file
 from harness.components.sources.procedural import VOCABULARY
 from harness.errors import InputError, MachineError
+from harness.files import hash_file
 from harness.recipe import ModelRef
 from harness.stages import model
 from tests import ROOT

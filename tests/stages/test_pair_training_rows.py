@@ -8,16 +8,15 @@ from pathlib import Path
 import pytest
 
 from harness.analysis.comparability import reasons_against
-from harness.analysis.contests import baselines, contests
+from harness.analysis.published import claims
 from harness.components.sources import hub, procedural
 from harness.contracts import Preference
 from harness.errors import InputError, RecipeError
 from harness.machine import load as load_machine
-from harness.paper import claims
-from harness.plan import plan, rows
+from harness.plan import baselines, contests, plan, rows, steps_at_equal_flops
 from harness.recipe import Iteration, PairTraining, PromptSource, Recipe, load, replace
-from harness.runs.costs import estimate, steps_at_equal_flops
-from harness.runs.sweep import load as load_sweep
+from harness.runs.costs import estimate
+from harness.runs.sweeps import load as load_sweep
 from harness.stages import preferences
 from harness.training.pairs import read_pairs
 from tests.checkpoints import MACHINE

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from harness.components.sources.procedural import VOCABULARY
-from harness.contracts import Row
+from harness.contracts import GenerateSpec, Row
 from harness.recipe import Sampling
-from harness.stage_specs import GenerateSpec
 from harness.stages.model import build_tokenizer
 from harness.stages.prompt_file import PromptFile, seed_of
 from harness.training.pairs import dump_rows

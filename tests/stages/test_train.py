@@ -22,13 +22,13 @@ import harness.stages.train
 import harness.training.checkpoints
 import harness.training.global_batch
 import harness.training.opponent
-from harness.artifact import DONE_FILE, Record, dump, hash_file, read_model
-from harness.contracts import Row
+from harness.artifact import DONE_FILE, Record
+from harness.contracts import Row, TrainSpec
 from harness.errors import InputError, MachineError, RecipeError, TrainingError
+from harness.files import dump, hash_file, read_model
 from harness.lm.group_logps import Group, group_logps
 from harness.machine import Machine
 from harness.recipe import Optimizer
-from harness.stage_specs import TrainSpec
 from harness.training.batches import plan_steps
 from harness.training.pairs import Encoding, Pair, dump_rows, encode_pair
 from harness.training.policy import load_policy, merged

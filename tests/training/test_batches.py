@@ -6,10 +6,10 @@ from collections import Counter
 
 import pytest
 
+from harness.contracts import TrainSpec
 from harness.errors import MachineError, RecipeError
 from harness.plan import steps_of
 from harness.recipe import load, replace
-from harness.stage_specs import TrainSpec
 from harness.training.batches import Batches, plan_steps, share_prompts
 from harness.training.pairs import Pair
 from tests.checkpoints import MACHINE

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from harness.contracts import TrainSpec
 from harness.errors import InputError, RecipeError
-from harness.stage_specs import TrainSpec
 from harness.training.pairs import Pair
 from harness.training.token_audit import LIMITS, audit
 from tests.stages.test_train import spec

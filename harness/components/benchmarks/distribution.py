@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from harness.artifact import Score, digest
-from harness.contracts import Job, Request, Result, load, version
+from harness.contracts import Job, Request, Result, Score, load, version
 from harness.errors import RecipeError, suggest
+from harness.files import digest
 from harness.lm.group_logps import Group, score_groups
 from harness.lm.progress import progress
 from harness.recipe import Task

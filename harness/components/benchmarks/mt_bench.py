@@ -17,16 +17,16 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from harness.artifact import Score, digest, write_atomic
-from harness.contracts import Job, Request, Result, Turn, load
+from harness.contracts import Job, Request, Result, Score, Turn, load
 from harness.errors import InputError
 from harness.evaluation.judge_endpoint import Endpoint, Verdict, collect
 from harness.evaluation.mt_bench_questions import SPACE, SPACE_REVISION, TINY_SEED, Question, is_tiny, judge_templates, questions_of
 from harness.evaluation.mt_bench_ratings import group_means, intervals, rating_of
 from harness.evaluation.statistics import estimate, question_of
+from harness.files import digest, read_jsonl, write_atomic
 from harness.lm.progress import progress
 from harness.recipe import Task
-from harness.training.pairs import prompt_ids, read_jsonl
+from harness.training.pairs import prompt_ids
 
 VERSION = 2
 

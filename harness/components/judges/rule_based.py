@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from harness.components.sources.procedural import grade
 from harness.contracts import Turn, load
 
 VERSION = 1
@@ -11,7 +10,8 @@ NEEDS_MODEL = False
 
 def decide(turn: Turn) -> str:
     """The verdict on the turn's last answer, deterministic, in the format the other judges answer in: 'Rating: [[n]]', n from 1 to 10."""
-    return f"Graded by rule. Rating: [[{grade(turn.questions[-1], turn.answers[-1])}]]"
+    grade = load("sources", "procedural").grade(turn.questions[-1], turn.answers[-1])
+    return f"Graded by rule. Rating: [[{grade}]]"
 
 
 def parse(verdict: str) -> float | None:

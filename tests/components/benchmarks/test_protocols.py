@@ -10,7 +10,7 @@ import pytest
 from datasets import load_dataset
 from lm_eval.api.task import ConfigurableTask
 
-from harness import paper
+from harness.analysis import published
 from harness.components.benchmarks import big_bench, open_llm
 from harness.errors import InputError
 from harness.evaluation import lm_eval_tasks as lm_definitions
@@ -69,7 +69,7 @@ def test_every_task_of_every_protocol_is_built_offline(rules: str, name: str) ->
 
 def test_protocols_are_spelt_as_the_published_claims_are() -> None:
     """A score made under a protocol meets the published numbers of that protocol, by name."""
-    spelt = {claim.protocol for claim in paper.CLAIMS}
+    spelt = {claim.protocol for claim in published.CLAIMS}
     assert {LM_EVAL, LEADERBOARD} <= spelt
     assert set(open_llm.PROTOCOLS) == {"current", LM_EVAL, LEADERBOARD}
     assert set(big_bench.PROTOCOLS) == {"current", LM_EVAL}

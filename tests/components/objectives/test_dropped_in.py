@@ -32,11 +32,13 @@ import json, sys
 from pathlib import Path
 import torch
 from harness.stages import train
-from harness.artifact import DONE_FILE, Record, dump
+from harness.artifact import DONE_FILE, Record
+from harness.files import dump
 from harness.contracts import Row
 from harness.training.pairs import dump_rows
 from harness.plan import plan
-from harness.recipe import Iteration, replace
+from harness.recipe import replace
+from harness.recipe import Iteration
 from tests.checkpoints import MACHINE, save_checkpoint
 from tests.tiny_family import small_recipe
 
