@@ -20,6 +20,7 @@ import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+USER_ERROR_EXIT = 1
 LISTED = 12
 
 

@@ -19,7 +19,9 @@ class Machine(Strict):
     """Devices, batch sizes per device, and how training is launched.
 
     `micro_batch` counts pairs per device and forward pass. `launcher` is the command put before `-m harness stage DIR` of a
-    training stage ('{python}' is the interpreter). `fork_stages` imports the libraries once a run and forks each stage from there, which a
+    training stage ('{python}' is the interpreter). Stages run side by side while `slots` (CPU cores, or devices) have room for them; a
+    stage takes as many as `slots_of` says for its kind, else all. `fork_stages` imports the libraries once a run and forks each stage
+    from there, which a
     machine with CUDA cannot. `trackers` get every step's metrics beside `log.jsonl`. A judge's endpoint is asked
     `judge_threads` things at a time; a request that fails or takes over `judge_timeout_seconds` is asked again up to `judge_retries` times.
     `peak_tflops` (per device, at the training precision) is what a step's utilisation is measured against; it, `mfu` and
@@ -50,6 +52,8 @@ class Machine(Strict):
     gradient_checkpointing: bool = False
     checkpoint_every_seconds: float = 600.0
     fork_stages: bool = False
+    slots: int = Field(default=1, gt=0)
+    slots_of: dict[StageKind, int] = {}
     launcher: tuple[str, ...] = ("{python}",)
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     env: dict[str, str] = {}

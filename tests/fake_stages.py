@@ -15,7 +15,7 @@ import pytest
 from harness.artifact import Stage
 from harness.cli import main as cli
 from harness.machine import Machine
-from harness.runs import runner
+from harness.runs import launches
 
 LAUNCHES = "launches"
 
@@ -57,8 +57,8 @@ def _forks(*_: object) -> bool:
 
 def use(monkeypatch: pytest.MonkeyPatch) -> None:
     """Put the fakes in the place of the real stages."""
-    monkeypatch.setattr(runner, "_command", _command)
-    monkeypatch.setattr(runner, "_forks", _forks)
+    monkeypatch.setattr(launches, "_command", _command)
+    monkeypatch.setattr(launches, "_forks", _forks)
 
 
 def launched(run: Path) -> list[str]:
@@ -67,7 +67,7 @@ def launched(run: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    runner._command, runner._forks = _command, _forks
+    launches._command, launches._forks = _command, _forks
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     sys.argv = ["harness", *sys.argv[1:]]
     cli.main()

@@ -33,7 +33,7 @@ from harness.cli.printing import (
     table,
     without,
 )
-from harness.errors import HarnessError, InputError, MachineError, StageError
+from harness.errors import USER_ERROR_EXIT, HarnessError, InputError, MachineError, StageError
 from harness.report import bundle as bundling
 from harness.report import tables as tabulating
 from harness.runs import runner
@@ -57,7 +57,7 @@ def main() -> None:
         app()
     except StageError as error:  # the stage's own process has said why
         announce(str(error))
-        sys.exit(runner.USER_ERROR_EXIT)
+        sys.exit(USER_ERROR_EXIT)
     except HarnessError as error:
         _fail(str(error))
     except OSError as error:
@@ -230,7 +230,7 @@ def _help(context: typer.Context, recipe: str | None) -> None:
 
 def _fail(message: str) -> NoReturn:
     err.print(f"error: {message}", markup=False)
-    sys.exit(runner.USER_ERROR_EXIT)
+    sys.exit(USER_ERROR_EXIT)
 
 
 def _defect() -> NoReturn:

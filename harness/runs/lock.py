@@ -6,13 +6,13 @@ import errno
 import fcntl
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from harness.errors import BusyError
 
-LOCK_FILE, LENGTH = ".lock", 256
+LOCK_FILE, LENGTH = ".lock", 4096
 """The file is padded to one length, so that naming a stage never needs room on a disk that has become full."""
 
 
@@ -35,9 +35,9 @@ def hold(folder: Path) -> Iterator[int]:
         os.close(lock)
 
 
-def name_stage(lock: int, stage_path: str, pid: int) -> None:
-    """Add to the lock file the process of a stage: it outlives a killed runner and is then the one to wait for."""
-    _write(lock, f" with stage {stage_path}, pid {pid}")
+def name_stages(lock: int, pids: Mapping[str, int]) -> None:
+    """Add to the lock file the processes of the stages that run: they outlive a killed runner and are then those to wait for."""
+    _write(lock, "".join(f" with stage {path}, pid {pid}" for path, pid in pids.items()))
 
 
 def _write(lock: int, stage: str) -> None:

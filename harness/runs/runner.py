@@ -7,29 +7,21 @@ from __future__ import annotations
 
 import fnmatch
 import importlib
-import json
 import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.artifact import DONE_FILE, RECIPE_FILE, STAGE_FILE, Accepted, Launch, RunDir, Stage, State, difference
-from harness.errors import InputError, MachineError, StageError, StaleError, suggest
+from harness.errors import InputError, StaleError, suggest
 from harness.files import dump, hash_file, write_atomic
 from harness.machine import Machine
 from harness.plan import plan
 from harness.recipe import Recipe
 from harness.runs import clone as recorded
 from harness.runs import lock as locks
-from harness.runs import provenance
+from harness.runs.launches import Announce, Launches, environment, threads_of
 from harness.runs.stage_processes import Processes
-
-USER_ERROR_EXIT = 1
-Announce = Callable[[str], None]
 
 
 class Found(NamedTuple):
@@ -54,7 +46,7 @@ def survey(recipe: Recipe, run: RunDir) -> list[Found]:
 def reproduce(recipe: Recipe, run: RunDir, machine: Machine, only: str | None, announce: Announce) -> int:
     """Run what is missing of `recipe` in `run`, or of the stages matching the glob `only`; return how many stages ran."""
     stages = _selected(plan(recipe), only)
-    with locks.hold(run.path) as lock, Processes(_env(machine), lock) as processes:
+    with locks.hold(run.path) as lock, Processes(environment(machine), lock) as processes:
         _refuse_stale(recipe, run)
         if recorded.is_records_only(run):
             aside = recorded.set_aside(run)
@@ -62,19 +54,7 @@ def reproduce(recipe: Recipe, run: RunDir, machine: Machine, only: str | None, a
         _refuse_unready(stages, run)
         write_atomic(run.path / RECIPE_FILE, dump(recipe))
         write_atomic(run.path / ".gitignore", "\n".join([*recorded.UNCOMMITTED, "*.tmp", ".lock", ""]).encode())
-        ran = 0
-        for number, stage in enumerate(stages, 1):
-            title = f"[{number}/{len(stages)}] {stage.path}"
-            if run.state(stage) == "done":
-                run.checked_inputs(stage)
-                run.checked_content(stage.path)
-                announce(f"{title}: done earlier")
-                continue
-            announce(f"{title}: {'continues' if run.state(stage) == 'partial' else 'starts'}")
-            seconds = _launch(stage, run, machine, processes)
-            announce(f"{title}: finished in {seconds:.1f} s")
-            ran += 1
-        return ran
+        return Launches(stages, run, machine, processes, announce).run()
 
 
 def run_stage(directory: Path) -> None:
@@ -86,7 +66,7 @@ def run_stage(directory: Path) -> None:
     root = directory
     for _ in Path(stage.path).parts:
         root = root.parent
-    os.environ.update(_threads(launch.machine))
+    os.environ.update(threads_of(launch.machine))
     module = importlib.import_module(f"harness.stages.{stage.kind}")
     module.run(stage.spec, {role: root / path for role, path in stage.inputs.items()}, directory, launch.machine)
 
@@ -182,79 +162,3 @@ def _refuse_unready(stages: Sequence[Stage], run: RunDir) -> None:
             raise InputError(f"{stage.path} needs {' and '.join(missing)}, not finished yet; run that first (--only takes a glob)")
 
 
-def _launch(stage: Stage, run: RunDir, machine: Machine, processes: Processes) -> float:
-    """Run one stage's process to its end and write its record; return its seconds."""
-    directory = run.stage_dir(stage.path)
-    python = _interpreter(stage, machine)
-    run.begin(stage, machine, {**provenance.collect(), **_provenance_in(python)})
-    began = time.monotonic()
-
-    def started(pid: int) -> None:
-        locks.name_stage(processes.lock, stage.path, pid)
-
-    try:
-        if _forks(stage, machine, python):
-            ended = processes.fork(directory, started)
-        else:
-            ended = processes.run(_command(stage, machine, python, directory), started)
-    except KeyboardInterrupt:
-        raise StageError(f"{stage.path} was interrupted; the same command continues it") from None
-    if ended.code != 0:
-        raise StageError(_failure(stage, ended.code))
-    seconds = time.monotonic() - began
-    run.finish(stage, seconds, ended.peak_memory_mb)
-    return seconds
-
-
-def _env(machine: Machine) -> dict[str, str]:
-    """The stages' environment, the machine's own variables last. Our own progress lines stand in for the libraries' bars."""
-    return {**os.environ, "TQDM_DISABLE": "1", **_threads(machine), **machine.env}
-
-
-def _threads(machine: Machine) -> dict[str, str]:
-    """The machine's threads as torch reads them when it is imported."""
-    return {} if machine.num_threads is None else {"OMP_NUM_THREADS": str(machine.num_threads)}
-
-
-def _forks(stage: Stage, machine: Machine, python: str) -> bool:
-    """Whether the stage needs nothing but this interpreter, on a machine that forks its stages."""
-    return machine.fork_stages and python == sys.executable and (stage.kind != "train" or machine.launcher == ("{python}",))
-
-
-def _command(stage: Stage, machine: Machine, python: str, directory: Path) -> list[str]:
-    launcher = machine.launcher if stage.kind == "train" else ("{python}",)
-    return [*(part.format(python=python) for part in launcher), "-m", "harness", "stage", str(directory)]
-
-
-def _interpreter(stage: Stage, machine: Machine) -> str:
-    """The Python that runs the stage: the machine's for its kind, else the one that runs this."""
-    named = {str(kind): path for kind, path in machine.python.items()}.get(stage.kind)
-    if named is None:
-        return sys.executable
-    path = Path(named).expanduser()
-    if not path.is_file():
-        raise MachineError(f"machine {machine.name}: its python for {stage.kind} stages is {named}, which is no file; make it first")
-    return str(path)
-
-
-def _provenance_in(python: str) -> dict[str, Any]:
-    """Python and package versions in another interpreter, which must have harness; nothing for our own."""
-    if python == sys.executable:
-        return {}
-    asked = "import json, platform; from harness.runs.provenance import versions as v; print(json.dumps([platform.python_version(), v()]))"
-    done = subprocess.run([python, "-c", asked], capture_output=True, text=True)
-    if done.returncode != 0:
-        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise MachineError(f"{python} cannot import harness ({reason}); install it there: {python} -m pip install -e .")
-    version, packages = json.loads(done.stdout)
-    return {"python": version, "versions": packages}
-
-
-def _failure(stage: Stage, code: int) -> str:
-    if code == USER_ERROR_EXIT:
-        return f"{stage.path} stopped; what it had finished is kept, and the same command continues it"
-    if code == -signal.SIGKILL:
-        return f"{stage.path} was killed (signal 9): out of memory, or by hand; a smaller batch in the machine file needs less memory"
-    if code < 0:
-        return f"{stage.path} was ended by signal {-code} ({signal.strsignal(-code)}); the same command continues it"
-    return f"{stage.path} ended with exit code {code} (its traceback is above); this is a defect unless the machine failed"

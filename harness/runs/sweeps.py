@@ -21,7 +21,7 @@ from harness.machine import Machine
 from harness.plan import plan
 from harness.recipe import Recipe, replace
 from harness.runs import runner
-from harness.runs.runner import Announce
+from harness.runs.launches import Announce
 from harness.runs.sharing import share
 
 SWEEPS_DIR = shipped("sweeps")

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from harness.artifact import RunDir, Stage
-from harness.errors import BusyError, MachineError, StageError
+from harness.errors import USER_ERROR_EXIT, BusyError, MachineError, StageError
 from harness.machine import Machine, available, check, load
 from harness.plan import plan
 from harness.recipe import load as load_recipe
+from harness.runs import launches, runner
 from harness.runs import lock as locks
-from harness.runs import runner
 from harness.runs.stage_processes import Processes
 from tests import SMALL
 
@@ -35,7 +35,7 @@ def begun(run: RunDir, path: str) -> Path:
 
 @contextmanager
 def processes(run: RunDir) -> Iterator[Processes]:
-    with locks.hold(run.path) as lock, Processes(runner._env(MACHINE), lock) as found:
+    with locks.hold(run.path) as lock, Processes(launches.environment(MACHINE), lock) as found:
         yield found
 
 
@@ -48,7 +48,7 @@ def test_a_forked_stage_leaves_what_a_stage_of_its_own_process_leaves(tmp_path: 
         with processes(run) as started:
             for path in ("prompts", "sft/model"):
                 directory = begun(run, path)
-                command = runner._command(STAGES[path], MACHINE, sys.executable, directory)
+                command = launches._command(STAGES[path], MACHINE, sys.executable, directory)
                 ended = started.fork(directory, pids.append) if name == "forked" else started.run(command, pids.append)
                 assert ended.code == 0
                 assert ended.peak_memory_mb > 10
@@ -62,7 +62,7 @@ def test_a_mistake_in_a_forked_stage_is_its_exit_code(tmp_path: Path, capfd: pyt
     """A directory without stage.json ends with code 1 and one line; the server goes on with the next stage."""
     run = RunDir(tmp_path)
     with processes(run) as started:
-        assert started.fork(tmp_path / "none", lambda pid: None).code == runner.USER_ERROR_EXIT
+        assert started.fork(tmp_path / "none", lambda pid: None).code == USER_ERROR_EXIT
         assert capfd.readouterr().err.count("error: ") == 1
         assert started.fork(begun(run, "prompts"), lambda pid: None).code == 0
 
@@ -74,7 +74,7 @@ def test_a_killed_stage_and_a_killed_server_are_told_apart_from_success(tmp_path
         directory = begun(run, "prompts")
         assert started.fork(directory, lambda pid: os.kill(pid, signal.SIGKILL)).code == -signal.SIGKILL
         assert started._server is not None
-        server = started._server[0].pid
+        server = started._server.process.pid
         os.kill(server, signal.SIGKILL)
         assert started.fork(directory, lambda pid: None).code == -signal.SIGKILL
 
@@ -94,7 +94,7 @@ def test_the_lock_outlives_a_killed_runner_until_its_stage_ends(tmp_path: Path) 
     """When the runner's own descriptors close while a forked stage runs, the run stays held, and is free once that process is gone."""
     run = RunDir(tmp_path)
     with locks.hold(run.path) as lock:
-        orphan = Processes(runner._env(MACHINE), os.dup(lock))
+        orphan = Processes(launches.environment(MACHINE), os.dup(lock))
         pids: list[int] = []
         directory = begun(run, "prompts")
         thread = threading.Thread(target=lambda: orphan.fork(directory, lambda pid: (os.kill(pid, signal.SIGSTOP), pids.append(pid))))
@@ -114,10 +114,10 @@ def test_the_lock_outlives_a_killed_runner_until_its_stage_ends(tmp_path: Path) 
 def test_what_forks(tmp_path: Path) -> None:
     """Only a stage of this interpreter without a launcher forks, on a machine that says so; one with CUDA may not say so."""
     train, generate = STAGES["iter0/train"], STAGES["iter0/generate"]
-    python = runner._interpreter(train, MACHINE)
+    python = launches._interpreter(train, MACHINE)
 
     def forks(stage: Stage, python: str = python, **changes: object) -> bool:
-        return runner._forks(stage, MACHINE.model_copy(update=changes), python)
+        return launches._forks(stage, MACHINE.model_copy(update=changes), python)
 
     assert forks(train)
     assert forks(generate)
@@ -142,14 +142,14 @@ def test_ctrl_c_ends_the_forked_stage(tmp_path: Path, monkeypatch: pytest.Monkey
     run = RunDir(tmp_path)
     pids: list[int] = []
 
-    def interrupt(lock: int, path: str, pid: int) -> None:
-        pids.append(pid)
-        os.kill(pid, signal.SIGINT)  # the terminal signals the whole group
-        raise KeyboardInterrupt
+    def interrupt(lock: int, running: dict[str, int]) -> None:
+        if running:
+            pids.extend(running.values())
+            os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(locks, "name_stage", interrupt)
-    with processes(run) as started, pytest.raises(StageError, match="prompts was interrupted; the same command continues it"):
-        runner._launch(STAGES["prompts"], run, MACHINE, started)
+    monkeypatch.setattr(locks, "name_stages", interrupt)
+    with pytest.raises(StageError, match="prompts was interrupted; the same command continues it"):
+        runner.reproduce(RECIPE, run, MACHINE, "prompts", lambda _: None)
     assert run.record("prompts") is None
     with pytest.raises(ProcessLookupError):
         os.kill(pids[0], 0)

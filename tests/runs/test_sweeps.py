@@ -13,11 +13,11 @@ from harness import machine
 from harness.analysis.differences import delta_text
 from harness.analysis.table_schema import SeedTable
 from harness.artifact import RunDir
-from harness.errors import InputError, RecipeError
+from harness.errors import InputError, RecipeError, StageError
 from harness.plan import plan
 from harness.recipe import replace
 from harness.report import tables as tables
-from harness.runs import runner
+from harness.runs import launches, runner
 from harness.runs import sweeps as sweeping
 from harness.runs.sweeps import Sweep, seeded
 from harness.runs.sweeps import load as load_sweep
@@ -124,7 +124,7 @@ def test_same_command_again_does_nothing(finished: Finished) -> None:
 def test_stopped_sweep_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Promise: interrupted at any stage, the same command makes only what is missing."""
     ran = fake_stages(monkeypatch)
-    launch, calls = runner._launch, iter(range(1000))
+    launch, calls = launches._launch, iter(range(1000))
 
     def interrupted(*args: object) -> float:
         if next(calls) == 9:
@@ -132,8 +132,8 @@ def test_stopped_sweep_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         return launch(*args)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "_launch", interrupted)
-        with pytest.raises(KeyboardInterrupt):
+        patch.setattr(launches, "_launch", interrupted)
+        with pytest.raises(StageError, match="was interrupted"):
             sweeping.run(small_sweep(1), tmp_path / "out", CPU, quiet)
     sweeping.run(small_sweep(1), tmp_path / "out", CPU, quiet)
     assert len(ran) == len(set(ran)) == sweeping.shared_list(small_sweep(1))[-1]["made"]
