@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Kind = Literal["sources", "engines", "objectives", "benchmarks", "judges"]
+DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+"""torch's name of each precision of a recipe."""
 
 
 class Row(NamedTuple):

@@ -39,6 +39,7 @@ __all__ = [
 RECIPES_DIR = shipped("recipes")
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]*")
 ROW_PATTERN = re.compile(r"[a-z0-9][a-z0-9._+-]*")
+ITERATION_PATTERN = re.compile(r"iter([0-9]+)")
 
 
 class Recipe(Strict):
@@ -90,9 +91,9 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _rows_are_directories(self) -> Self:
-        taken = {"sft", "pretraining", "prompts", "tables", *(f"iter{t}" for t in range(len(self.iterations)))}
+        taken = {"sft", "pretraining", "prompts", "tables"}
         for row in (*self.controls, *self.rivals):
-            if row in taken or not ROW_PATTERN.fullmatch(row):
+            if row in taken or ITERATION_PATTERN.fullmatch(row) or not ROW_PATTERN.fullmatch(row):
                 raise ValueError(f"a control or rival is called {row!r}; use lower-case letters, digits and '._+-', each name once")
             taken.add(row)
         return self
@@ -151,5 +152,3 @@ def load(name_or_file: str) -> Recipe:
 def available() -> dict[str, Path]:
     """{recipe name: file} of recipes/."""
     return {path.stem.replace("_", "-"): path for path in sorted(RECIPES_DIR.glob("*.py")) if path.stem != "__init__"}
-
-

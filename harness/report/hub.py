@@ -21,7 +21,7 @@ from harness.artifact import RunDir, read_recipe
 from harness.config import flatten
 from harness.errors import HarnessError, InputError, suggest
 from harness.files import hash_file, write_atomic
-from harness.plan import rows
+from harness.plan import iteration_of, rows
 from harness.recipe import Recipe
 from harness.report.formatting import heading, questions_text, value_text
 from harness.report.tables import markdown_text
@@ -120,8 +120,8 @@ def _settings(recipe: Recipe, row: str) -> Iterator[str]:
     yield from ("## Recipe", "", "| setting | value |", "|---|---|")
     chosen = {name: getattr(recipe, name) for name in ("objective", "sampling", "generation_template", "training_template", "optimizer",
               "precision", "global_batch_size", "max_length", "seed")}  # fmt: skip
-    number = row.removeprefix("iter")
-    own = flatten(recipe.iterations[int(number)], f"iterations.{number}") if row.startswith("iter") and number.isdigit() else {}
+    t = iteration_of(row)
+    own = {} if t is None else flatten(recipe.iterations[t], f"iterations.{t}")
     for field, value in {**flatten(chosen), **own}.items():
         yield f"| {markdown_text(field)} | {markdown_text(str(value))} |"
     yield ""

@@ -17,7 +17,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from harness.contracts import Job, Request, Result, Score, Turn, load
+from harness.contracts import DTYPES, Job, Request, Result, Score, Turn, load
 from harness.errors import InputError
 from harness.evaluation.judge_endpoint import Endpoint, Verdict, collect
 from harness.evaluation.mt_bench_questions import SPACE, SPACE_REVISION, TINY_SEED, Question, is_tiny, judge_templates, questions_of
@@ -108,7 +108,7 @@ class _Answerer:
     def _generate(self, dialogues: Sequence[tuple[Question, list[str]]]) -> list[dict[str, Any]]:
         """The next answer in each dialogue; as in FastChat without special tokens and surrounding whitespace."""
         if self.engine is None:
-            dtype = {"bf16": "bfloat16", "fp32": "float32"}[self.job.precision]
+            dtype = DTYPES[self.job.precision]
             self.engine = load("engines", self.job.engine).open_engine(self.job.checkpoint, dtype, self.job.machine)
         requests = [self._request(question, earlier) for question, earlier in dialogues]
         return [
