@@ -2,7 +2,7 @@
 
 Every component has `VERSION: int`, part of the identity of what it makes: bump it when its numbers change.
 
-    sources/NAME.py      load(spec: PromptSource) -> list[Row]
+    sources/NAME.py      load(spec: PromptSource) -> list[Demonstration]
                          prompts and real responses, in training order
                          load_preferences(spec) -> list[Preference], where the source holds preferences
     engines/NAME.py      open_engine(checkpoint: Path, dtype: str, machine: Machine) -> Engine
@@ -39,7 +39,7 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 """torch's name of each precision of a recipe."""
 
 
-class Row(NamedTuple):
+class Demonstration(NamedTuple):
     """An instruction with the response a human or a stronger model gave. `prompt` is a list of chat messages."""
 
     prompt_id: str
@@ -213,7 +213,7 @@ class ModelSpec(Strict):
 
 
 class PromptsSpec(Strict):
-    """Stage `prompts`: `prompts.jsonl`, one `Row` a line, in training order."""
+    """Stage `prompts`: `prompts.jsonl`, one `Demonstration` a line, in training order."""
 
     prompts: PromptSource
 

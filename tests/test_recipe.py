@@ -7,7 +7,7 @@ import pytest
 from harness import paper
 from harness import recipe as recipes
 from harness.analysis.deviations import deviations
-from harness.config import build, flatten
+from harness.config import Strict, build, flatten
 from harness.errors import RecipeError
 from harness.recipe import Iteration, ModelRef, Recipe, load, replace
 
@@ -84,3 +84,17 @@ def test_flatten_reaches_every_leaf() -> None:
     flat = flatten(load("zephyr-7b"))
     assert flat["iterations.3.beta"] == 5.0
     assert flat["iterations.3.pairs_from"] == (2, 3)
+
+
+def test_a_suggestion_comes_from_the_class_itself() -> None:
+    """Another class of the same name, and the class around a misspelt part, are not asked."""
+
+    class Sampling(Strict):
+        warmth: float
+
+    with pytest.raises(RecipeError, match="Sampling has no field 'wramth'; did you mean 'warmth'"):
+        build(Sampling, wramth=1.0)
+    recipe = load("zephyr-7b")
+    values = {**{name: getattr(recipe, name) for name in Recipe.model_fields}, "sampling": {"temprature": 1.0, "max_new_tokens": 3}}
+    with pytest.raises(RecipeError, match="Sampling has no field 'temprature'; did you mean 'temperature'"):
+        build(Recipe, **values)

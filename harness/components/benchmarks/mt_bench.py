@@ -10,7 +10,6 @@ instead, the second turn a new instruction of the same family.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -23,7 +22,7 @@ from harness.evaluation.judge_endpoint import Endpoint, Verdict, collect
 from harness.evaluation.mt_bench_questions import SPACE, SPACE_REVISION, TINY_SEED, Question, is_tiny, judge_templates, questions_of
 from harness.evaluation.mt_bench_ratings import group_means, intervals, rating_of
 from harness.evaluation.statistics import estimate, question_of
-from harness.files import digest, read_jsonl, write_atomic
+from harness.files import digest, read_jsonl, write_jsonl
 from harness.lm.progress import progress
 from harness.recipe import Task
 from harness.training.pairs import prompt_ids
@@ -102,7 +101,7 @@ class _Answerer:
         path = self.job.workspace / task_name / "answers" / name
         if not path.exists():
             lines = self._generate([(q, [line["answer"] for line in answers[q.question_id]]) for q in chunk])
-            write_atomic(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
+            write_jsonl(path, lines)
         return list(read_jsonl(path))
 
     def _generate(self, dialogues: Sequence[tuple[Question, list[str]]]) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import datasets
 from huggingface_hub.errors import HfHubHTTPError
 
-from harness.contracts import Preference, Row
+from harness.contracts import Demonstration, Preference
 from harness.errors import InputError, first_line
 from harness.recipe import PromptSource
 
@@ -22,10 +22,10 @@ VERSION = 1
 ID_DIGITS = 16
 COLUMNS = ("messages", "chosen", "real")
 
-Item = TypeVar("Item", Row, Preference)
+Item = TypeVar("Item", Demonstration, Preference)
 
 
-def load(spec: PromptSource) -> list[Row]:
+def load(spec: PromptSource) -> list[Demonstration]:
     """The rows `prompt_ids` names, in that order; else the first `num_prompts` after a shuffle with `shuffle_seed`."""
     data = _in_order(spec)
     column = next((name for name in COLUMNS if name in data.column_names), None)
@@ -90,7 +90,7 @@ def _dataset(spec: PromptSource) -> datasets.Dataset:
         ) from None
 
 
-def _first_turn(conversation: list[dict[str, Any]]) -> Row | None:
+def _first_turn(conversation: list[dict[str, Any]]) -> Demonstration | None:
     turns = [turn for turn in conversation if turn["role"] != "system"][:2]
     if [turn["role"] for turn in turns] != ["user", "assistant"]:
         return None
@@ -98,4 +98,4 @@ def _first_turn(conversation: list[dict[str, Any]]) -> Row | None:
     if not question.strip() or not answer.strip():
         return None
     prompt_id = hashlib.sha256(question.encode()).hexdigest()
-    return Row(prompt_id, [{"role": "user", "content": question}], answer)
+    return Demonstration(prompt_id, [{"role": "user", "content": question}], answer)
