@@ -12,7 +12,7 @@ Every component has `VERSION: int`, part of the identity of what it makes: bump 
                          GRADE: str                      how certain its formula is: "A" read in the primary text, "B" from
                                                          released code, "C" from secondary sources, "D" our own reading
                          loss(logps: PairLogps, beta: float, *, mu: float) -> Tensor (B,), one loss per pair;
-                         what it takes by keyword only ("mu") is what the recipe states as `parameters`, all of it
+                         the recipe's `parameters` give each keyword-only argument ("mu") its value
     benchmarks/NAME.py   open_benchmark(job: Job) -> Callable[[Task], Result]; the model is loaded once, then tasks are scored
     judges/NAME.py       NEEDS_MODEL: bool; parse(verdict: str) -> float | None; and to get the verdict
                          a model's: render(turn: Turn, templates: Mapping[str, Mapping[str, str]]) -> list[dict[str, str]]

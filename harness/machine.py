@@ -1,4 +1,4 @@
-"""Where a recipe runs. Nothing here may change a number beyond floating-point noise, so nothing here enters a fingerprint."""
+"""Where a recipe runs. Nothing here may affect results beyond floating-point noise, so nothing here enters a fingerprint."""
 
 from __future__ import annotations
 

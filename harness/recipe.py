@@ -1,4 +1,4 @@
-"""What a reproduction is: every value that can change a number, as frozen data.
+"""What a reproduction is: every setting that can affect results, as frozen data.
 
 A recipe is a Python file with a module-level `recipe = Recipe(...)`, or `recipe = replace(base, name=..., ..., because={...})`.
 Where it runs is a `Machine` (harness/machine.py) and never part of a recipe.

@@ -1,4 +1,4 @@
-"""The plan is pure, its identities change exactly where a number could."""
+"""The plan is pure, its identities change exactly where a result could."""
 
 import subprocess
 import sys
@@ -38,7 +38,7 @@ def test_changed_beta_makes_stale_exactly_what_follows() -> None:
 
 
 def test_name_summary_and_reasons_bear_no_identity() -> None:
-    """Only what can change a number enters a fingerprint."""
+    """Only what can affect results enters a fingerprint."""
     recipe = load("zephyr-7b")
     renamed = replace(recipe, name="other", summary="other", sizes=recipe.sizes.model_copy(update={"real_tokens": 1.0}))
     assert [stage.fingerprint for stage in plan(renamed)] == [stage.fingerprint for stage in plan(recipe)]

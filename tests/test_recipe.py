@@ -58,7 +58,7 @@ def test_changed_recipe_needs_its_own_name() -> None:
 
 @pytest.mark.parametrize("name", sorted(recipes.available()))
 def test_every_deviation_has_its_reason_and_every_reason_a_deviation(name: str) -> None:
-    """Where a recipe parts from the paper's text it says why; a reason without a deviation is a leftover."""
+    """Where a recipe differs from the paper's text it says why; a reason without a deviation is a leftover."""
     recipe = load(name)
     found = deviations(recipe, STATED, paper.NOT_STATED)
     assert [item.field for item in found if not item.reason] == []

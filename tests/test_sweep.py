@@ -51,7 +51,7 @@ def test_tiny_study_asks_what_the_issue_asks() -> None:
 
 
 def test_ablations_of_the_paper_give_reasons() -> None:
-    """Promise: every variant of the 7B ablations says why it parts from the text; a reason without a deviation is a leftover."""
+    """Promise: every variant of the 7B ablations says why it differs from the text; a reason without a deviation is a leftover."""
     for recipes in load("zephyr-7b-ablations").variants.values():
         found = {item.field: item.reason for item in deviations(recipes[0], STATED, paper.NOT_STATED)}
         assert [field for field, reason in found.items() if not reason] == []

@@ -25,6 +25,7 @@ from harness.plan import iteration_of, rows
 from harness.recipe import Recipe
 from harness.report.formatting import heading, questions_text, value_text
 from harness.report.tables import markdown_text
+from harness.runs.provenance import describe
 
 DATASETS: dict[str, tuple[str, str | None]] = {
     "arc_challenge": ("allenai/ai2_arc", "ARC-Challenge"),
@@ -141,10 +142,8 @@ def _provenance(run: Path, row: str) -> Iterator[str]:
     yield from ("## Provenance", "")
     if launch is None:
         yield f"No stage {stage} was recorded."
-    for one in launch.launches if launch else ():
-        state = " with local changes" if one.get("dirty") else ""
-        versions = ", ".join(f"{name} {number}" for name, number in one.get("versions", {}).items())
-        yield f"- `{stage}`, identity `{launch.stage.fingerprint[:12] if launch else ''}`: commit `{one.get('commit')}`{state}; {versions}"
+    for text in map(describe, launch.launches if launch else ()):
+        yield f"- `{stage}`, identity `{launch.stage.fingerprint[:12] if launch else ''}`: commit {text.commit}; {text.packages}"
 
 
 CHECKPOINT = "checkpoint/"

@@ -94,10 +94,10 @@ def import_pairs(recipe: Recipe, run: RunDir, machine: Machine, iteration: int, 
 
 
 def _generate_stage(recipe: Recipe, iteration: int) -> Stage:
-    found = [stage for stage in plan(recipe) if stage.path == f"iter{iteration}/generate"]
-    if not found:
+    stages = [stage for stage in plan(recipe) if stage.path == f"iter{iteration}/generate"]
+    if not stages:
         raise InputError(f"recipe {recipe.name} has no iteration {iteration}; expected one from 0 to {len(recipe.iterations) - 1}")
-    return found[0]
+    return stages[0]
 
 
 def _begin(

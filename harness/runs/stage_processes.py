@@ -74,10 +74,10 @@ class Processes:
         """Run the stage of `directory` to its end in a process forked from the server; `started` is told its id."""
         self._server = self._server or self._start()
         process, _, lines = self._server
-        pid = _asked(lines, str(directory.resolve()))
+        pid = _request(lines, str(directory.resolve()))
         if pid:
             started(int(pid))
-            ended = _said(lines).split()
+            ended = _next_line(lines).split()
             if ended:
                 return Ended(int(ended[0]), float(ended[1]))
         return Ended(process.wait(), 0.0)  # the server itself has ended
@@ -90,16 +90,16 @@ class Processes:
         return process, ours, ours.makefile("rw", encoding="utf-8")
 
 
-def _asked(lines: TextIO, question: str) -> str:
-    """The server's answer, empty where it has ended."""
+def _request(lines: TextIO, directory: str) -> str:
+    """The server's answer to `directory`, the id of a process; empty where the server has ended."""
     try:
-        print(question, file=lines, flush=True)
+        print(directory, file=lines, flush=True)
     except OSError:
         return ""
-    return _said(lines)
+    return _next_line(lines)
 
 
-def _said(lines: TextIO) -> str:
+def _next_line(lines: TextIO) -> str:
     """The server's next line, empty where it has ended."""
     try:
         return lines.readline()

@@ -85,7 +85,7 @@ def _dataset(spec: PromptSource) -> datasets.Dataset:
         return datasets.load_dataset(spec.dataset, spec.config, split=spec.split, revision=spec.revision)
     except (datasets.exceptions.DatasetsError, FileNotFoundError, ConnectionError, HfHubHTTPError, ValueError) as error:
         raise InputError(
-            f"dataset {spec.dataset} [{spec.split}] cannot be had: {first_line(error)}; "
+            f"dataset {spec.dataset} [{spec.split}] could not be loaded: {first_line(error)}; "
             "check the name, the network, and HF_HUB_OFFLINE with HF_DATASETS_CACHE"
         ) from None
 
