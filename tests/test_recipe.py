@@ -1,5 +1,7 @@
 """Recipes are frozen data; what is misspelt, unpinned or unexplained is an error."""
 
+import ast
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from harness.analysis.deviations import deviations
 from harness.config import Strict, build, flatten
 from harness.errors import RecipeError
 from harness.recipe import Iteration, ModelRef, Recipe, load, replace
+from tests import ROOT
 
 STATED = {field: fact.value for field, fact in paper.SETTINGS.items()}
 
@@ -98,3 +101,12 @@ def test_a_suggestion_comes_from_the_class_itself() -> None:
     values = {**{name: getattr(recipe, name) for name in Recipe.model_fields}, "sampling": {"temprature": 1.0, "max_new_tokens": 3}}
     with pytest.raises(RecipeError, match="Sampling has no field 'temprature'; did you mean 'temperature'"):
         build(Recipe, **values)
+
+
+@pytest.mark.parametrize("module", ["recipe", "recipe_parts", "machine"])
+def test_every_field_says_what_it_is(module: str) -> None:
+    """A string follows each field of a recipe, its parts and a machine, so that no unit or default has to be guessed."""
+    for node in ast.parse((ROOT / "harness" / f"{module}.py").read_text()).body:
+        if isinstance(node, ast.ClassDef):
+            for line, following in pairwise([*node.body, None]):
+                assert not isinstance(line, ast.AnnAssign) or isinstance(following, ast.Expr), ast.unparse(line or node)
