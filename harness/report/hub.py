@@ -143,7 +143,7 @@ def _provenance(run: Path, row: str) -> Iterator[str]:
     if launch is None:
         yield f"No stage {stage} was recorded."
     for text in map(describe, launch.launches if launch else ()):
-        yield f"- `{stage}`, identity `{launch.stage.fingerprint[:12] if launch else ''}`: commit {text.commit}; {text.packages}"
+        yield f"- `{stage}`, identity `{launch.stage.fingerprint[:12] if launch else ''}`: commit `{text.commit}`; {text.packages}"
 
 
 CHECKPOINT = "checkpoint/"
