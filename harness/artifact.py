@@ -115,16 +115,16 @@ class RunDir:
 
     def checked_inputs(self, stage: Stage) -> dict[str, str]:
         """{role: content hash} of the inputs, which must be whole and those that work already begun in `stage` was made from."""
-        found = {role: self.checked_content(path) for role, path in stage.inputs.items()}
+        contents = {role: self.checked_content(path) for role, path in stage.inputs.items()}
         launch = self.launch(stage.path)
         used = launch.input_contents if launch else {}
-        changed = [stage.inputs[role] for role, content in found.items() if used.get(role, content) != content]
+        changed = [stage.inputs[role] for role, content in contents.items() if used.get(role, content) != content]
         if changed:
             raise InputError(
                 f"{stage.path} was made from other bytes of {', '.join(changed)} than those there now; remove {stage.path} to make it "
                 "again, or put back the bytes it was made from"
             )
-        return found
+        return contents
 
     def checked_content(self, stage_path: str) -> str:
         """The content hash of a finished stage whose files still have the recorded sizes."""
@@ -135,10 +135,10 @@ class RunDir:
             path = self.stage_dir(stage_path) / name
             size = path.stat().st_size if path.exists() else None
             if size != output.size:
-                found = "is missing" if size is None else f"has {size} bytes"
+                state = "is missing" if size is None else f"has {size} bytes"
                 part = "checkpoint" if name.startswith("checkpoint/") else name  # a checkpoint is whole or absent
                 raise InputError(
-                    f"{stage_path}/{name} {found}, its record says {output.size} bytes; "
+                    f"{stage_path}/{name} {state}, its record says {output.size} bytes; "
                     f"remove {stage_path}/{DONE_FILE} and {stage_path}/{part}, and run again to rebuild it"
                 )
         return record.content
@@ -182,10 +182,10 @@ def make_stage(path: str, kind: str, spec: BaseModel, versions: Mapping[str, int
     )
 
 
-def difference(found: Stage, planned: Stage) -> list[tuple[str, Any, Any]]:
+def difference(recorded: Stage, planned: Stage) -> list[tuple[str, Any, Any]]:
     """(field, on disk, planned) for each field that made the identities differ."""
     old, new = (
-        flatten({"kind": s.kind, "spec": s.spec, "versions": s.versions, "inputs": s.input_fingerprints}) for s in (found, planned)
+        flatten({"kind": s.kind, "spec": s.spec, "versions": s.versions, "inputs": s.input_fingerprints}) for s in (recorded, planned)
     )
     return [(field, old.get(field), new.get(field)) for field in sorted({*old, *new}) if old.get(field) != new.get(field)]
 

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import importlib.util
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self, TypeVar, get_args
+from typing import Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from harness.errors import RecipeError, suggest
+
+UNKNOWN_FIELD = "unknown_field"
 
 
 class Strict(BaseModel):
     """Frozen data whose unknown fields are errors, in `model_copy` too, where pydantic would keep them unseen."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_its_fields_alone(cls, values: Any) -> Any:
+        for name in values if isinstance(values, Mapping) else ():
+            if name not in cls.model_fields:
+                problem = f"{cls.__name__} has no field {name!r}{suggest(str(name), cls.model_fields)}"
+                raise PydanticCustomError(UNKNOWN_FIELD, "{problem}", {"problem": problem})
+        return values
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A validated copy with `update`; values are frozen, so there is nothing to copy deeply."""
@@ -35,32 +47,13 @@ def build(kind: type[Model], **values: Any) -> Model:
 
 
 def explain(kind: type[BaseModel] | None, error: ValidationError) -> str:
-    """The first mistake in one line: the field, what was found, and the near one where it is misspelt."""
-    first = min(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
-    field = ".".join(str(part) for part in first["loc"])
-    title = kind.__name__ if kind else error.title
-    if first["type"] == "extra_forbidden":
-        known = _fields_of(title, first["loc"][:-1])
-        return f"{title} has no field {field!r}{suggest(str(first['loc'][-1]), known)}"
-    found = f" (found {first['input']!r})" if isinstance(first["input"], (str, int, float)) else ""
-    return f"{title}{'.' + field if field else ''}: {first['msg'].removeprefix('Value error, ')}{found}"
-
-
-def _fields_of(title: str, parents: tuple[int | str, ...]) -> list[str]:
-    """The fields of the model found by following `parents` from the model called `title`."""
-    model = next((cls for cls in Strict.__subclasses__() if cls.__name__ == title), None)
-    for part in parents:
-        if model is not None and part in model.model_fields:
-            model = next(_models_in(model.model_fields[str(part)].annotation), None)
-    return list(model.model_fields) if model else []
-
-
-def _models_in(annotation: Any) -> Iterator[type[Strict]]:
-    """The models a field's type mentions: of `tuple[Task, ...]` and `Judge | None` the one inside."""
-    if isinstance(annotation, type) and issubclass(annotation, Strict):
-        yield annotation
-    for inner in get_args(annotation):
-        yield from _models_in(inner)
+    """The first mistake in one line: the field and what was found, or the near one where a field is misspelt."""
+    first = min(error.errors(), key=lambda item: item["type"] != UNKNOWN_FIELD)
+    if first["type"] == UNKNOWN_FIELD:
+        return first["msg"]
+    field = "".join(f".{part}" for part in first["loc"])
+    value = f" (found {first['input']!r})" if isinstance(first["input"], (str, int, float)) else ""
+    return f"{kind.__name__ if kind else error.title}{field}: {first['msg'].removeprefix('Value error, ')}{value}"
 
 
 def shipped(folder: str) -> Path:

@@ -2,7 +2,7 @@
 
 Every component has `VERSION: int`, part of the identity of what it makes: bump it when its numbers change.
 
-    sources/NAME.py      load(spec: PromptSource) -> list[Row]
+    sources/NAME.py      load(spec: PromptSource) -> list[Demonstration]
                          prompts and real responses, in training order
                          load_preferences(spec) -> list[Preference], where the source holds preferences
     engines/NAME.py      open_engine(checkpoint: Path, dtype: str, machine: Machine) -> Engine
@@ -12,7 +12,7 @@ Every component has `VERSION: int`, part of the identity of what it makes: bump 
                          GRADE: str                      how certain its formula is: "A" read in the primary text, "B" from
                                                          released code, "C" from secondary sources, "D" our own reading
                          loss(logps: PairLogps, beta: float, *, mu: float) -> Tensor (B,), one loss per pair;
-                         what it takes by keyword only ("mu") is what the recipe states as `parameters`, all of it
+                         the recipe's `parameters` give each keyword-only argument ("mu") its value
     benchmarks/NAME.py   open_benchmark(job: Job) -> Callable[[Task], Result]; the model is loaded once, then tasks are scored
     judges/NAME.py       NEEDS_MODEL: bool; parse(verdict: str) -> float | None; and to get the verdict
                          a model's: render(turn: Turn, templates: Mapping[str, Mapping[str, str]]) -> list[dict[str, str]]
@@ -35,9 +35,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Kind = Literal["sources", "engines", "objectives", "benchmarks", "judges"]
+DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+"""torch's name of each precision of a recipe."""
 
 
-class Row(NamedTuple):
+class Demonstration(NamedTuple):
     """An instruction with the response a human or a stronger model gave. `prompt` is a list of chat messages."""
 
     prompt_id: str
@@ -211,7 +213,7 @@ class ModelSpec(Strict):
 
 
 class PromptsSpec(Strict):
-    """Stage `prompts`: `prompts.jsonl`, one `Row` a line, in training order."""
+    """Stage `prompts`: `prompts.jsonl`, one `Demonstration` a line, in training order."""
 
     prompts: PromptSource
 

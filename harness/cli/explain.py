@@ -17,6 +17,7 @@ from harness.config import Strict, flatten
 from harness.errors import HarnessError, InputError, suggest
 from harness.plan import rows
 from harness.recipe import Recipe
+from harness.runs.provenance import describe
 
 SHORT = 12
 """Characters of a hash shown to people; JSON holds all."""
@@ -185,10 +186,9 @@ def _stage_lines(stage: StageFacts, task: str) -> Iterator[str]:
     for name, number in stage.versions.items():
         yield f"  version   {name} {number}"
     for launch in stage.launches:
-        tree = {True: " with local changes", False: "", None: " (tree not recorded)"}[launch.dirty]
-        yield f"  launch    commit {(launch.commit or 'not recorded')[:SHORT]}{tree}: {_line(launch.command or 'command not recorded')}"
-        packages = ", ".join(f"{name} {number}" for name, number in launch.versions.items())
-        yield f"            python {launch.python or 'not recorded'}; {packages or 'versions not recorded'}"
+        text = describe(launch.model_dump())
+        yield f"  launch    commit {text.commit}: {_line(text.command)}"
+        yield f"            python {text.python}; {text.packages}"
     for accepted in stage.accepted:
         changes = ", ".join(f"{field}: {old} -> {new}" for field, old, new in accepted.difference)
         yield f"  accepted  {_line(changes)}, because {_line(accepted.because)}"

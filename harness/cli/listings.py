@@ -24,7 +24,7 @@ from harness.artifact import RunDir
 from harness.config import flatten
 from harness.evaluation.judge_shutdowns import judges_of, warning
 from harness.machine import Machine
-from harness.plan import steps_of
+from harness.plan import opponent_of, steps_of
 from harness.recipe import Recipe
 from harness.runs.costs import Cost, estimate
 from harness.runs.runner import survey
@@ -52,7 +52,7 @@ def schedule(recipe: Recipe) -> Listing:
     return [
         {
             "iteration": t,
-            "opponent": f"iter{t - 1}" if t else "sft",
+            "opponent": opponent_of(t),
             "pairs_from": list(iteration.pairs_from),
             "pairs": recipe.prompts.num_prompts * len(iteration.pairs_from),
             "beta": iteration.beta,

@@ -107,7 +107,7 @@ def plan(recipe: RecipeArg, out_dir: OutOption = None, machine: MachineOption = 
     out.print(table(f"{loaded.name}: iterations", listings.schedule(loaded)))
     out.print("", plan_tables(found))
     parts = deviation_list(loaded)
-    out.print(table("where it parts from the paper's text, or fills a gap in it", without(parts, ("kind", "source", "where"))))
+    out.print(table("where it differs from the paper's text, or fills a gap in it", without(parts, ("kind", "source", "where"))))
     out.print(f"stated in: {'; '.join(sorted({row['where'] for row in parts}))}", markup=False)
 
 

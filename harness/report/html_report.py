@@ -29,6 +29,7 @@ from harness.report.blocks import Block, all_blocks, fit
 from harness.report.evidence import Audit, Check, Evidence, gather
 from harness.report.formatting import heading, questions_text, value_text
 from harness.report.html_pages import render
+from harness.runs.provenance import describe
 
 OWN_TABLES = ("The paper's claims", "Scores", "Tasks")
 """Blocks the page shows in its own way."""
@@ -165,12 +166,5 @@ def _launches(run: RunDir) -> Iterator[dict[str, str]]:
     """A line for each launch of each stage."""
     for path in run.stages():
         launch = run.launch(path)
-        for one in launch.launches if launch else ():
-            yield {
-                "stage": path,
-                "identity": launch.stage.fingerprint[:12] if launch else "",
-                "commit": str(one.get("commit") or "not recorded")[:12] + (" with local changes" if one.get("dirty") else ""),
-                "command": str(one.get("command") or "not recorded"),
-                "versions": ", ".join(f"{name} {number}" for name, number in one.get("versions", {}).items()),
-                "machine": f"{one.get('platform', '')} {one.get('processor', '')}".strip(),
-            }
+        for origin in launch.launches if launch else ():
+            yield {"stage": path, "identity": launch.stage.fingerprint[:12] if launch else "", **describe(origin)._asdict()}

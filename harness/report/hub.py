@@ -21,10 +21,11 @@ from harness.artifact import RunDir, read_recipe
 from harness.config import flatten
 from harness.errors import HarnessError, InputError, suggest
 from harness.files import hash_file, write_atomic
-from harness.plan import rows
+from harness.plan import iteration_of, rows
 from harness.recipe import Recipe
 from harness.report.formatting import heading, questions_text, value_text
 from harness.report.tables import markdown_text
+from harness.runs.provenance import describe
 
 DATASETS: dict[str, tuple[str, str | None]] = {
     "arc_challenge": ("allenai/ai2_arc", "ARC-Challenge"),
@@ -120,8 +121,8 @@ def _settings(recipe: Recipe, row: str) -> Iterator[str]:
     yield from ("## Recipe", "", "| setting | value |", "|---|---|")
     chosen = {name: getattr(recipe, name) for name in ("objective", "sampling", "generation_template", "training_template", "optimizer",
               "precision", "global_batch_size", "max_length", "seed")}  # fmt: skip
-    number = row.removeprefix("iter")
-    own = flatten(recipe.iterations[int(number)], f"iterations.{number}") if row.startswith("iter") and number.isdigit() else {}
+    t = iteration_of(row)
+    own = {} if t is None else flatten(recipe.iterations[t], f"iterations.{t}")
     for field, value in {**flatten(chosen), **own}.items():
         yield f"| {markdown_text(field)} | {markdown_text(str(value))} |"
     yield ""
@@ -141,10 +142,8 @@ def _provenance(run: Path, row: str) -> Iterator[str]:
     yield from ("## Provenance", "")
     if launch is None:
         yield f"No stage {stage} was recorded."
-    for one in launch.launches if launch else ():
-        state = " with local changes" if one.get("dirty") else ""
-        versions = ", ".join(f"{name} {number}" for name, number in one.get("versions", {}).items())
-        yield f"- `{stage}`, identity `{launch.stage.fingerprint[:12] if launch else ''}`: commit `{one.get('commit')}`{state}; {versions}"
+    for text in map(describe, launch.launches if launch else ()):
+        yield f"- `{stage}`, identity `{launch.stage.fingerprint[:12] if launch else ''}`: commit `{text.commit}`; {text.packages}"
 
 
 CHECKPOINT = "checkpoint/"

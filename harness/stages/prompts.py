@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.contracts import PromptsSpec, Row, load
+from harness.contracts import Demonstration, PromptsSpec, load
 from harness.errors import InputError
-from harness.files import write_atomic
 from harness.machine import Machine
 from harness.recipe import PromptSource
-from harness.training.pairs import dump_rows
+from harness.training.pairs import write_demonstrations
 
 
 def run(spec: dict[str, Any], inputs: Mapping[str, Path], out: Path, machine: Machine) -> None:
@@ -20,7 +19,7 @@ def run(spec: dict[str, Any], inputs: Mapping[str, Path], out: Path, machine: Ma
     write_prompts(out, source, load("sources", source.source).load(source))
 
 
-def write_prompts(out: Path, source: PromptSource, rows: list[Row]) -> None:
+def write_prompts(out: Path, source: PromptSource, rows: list[Demonstration]) -> None:
     """`prompts.jsonl` with the first `num_prompts` rows; too few rows or a prompt given twice is an error."""
     if len(rows) < source.num_prompts:
         raise InputError(
@@ -30,4 +29,4 @@ def write_prompts(out: Path, source: PromptSource, rows: list[Row]) -> None:
     rows = rows[: source.num_prompts]
     if len({row.prompt_id for row in rows}) < len(rows):
         raise InputError(f"{source.dataset} [{source.split}] gives a prompt twice; rows are keyed by prompt")
-    write_atomic(out / "prompts.jsonl", dump_rows(rows))
+    write_demonstrations(out / "prompts.jsonl", rows)

@@ -191,7 +191,7 @@ class Counts(NamedTuple):
 
 
 def _count(training: Training, micro_batches: Sequence[Sequence[Group]]) -> Counts:
-    groups = [group for some in micro_batches for group in some]
+    groups = [group for micro_batch in micro_batches for group in micro_batch]
     own = [
         sum(len(g.prompt) for g in groups),
         sum(len(g.branches[0]) for g in groups),

@@ -38,11 +38,11 @@ def share_prompts(pairs: Sequence[Pair], grouping: str) -> list[Shared]:
     by_prompt: dict[str, list[Pair]] = defaultdict(list)
     for pair in pairs:
         by_prompt[pair.prompt_id].insert(0, pair)
-    return [tuple(some) for some in by_prompt.values()]
+    return [tuple(group) for group in by_prompt.values()]
 
 
 def plan_steps(settings: TrainSpec, num_pairs: int, pairs_per_group: int, num_processes: int, machine: Machine) -> Schedule:
-    """The counts of a run; the last partial batch of an epoch is dropped. Errors where the batch cannot be had or divided."""
+    """The counts of a run; the last partial batch of an epoch is dropped. Errors where no batch is full or cannot be divided."""
     batch = settings.global_batch_size
     if num_pairs < batch:
         raise RecipeError(f"{num_pairs} pairs do not fill one global batch of {batch}; give more prompts or lower global_batch_size")
@@ -84,11 +84,11 @@ class Batches(NamedTuple):
 
     def of_step(self, step: int) -> list[int]:
         """The groups of the step's global batch, longest first: the epoch's order comes from the seed and the epoch alone."""
-        epoch, place = divmod(step, self.schedule.steps_per_epoch)
+        epoch, step_in_epoch = divmod(step, self.schedule.steps_per_epoch)
         order = list(range(len(self.shared)))
         random.Random(f"{self.settings.seed} {epoch}").shuffle(order)
         size = self.schedule.batch
-        return self.by_length(order[place * size : (place + 1) * size])
+        return self.by_length(order[step_in_epoch * size : (step_in_epoch + 1) * size])
 
     def by_length(self, indices: Iterable[int] | None = None) -> list[int]:
         """Longest first (by default all), so that processes work on groups of like length; by characters, which need no tokenizer."""

@@ -46,11 +46,11 @@ def load_state(accelerator: Accelerator, out: Path, identity: str) -> int:
     """Continue from the last complete state of the same inputs: the number of steps done, 0 for none. `log.jsonl` is cut to match."""
     step = 0
     for path in _complete(out / "state")[-1:]:
-        found = json.loads((path / PROGRESS_FILE).read_bytes())
-        if found["identity"] == identity:
+        progress = json.loads((path / PROGRESS_FILE).read_bytes())
+        if progress["identity"] == identity:
             accelerator.load_state(str(path))
             accelerator.step = 0  # accumulated micro-batches: their number may be another than in the launch that saved
-            step = found["step"]
+            step = progress["step"]
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         log = out / "log.jsonl"

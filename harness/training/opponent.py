@@ -85,8 +85,8 @@ def _read(path: Path, identity: str) -> dict[str, Logps]:
     if not path.exists():
         return {}
     try:
-        found = json.loads(path.read_bytes())
-        return {key: tuple(row) for key, row in found["logps"].items()} if found["identity"] == identity else {}
+        saved = json.loads(path.read_bytes())
+        return {key: tuple(row) for key, row in saved["logps"].items()} if saved["identity"] == identity else {}
     except (ValueError, KeyError) as error:
         raise InputError(f"{path.name} is damaged ({error}); remove it and run again") from None
 

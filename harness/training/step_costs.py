@@ -82,5 +82,5 @@ def naming_the_setting(machine: Machine, setting: str) -> Iterator[None]:
         if not machine.gradient_checkpointing and setting == "micro_batch":
             ways.append("set gradient_checkpointing=True")
         ways.append("take more devices with a sharding launcher (machines/a100x8.py, a100x8_zero3.py)")
-        hint = f"in its file {', or '.join(ways)}: none of it changes a number"
+        hint = f"in its file {', or '.join(ways)}: results stay the same"
         raise MachineError(f"machine {machine.name!r} is out of memory; {hint}") from None

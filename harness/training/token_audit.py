@@ -76,7 +76,7 @@ def audit(tokenizer: Any, shared: Sequence[Shared], settings: TrainSpec, out: Pa
     unknown = [name for name in settings.accepted_checks if name not in LIMITS]
     if unknown:
         raise RecipeError(f"accepted_checks names no check called {unknown[0]!r}{suggest(unknown[0], LIMITS)}")
-    report = _report([_facts(tokenizer, some, settings) for some in shared], settings.accepted_checks)
+    report = _report([_facts(tokenizer, pairs, settings) for pairs in shared], settings.accepted_checks)
     if settings.template == "chat" and not _ends_turns_with_eos(tokenizer):
         next(check for check in report["checks"] if check["name"] == "missing_eos")["found"] = 1.0
     if out is not None:
@@ -85,8 +85,8 @@ def audit(tokenizer: Any, shared: Sequence[Shared], settings: TrainSpec, out: Pa
         write_atomic(out / EXAMPLE_FILE, _json(_example(tokenizer, encode(tokenizer, shared[0], settings))))
     failing = [check for check in report["checks"] if check["found"] > check["limit"] and not check["accepted"]]
     if failing:
-        found = "; ".join(f"{check['name']} {check['found']:.1%} (at most {check['limit']:.0%})" for check in failing)
-        raise InputError(f"the audit before step 0 fails: {found}; see {FILE}, mend the recipe, or name them in its accepted_checks")
+        failures = "; ".join(f"{check['name']} {check['found']:.1%} (at most {check['limit']:.0%})" for check in failing)
+        raise InputError(f"the audit before step 0 fails: {failures}; see {FILE}, correct the recipe, or name them in its accepted_checks")
     return _brief(report)
 
 
@@ -104,12 +104,12 @@ def _facts(tokenizer: Any, shared: Shared, settings: TrainSpec) -> Facts:
         bos=0 if bos is None else group.prompt.count(bos),
         double_bos=bos is not None and group.prompt[:2] == [bos, bos],
         real_eos=real.count(eos),
-        generated_eos=tuple(some.count(eos) for some in generated),
+        generated_eos=tuple(response.count(eos) for response in generated),
         empty_real=not shared[0].real.strip() or not real,
         empty_generated=tuple(not (pair.generated or "").strip() for pair in shared[:num_generated]),
         missing_eos=len(real) == len(whole.branches[0]) and real[-1:] != [eos],
-        identical=tuple(some == real for some in generated),
-        real_longer=tuple(0.5 if len(some) == len(real) else float(len(real) > len(some)) for some in generated),
+        identical=tuple(response == real for response in generated),
+        real_longer=tuple(0.5 if len(response) == len(real) else float(len(real) > len(response)) for response in generated),
         cut_prompt=len(group.prompt) < len(whole.prompt),
         cut_real=len(real) < len(whole.branches[0]),
         cut_generated=tuple(map(_is_shorter, generated, whole.branches[1:])),
@@ -135,34 +135,34 @@ def _is_shorter(cut: Sequence[int], whole: Sequence[int]) -> bool:
 
 
 def _report(facts: Sequence[Facts], accepted: Sequence[str]) -> dict[str, Any]:
-    pairs = [values for some in facts for values in zip(*_per_pair(some), strict=True)]
+    pairs = [values for group in facts for values in zip(*_per_pair(group), strict=True)]
     lengths, eos, empty, identical, longer, cut = zip(*pairs, strict=True) if pairs else ((),) * 6
     longer_share = _share(longer)
-    found = {
-        "empty_real": _share(some.empty_real for some in facts),
+    shares = {
+        "empty_real": _share(group.empty_real for group in facts),
         "empty_generated": _share(empty),
-        "missing_eos": _share(some.missing_eos for some in facts),
-        "double_bos": _share(some.double_bos for some in facts),
+        "missing_eos": _share(group.missing_eos for group in facts),
+        "double_bos": _share(group.double_bos for group in facts),
         "identical_pairs": _share(identical),
-        "cut_prompts": _share(some.cut_prompt for some in facts),
-        "cut_real": _share(some.cut_real for some in facts),
+        "cut_prompts": _share(group.cut_prompt for group in facts),
+        "cut_real": _share(group.cut_real for group in facts),
         "length_shortcut": max(longer_share, 1 - longer_share) if len(pairs) >= MIN_PAIRS_FOR_LENGTHS else 0.0,
     }
     return {
         "num_groups": len(facts),
         "num_pairs": max(len(pairs), len(facts)),
-        "prompt": {"lengths": _distribution([some.prompt for some in facts]), "bos": sum(some.bos for some in facts)},
-        "real": {"lengths": _distribution([some.real for some in facts]), "eos": sum(some.real_eos for some in facts)},
+        "prompt": {"lengths": _distribution([group.prompt for group in facts]), "bos": sum(group.bos for group in facts)},
+        "real": {"lengths": _distribution([group.real for group in facts]), "eos": sum(group.real_eos for group in facts)},
         "generated": {"lengths": _distribution(lengths), "eos": sum(eos), "cut": _share(cut)} if pairs else None,
         "real_longer": longer_share if pairs else None,
         "checks": [
-            {"name": name, "found": round(share, 6), "limit": LIMITS[name], "accepted": name in accepted} for name, share in found.items()
+            {"name": name, "found": round(share, 6), "limit": LIMITS[name], "accepted": name in accepted} for name, share in shares.items()
         ],
     }
 
 
-def _per_pair(some: Facts) -> tuple[Sequence[Any], ...]:
-    return some.generated, some.generated_eos, some.empty_generated, some.identical, some.real_longer, some.cut_generated
+def _per_pair(group: Facts) -> tuple[Sequence[Any], ...]:
+    return group.generated, group.generated_eos, group.empty_generated, group.identical, group.real_longer, group.cut_generated
 
 
 def _share(values: Iterable[float]) -> float:

@@ -11,7 +11,7 @@ import pytest
 
 from harness.artifact import RECIPE_FILE, RunDir
 from harness.components.sources import procedural
-from harness.contracts import Row
+from harness.contracts import Demonstration
 from harness.errors import InputError
 from harness.files import dump, write_atomic
 from harness.plan import plan
@@ -19,7 +19,7 @@ from harness.recipe import Recipe, load, replace
 from harness.runs import exchange, runner
 from harness.runs.pair_files import Layout
 from harness.stages import generate
-from harness.training.pairs import dump_rows, read_pairs
+from harness.training.pairs import read_pairs, write_demonstrations
 from tests.checkpoints import MACHINE, save_checkpoint
 
 NUM = 12
@@ -41,8 +41,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     prompts, stage = STAGES["prompts"], STAGES["iter0/generate"]
     run.begin(prompts, MACHINE, {})
     examples = procedural.sample("train", NUM, 0)
-    rows = [Row(f"p{i}", [{"role": "user", "content": example.prompt}], example.response) for i, example in enumerate(examples)]
-    (run.path / "prompts" / "prompts.jsonl").write_bytes(dump_rows(rows))
+    rows = [Demonstration(f"p{i}", [{"role": "user", "content": example.prompt}], example.response) for i, example in enumerate(examples)]
+    write_demonstrations(run.path / "prompts" / "prompts.jsonl", rows)
     run.finish(prompts, 1.0, 1.0)
     run.begin(stage, MACHINE, {})
     inputs = {role: run.path / path for role, path in stage.inputs.items()}

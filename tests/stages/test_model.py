@@ -132,8 +132,8 @@ def test_hub_model_without_safetensors_is_refused(hub: Callable[..., object], tm
 @pytest.mark.parametrize(
     ("error", "kind", "message"),
     [
-        (LocalEntryNotFoundError("offline and not in the cache\nmore"), InputError, "cannot be had: offline and not in the cache; check"),
-        (ConnectionError(), InputError, "cannot be had: ConnectionError; check the name, the network and HF_TOKEN"),
+        (LocalEntryNotFoundError("offline, not in the cache\nmore"), InputError, "could not be loaded: offline, not in the cache; check"),
+        (ConnectionError(), InputError, "could not be loaded: ConnectionError; check the name, the network and HF_TOKEN"),
         (OSError(28, "No space left on device"), MachineError, "disk full while writing checkpoint.tmp"),
     ],
 )
@@ -152,7 +152,7 @@ def test_hub_model_that_cannot_be_had(
 
 def test_misspelt_hub_name_is_an_input_error(tmp_path: Path) -> None:
     """A name the Hub could not hold is refused by the real client, without a request."""
-    with pytest.raises(InputError, match=r"model a b@.* cannot be had: Repo id must use alphanumeric"):
+    with pytest.raises(InputError, match=r"model a b@.* could not be loaded: Repo id must use alphanumeric"):
         make(HUB.model_copy(update={"name": "a b"}), tmp_path)
 
 

@@ -23,14 +23,14 @@ import harness.training.checkpoints
 import harness.training.global_batch
 import harness.training.opponent
 from harness.artifact import DONE_FILE, Record
-from harness.contracts import Row, TrainSpec
+from harness.contracts import Demonstration, TrainSpec
 from harness.errors import InputError, MachineError, RecipeError, TrainingError
 from harness.files import dump, hash_file, read_model
 from harness.lm.group_logps import Group, group_logps
 from harness.machine import Machine
 from harness.recipe import Optimizer
 from harness.training.batches import plan_steps
-from harness.training.pairs import Encoding, Pair, dump_rows, encode_pair
+from harness.training.pairs import Encoding, Pair, encode_pair, write_demonstrations
 from harness.training.policy import load_policy, merged
 from tests import ROOT
 from tests.checkpoints import MACHINE
@@ -54,9 +54,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A policy, ten prompts and one response to each, as finished stages."""
     root = tmp_path_factory.mktemp("inputs")
     byte_checkpoint(root / "policy" / "checkpoint")
-    rows = [Row(f"p{i}", [{"role": "user", "content": "q" * (i + 1)}], "real " + "xy" * i) for i in range(NUM_PAIRS)]
+    rows = [Demonstration(f"p{i}", [{"role": "user", "content": "q" * (i + 1)}], "real " + "xy" * i) for i in range(NUM_PAIRS)]
     (root / "prompts").mkdir()
-    (root / "prompts" / "prompts.jsonl").write_bytes(dump_rows(rows))
+    write_demonstrations(root / "prompts" / "prompts.jsonl", rows)
     (root / "responses0" / "responses").mkdir(parents=True)
     lines = [{"prompt_id": row.prompt_id, "response": "own " + "z" * (11 - i), "finish_reason": "stop"} for i, row in enumerate(rows)]
     (root / "responses0" / "responses" / "00000.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

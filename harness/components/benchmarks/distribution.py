@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from harness.contracts import Job, Request, Result, Score, load, version
+from harness.contracts import DTYPES, Job, Request, Result, Score, load, version
 from harness.errors import RecipeError, suggest
 from harness.files import digest
 from harness.lm.group_logps import Group, score_groups
@@ -32,7 +32,6 @@ SPLIT = "test"
 EXAMPLES_SEED = 0
 MAX_NEW_TOKENS = 64
 ENCODING = Encoding(template="chat", tokenization="modern", max_length=1024, max_prompt_length=512)
-DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 
 
 class Measured(NamedTuple):

@@ -10,20 +10,19 @@ instead, the second turn a new instruction of the same family.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from transformers import AutoTokenizer
 
-from harness.contracts import Job, Request, Result, Score, Turn, load
+from harness.contracts import DTYPES, Job, Request, Result, Score, Turn, load
 from harness.errors import InputError
 from harness.evaluation.judge_endpoint import Endpoint, Verdict, collect
 from harness.evaluation.mt_bench_questions import SPACE, SPACE_REVISION, TINY_SEED, Question, is_tiny, judge_templates, questions_of
 from harness.evaluation.mt_bench_ratings import group_means, intervals, rating_of
 from harness.evaluation.statistics import estimate, question_of
-from harness.files import digest, read_jsonl, write_atomic
+from harness.files import digest, read_jsonl, write_jsonl
 from harness.lm.progress import progress
 from harness.recipe import Task
 from harness.training.pairs import prompt_ids
@@ -102,13 +101,13 @@ class _Answerer:
         path = self.job.workspace / task_name / "answers" / name
         if not path.exists():
             lines = self._generate([(q, [line["answer"] for line in answers[q.question_id]]) for q in chunk])
-            write_atomic(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
+            write_jsonl(path, lines)
         return list(read_jsonl(path))
 
     def _generate(self, dialogues: Sequence[tuple[Question, list[str]]]) -> list[dict[str, Any]]:
         """The next answer in each dialogue; as in FastChat without special tokens and surrounding whitespace."""
         if self.engine is None:
-            dtype = {"bf16": "bfloat16", "fp32": "float32"}[self.job.precision]
+            dtype = DTYPES[self.job.precision]
             self.engine = load("engines", self.job.engine).open_engine(self.job.checkpoint, dtype, self.job.machine)
         requests = [self._request(question, earlier) for question, earlier in dialogues]
         return [

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import datasets
 from huggingface_hub.errors import HfHubHTTPError
 
-from harness.contracts import Preference, Row
+from harness.contracts import Demonstration, Preference
 from harness.errors import InputError, first_line
 from harness.recipe import PromptSource
 
@@ -22,10 +22,10 @@ VERSION = 1
 ID_DIGITS = 16
 COLUMNS = ("messages", "chosen", "real")
 
-Item = TypeVar("Item", Row, Preference)
+Item = TypeVar("Item", Demonstration, Preference)
 
 
-def load(spec: PromptSource) -> list[Row]:
+def load(spec: PromptSource) -> list[Demonstration]:
     """The rows `prompt_ids` names, in that order; else the first `num_prompts` after a shuffle with `shuffle_seed`."""
     data = _in_order(spec)
     column = next((name for name in COLUMNS if name in data.column_names), None)
@@ -85,12 +85,12 @@ def _dataset(spec: PromptSource) -> datasets.Dataset:
         return datasets.load_dataset(spec.dataset, spec.config, split=spec.split, revision=spec.revision)
     except (datasets.exceptions.DatasetsError, FileNotFoundError, ConnectionError, HfHubHTTPError, ValueError) as error:
         raise InputError(
-            f"dataset {spec.dataset} [{spec.split}] cannot be had: {first_line(error)}; "
+            f"dataset {spec.dataset} [{spec.split}] could not be loaded: {first_line(error)}; "
             "check the name, the network, and HF_HUB_OFFLINE with HF_DATASETS_CACHE"
         ) from None
 
 
-def _first_turn(conversation: list[dict[str, Any]]) -> Row | None:
+def _first_turn(conversation: list[dict[str, Any]]) -> Demonstration | None:
     turns = [turn for turn in conversation if turn["role"] != "system"][:2]
     if [turn["role"] for turn in turns] != ["user", "assistant"]:
         return None
@@ -98,4 +98,4 @@ def _first_turn(conversation: list[dict[str, Any]]) -> Row | None:
     if not question.strip() or not answer.strip():
         return None
     prompt_id = hashlib.sha256(question.encode()).hexdigest()
-    return Row(prompt_id, [{"role": "user", "content": question}], answer)
+    return Demonstration(prompt_id, [{"role": "user", "content": question}], answer)

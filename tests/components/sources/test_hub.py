@@ -104,7 +104,8 @@ def test_set_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch, error: Exceptio
         raise error
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
-    with pytest.raises(InputError, match=rf"dataset org/set \[train\] cannot be had: .*{found}.*; check the name, the network") as caught:
+    message = rf"dataset org/set \[train\] could not be loaded: .*{found}.*; check the name, the network"
+    with pytest.raises(InputError, match=message) as caught:
         hub.load(SPEC)
     assert "\n" not in str(caught.value)
 
@@ -112,7 +113,7 @@ def test_set_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch, error: Exceptio
 @pytest.mark.usefixtures("hf_cache")
 def test_missing_set_is_one_line_from_the_real_client() -> None:
     """Offline, a set that is not in the cache is an input error, from the datasets library itself."""
-    with pytest.raises(InputError, match=r"dataset nobody/nothing \[train\] cannot be had: .*; check the name"):
+    with pytest.raises(InputError, match=r"dataset nobody/nothing \[train\] could not be loaded: .*; check the name"):
         hub.load(SPEC.model_copy(update={"dataset": "nobody/nothing"}))
 
 
