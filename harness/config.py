@@ -26,8 +26,8 @@ class Strict(BaseModel):
     def _has_its_fields_alone(cls, values: Any) -> Any:
         for name in values if isinstance(values, Mapping) else ():
             if name not in cls.model_fields:
-                problem = f"{cls.__name__} has no field {name!r}{suggest(str(name), cls.model_fields)}"
-                raise PydanticCustomError(UNKNOWN_FIELD, "{problem}", {"problem": problem})
+                hint = suggest(str(name), cls.model_fields)
+                raise PydanticCustomError(UNKNOWN_FIELD, "no such field{hint}", {"name": name, "hint": hint})
         return values
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
@@ -49,11 +49,13 @@ def build(kind: type[Model], **values: Any) -> Model:
 def explain(kind: type[BaseModel] | None, error: ValidationError) -> str:
     """The first mistake in one line: the field and what was found, or the near one where a field is misspelt."""
     first = min(error.errors(), key=lambda item: item["type"] != UNKNOWN_FIELD)
+    title = kind.__name__ if kind else error.title
     if first["type"] == UNKNOWN_FIELD:
-        return first["msg"]
+        field = ".".join(map(str, (*first["loc"], first["ctx"]["name"])))
+        return f"{title} has no field {field!r}{first['ctx']['hint']}"
     field = "".join(f".{part}" for part in first["loc"])
     value = f" (found {first['input']!r})" if isinstance(first["input"], (str, int, float)) else ""
-    return f"{kind.__name__ if kind else error.title}{field}: {first['msg'].removeprefix('Value error, ')}{value}"
+    return f"{title}{field}: {first['msg'].removeprefix('Value error, ')}{value}"
 
 
 def shipped(folder: str) -> Path:

@@ -41,7 +41,7 @@ class Recorder:
             self.started.append(stage.path)
             assert set(stage.inputs.values()) <= set(self.finished)
         if self.barrier is not None and len(stage.inputs) == 1:
-            self.barrier.wait(timeout=10)
+            self.barrier.wait(timeout=120)
         if stage.path == self.fails:
             with self.guard:
                 self.taken -= set(slots)
