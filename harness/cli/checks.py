@@ -51,7 +51,7 @@ def anchors(
     if planned is None:
         runner.reproduce(loaded, run, place, None, announce)
         tabulating.write_tables(run.path)
-    found = anchoring.compare(loaded, run.path)
+    found = anchoring.compare_figures(loaded, run.path)
     notes, conclusions = anchoring.notes(loaded), anchoring.conclusions(found)
     if format == "json":
         show_json({"plan": planned, "notes": notes, "comparisons": [one._asdict() for one in found], "conclusions": conclusions})

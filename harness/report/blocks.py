@@ -12,7 +12,7 @@ from typing import NamedTuple
 from harness.analysis.differences import ABSENT, DECIMALS, delta_text
 from harness.analysis.published import GAINS
 from harness.analysis.table_schema import Cell, Column, Part, PublishedTable, ResultTable, SeedTable
-from harness.report.formatting import direction, heading, lacking_text, outcome_text, questions_text, value_text
+from harness.report.formatting import arrow_note, heading, lacking_text, outcome_text, questions_text, value_text
 
 
 def blocks(table: ResultTable) -> list[Block]:
@@ -33,7 +33,7 @@ def seed_blocks(table: SeedTable) -> list[Block]:
     grid = tuple((row, *(_spread(table, row, column) for column in table.columns)) for row in table.rows)
     runs = ", ".join(table.runs)
     over = f"standard deviation over {len(table.runs)} runs: {runs}" if len(table.runs) > 1 else f"no spread: one run, {runs}"
-    about = f"Mean ± {over}. {direction(table.columns)}"
+    about = f"Mean ± {over}. {arrow_note(table.columns)}"
     notes = tuple(f"Not averaged, {one.row} {note}." for one in table.spreads for note in [one.note] if note)
     spread = Block("Mean over seeds", header, grid, (about, *notes, *table.notes))
     lasts = tuple(
@@ -71,7 +71,7 @@ def _findings(table: ResultTable | SeedTable) -> Block:
 def _scores(table: ResultTable) -> Block:
     notes, mark = _footnotes(table.cells)
     grid = [(row, *(value_text(table.cell(row, c.label), c) + mark(table.cell(row, c.label)) for c in table.columns)) for row in table.rows]
-    lines = [f"Value ± standard error; percent, except MT-Bench in points of 10 and kl in nats. {direction(table.columns)}".strip()]
+    lines = [f"Value ± standard error; percent, except MT-Bench in points of 10 and kl in nats. {arrow_note(table.columns)}".strip()]
     return Block("Scores", _header(table), tuple(grid), (*lines, *notes, *(f"Note: {note}." for note in table.notes)))
 
 

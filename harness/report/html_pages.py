@@ -15,13 +15,13 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup
 
-from harness.analysis.claims import in_short
+from harness.analysis.claims import summarize
 from harness.analysis.differences import delta_text
 from harness.analysis.run_table import collect
 from harness.analysis.seed_table import MEAN
 from harness.analysis.sweep_table import compare_variants
 from harness.analysis.table_schema import Finding
-from harness.artifact import RECIPE_FILE, read_recipe
+from harness.artifact import RECIPE_FILE
 from harness.errors import HarnessError, InputError
 from harness.files import write_atomic
 from harness.report.formatting import shortened, visible
@@ -75,11 +75,11 @@ def _sweep(path: Path, folder: Path) -> Run:
 def _run(path: Path, folder: Path) -> Run:
     links = _links(path, folder)
     try:
-        recipe, table = read_recipe(path), collect(path)
+        table = collect(path)
     except HarnessError as error:
         return Run(path.name, "", "", "", [], (), links, str(error).replace(f"{path}/", ""))
-    headline, verdict, told = in_short(table)
-    return Run(path.name, recipe.summary, headline, verdict, told, table.findings, links, None)
+    summary = summarize(table)
+    return Run(path.name, table.summary, summary.headline, summary.verdict, summary.numbers, table.findings, links, None)
 
 
 def _markdown(runs: Sequence[Run]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.analysis.anchors import Comparison, compare, conclusions, notes, require
+from harness.analysis.anchors import AnchorFigure, compare_figures, conclusions, notes, require
 from harness.artifact import RunDir
 from harness.errors import RecipeError
 from harness.machine import load as load_machine
@@ -37,8 +37,8 @@ def half_right(row: str, task: Task) -> Values:
     return {f"q{i}": 100.0 * (i % 2) for i in range(40)}
 
 
-def found(recipe: Recipe, path: Path) -> list[Comparison]:
-    return compare(recipe, write_run(path, recipe, half_right))
+def found(recipe: Recipe, path: Path) -> list[AnchorFigure]:
+    return compare_figures(recipe, write_run(path, recipe, half_right))
 
 
 def test_an_anchors_recipe_evaluates_and_trains_nothing() -> None:
@@ -63,7 +63,7 @@ def test_the_base_is_evaluated_as_in_the_reproduction() -> None:
 
 def test_every_published_figure_is_listed_before_anything_runs(tmp_path: Path) -> None:
     """Both the paper's and the leaderboard's figure of iter0, the average too, each with the reasons that are known beforehand."""
-    listed = {(one.row, one.task, one.published): one.outcome for one in compare(load("zephyr-7b-anchors"), tmp_path)}
+    listed = {(one.row, one.task, one.published): one.outcome for one in compare_figures(load("zephyr-7b-anchors"), tmp_path)}
     assert listed["iter0", "gsm8k", 35.10] == "not run"
     assert listed["iter0", "gsm8k", 36.69].startswith("not run; protocol: ours lm-eval@46c7966, theirs open-llm-leaderboard-v1")
     assert listed["sft", "winogrande", 74.19] == "not run"
@@ -109,7 +109,7 @@ def test_a_local_checkpoint_runs_through_the_ordinary_stages(tmp_path: Path) -> 
         run.begin(stage, cpu, {})
         runner.run_stage(run.stage_dir(stage.path))
         run.finish(stage, 1.0, 1.0)
-    (one,) = compare(recipe, run.path)
+    (one,) = compare_figures(recipe, run.path)
     assert (one.row, one.n) == ("theirs", 8)
     assert one.ours is not None
     assert one.difference == pytest.approx(one.ours - 30.0)
@@ -122,7 +122,7 @@ def test_the_documented_anchors_file_is_one(tmp_path: Path) -> None:
     file.write_text(textwrap.dedent(text[text.index("    from harness.recipe import Anchor") :].split("\n\nOn all questions")[0]))
     recipe = load(str(file))
     assert [stage.kind for stage in plan(recipe)] == ["model", *["evaluate"] * len(recipe.benchmarks)]
-    assert [(one.task, one.published) for one in compare(recipe, tmp_path)] == [("arc_challenge", 27.73)]
+    assert [(one.task, one.published) for one in compare_figures(recipe, tmp_path)] == [("arc_challenge", 27.73)]
 
 
 def test_an_unpinned_anchor_says_why() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.analysis.scores import load_scores
 from harness.analysis.table_schema import ResultTable
 from harness.artifact import RunDir, read_recipe
 from harness.files import dump, write_atomic
@@ -20,7 +21,7 @@ from tests.reported_runs import HOSTILE, write_reported_run
 from tests.synthetic_runs import Values, questions, small_recipe, write_run
 
 pytest.importorskip("matplotlib", reason="needs the report extra's matplotlib")
-from harness.analysis.claims import in_short
+from harness.analysis.claims import summarize
 from harness.errors import InputError
 from harness.report import plots
 from harness.report.evidence import gather
@@ -62,7 +63,7 @@ def html(run: Path) -> str:
 
 def headline(table: ResultTable) -> str:
     """The first words of a page that has the verdicts of `table`."""
-    return in_short(table)[0]
+    return summarize(table).headline
 
 
 def test_page_is_self_contained(html: str) -> None:
@@ -143,7 +144,7 @@ def test_report_from_committed_records_alone(run: Path, tmp_path: Path) -> None:
     """Without prompts, responses, samples and audits there is still a page, and it says what is not here."""
     copy = tmp_path / "committed"
     shutil.copytree(run, copy, ignore=shutil.ignore_patterns("responses", "samples", "prompts.jsonl", "audit.json"))
-    text = Page(to_html(copy, read_recipe(copy), collect(copy), gather(RunDir(copy), read_recipe(copy)))).text
+    text = Page(to_html(copy, load_scores(copy), collect(copy), gather(RunDir(copy), read_recipe(copy)))).text
     assert "Responses and samples are not committed and are not here." in text
     assert "No training stage of this run left an audit." in text
     assert "SPIN helped" in text
@@ -172,7 +173,7 @@ def test_unfinished_run_has_a_page(tmp_path: Path) -> None:
     """Nothing evaluated, nothing trained: the page says so instead of failing."""
     recipe = replace(small_recipe(), name="empty", summary=HOSTILE[1])
     write_atomic(tmp_path / "recipe.json", dump(recipe))
-    html = to_html(tmp_path, recipe, collect(tmp_path), gather(RunDir(tmp_path), recipe))
+    html = to_html(tmp_path, load_scores(tmp_path), collect(tmp_path), gather(RunDir(tmp_path), recipe))
     assert "Not tested yet" in html
     assert "No training log is here." in html
 
