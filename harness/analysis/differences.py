@@ -50,7 +50,7 @@ def comparisons(scores: RunScores) -> Iterator[Comparison]:
         yield compare_rows(scores, row, against)
 
 
-def gains(scores: RunScores) -> Iterator[Comparison]:
+def iteration_steps(scores: RunScores) -> Iterator[Comparison]:
     """Each iteration against the one before it, iteration 0 against `sft`."""
     for t in range(len(scores.recipe.iterations)):
         step = compare_rows(scores, f"iter{t}", f"iter{t - 1}" if t else REFERENCE)

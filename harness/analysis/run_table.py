@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from harness.analysis.claims import check_claims
 from harness.analysis.comparability import AVERAGE, claim_for, formula_notes, reasons_against, shown_tables
-from harness.analysis.differences import REFERENCE, compare_rows, comparisons, delta, from_published, gains, with_holm
+from harness.analysis.differences import REFERENCE, compare_rows, comparisons, delta, from_published, iteration_steps, with_holm
 from harness.analysis.published import Claim, claims
 from harness.analysis.published_gains import summary
 from harness.analysis.scores import RunScores, TaskColumn, load_scores
@@ -33,7 +33,7 @@ def collect(run: Path, scores: RunScores | None = None) -> ResultTable:
         cells=tuple(with_holm([cell for row in scores.rows for cell in _row(scores, row)])),
         comparisons=tuple(comparisons(scores)),
         from_sft=tuple(compare_rows(scores, row, REFERENCE) for row in scores.rows if row != REFERENCE),
-        gains=tuple(gains(scores)),
+        gains=tuple(iteration_steps(scores)),
         findings=tuple(check_claims(scores)),
         parts=tuple(_parts(scores)),
         published=tuple(_published_tables(scores)),

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
+from harness import paper
 from harness.analysis.claims import summarize
 from harness.analysis.deviations import deviation_list
 from harness.analysis.differences import delta_text, direction
@@ -85,6 +86,7 @@ def to_html(run: Path, scores: RunScores, table: ResultTable, evidence: Evidence
         samples=evidence.samples,
         judged=evidence.judged,
         deviations=deviation_list(scores.recipe),
+        paper=paper if table.published else None,
         audits={stage: _audit(stage, audit) for stage, audit in evidence.audits.items()},
         launches=list(_launches(RunDir(run))),
         costs=evidence.costs,

@@ -21,6 +21,7 @@ from tests.reported_runs import HOSTILE, write_reported_run
 from tests.synthetic_runs import Values, questions, small_recipe, write_run
 
 pytest.importorskip("matplotlib", reason="needs the report extra's matplotlib")
+from harness import paper
 from harness.analysis.claims import summarize
 from harness.errors import InputError
 from harness.report import plots
@@ -190,3 +191,14 @@ def test_page_in_a_browser(run: Path) -> None:
     for page in found["pages"]:
         assert page["overflow"] <= 0, page
         assert page["violations"] == []
+
+
+def test_the_papers_own_errors_and_gaps_are_shown_beside_its_numbers(html: str, tmp_path: Path) -> None:
+    """A run set beside the paper's numbers says which of them are misprints and what no source gives; another model's run does not."""
+    text = Page(html).text
+    for misprint in paper.MISPRINTS:
+        assert misprint.what in text
+    for gap in paper.NOT_RECOVERABLE:
+        assert gap.what in text
+    write_report(write_reported_run(tmp_path, small_recipe()))
+    assert paper.MISPRINTS[0].what not in Page((tmp_path / "report.html").read_text()).text
