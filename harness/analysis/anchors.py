@@ -37,7 +37,7 @@ class AnchorFigure(NamedTuple):
     outcome: str
 
 
-def require(recipe: Recipe) -> None:
+def require_anchors(recipe: Recipe) -> None:
     """Raise `RecipeError` for a recipe that names no anchors."""
     if not recipe.anchors:
         raise RecipeError(
@@ -52,7 +52,7 @@ def compare_figures(recipe: Recipe, run: Path) -> list[AnchorFigure]:
     return [figure for row, anchor in recipe.anchors.items() for figure in _figures(scores, row, anchor)]
 
 
-def rows(figures: Sequence[AnchorFigure]) -> list[dict[str, Any]]:
+def figure_rows(figures: Sequence[AnchorFigure]) -> list[dict[str, Any]]:
     """The figures as a printed table."""
     return [
         {
@@ -69,7 +69,7 @@ def rows(figures: Sequence[AnchorFigure]) -> list[dict[str, Any]]:
     ]
 
 
-def conclusions(figures: Sequence[AnchorFigure]) -> list[str]:
+def conclusions_of(figures: Sequence[AnchorFigure]) -> list[str]:
     """One line for each source: how far our evaluation is from it, on average over the figures that have both numbers."""
     lines = []
     for source in dict.fromkeys(figure.source for figure in figures):
@@ -83,7 +83,7 @@ def conclusions(figures: Sequence[AnchorFigure]) -> list[str]:
     return lines
 
 
-def notes(recipe: Recipe) -> list[str]:
+def anchor_notes(recipe: Recipe) -> list[str]:
     """What the recipe says about the anchors' weights, and which are not run because they cannot be pinned."""
     return [f"{row}{'' if anchor.model else ' is not run'}: {anchor.note}" for row, anchor in recipe.anchors.items() if anchor.note]
 

@@ -1,6 +1,6 @@
-"""ResultTable and SeedTable -> blocks: titled grids of plain text with the lines that must be read with them.
+"""ResultTable and SeedTable -> blocks: titled grids of plain text with the lines that must be read with them, cut to a width.
 
-Every format that people read (terminal, Markdown, LaTeX, the report) shows these blocks; escaping is theirs.
+Every format that people read (terminal, Markdown, LaTeX, the report) shows these blocks and escapes their text itself.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from harness.report.formatting import arrow_note, heading, lacking_text, outcome
 
 
 def blocks(table: ResultTable) -> list[Block]:
-    """The paper's claims, scores, what each column is, differences, gains, the last iteration in words, the published numbers."""
-    found = [_findings(table), _scores(table), _tasks(table), _deltas(table), _gains(table), _comparisons(table), *_mt_bench(table)]
+    """The paper's claims, scores, what each column is, differences, each iteration's step, the last iteration, the published numbers."""
+    found = [_claims(table), _scores(table), _tasks(table), _deltas(table), _steps(table), _comparisons(table), *_mt_bench(table)]
     return [*found, *(_published(table, one) for one in table.published), *_beside(table)]
 
 
@@ -56,10 +56,10 @@ def seed_blocks(table: SeedTable) -> list[Block]:
             "Over seeds: t interval over the runs' differences; it speaks about another seed.",
         ),
     )
-    return [_findings(table), spread, last]
+    return [_claims(table), spread, last]
 
 
-def _findings(table: ResultTable | SeedTable) -> Block:
+def _claims(table: ResultTable | SeedTable) -> Block:
     grid = tuple((one.verdict, one.claim) for one in table.findings)
     told = tuple(f"{one.claim} ({one.where}): {'; '.join(one.evidence)}." for one in table.findings)
     seeds = isinstance(table, SeedTable) and len(table.runs) > 1
@@ -95,7 +95,7 @@ def _deltas(table: ResultTable) -> Block:
     return Block("Difference from sft", (*_header(table), "mean over tasks"), grid, lines)
 
 
-def _gains(table: ResultTable) -> Block:
+def _steps(table: ResultTable) -> Block:
     """Each iteration less the one before it, and the gains the published tables print."""
     grid = [(heading(c), *(delta_text(one.tasks.get(c.label), c) for one in table.gains)) for c in table.columns]
     means = [("mean over tasks", *(delta_text(one.mean, None) + lacking_text(one) for one in table.gains))] if table.gains else []

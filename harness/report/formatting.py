@@ -1,4 +1,4 @@
-"""How values, differences and columns are written for people."""
+"""How values, differences and columns are written for people, and how text from outside is shown without what would hide in it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""An iteration's Hub model card: `model-index` results with their rules, base model, data, recipe, deviations, provenance.
+"""An iteration on the Hub: its model card, and the upload of its checkpoint.
 
-The metadata goes through huggingface_hub's own classes, which check it.
+The card holds `model-index` results with their rules, base model, data, recipe, deviations and provenance; its metadata goes through
+huggingface_hub's own classes, which check it. Only safetensors that are the recorded files are uploaded.
 """
 
 from __future__ import annotations

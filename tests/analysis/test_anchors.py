@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.analysis.anchors import AnchorFigure, compare_figures, conclusions, notes, require
+from harness.analysis.anchors import AnchorFigure, anchor_notes, compare_figures, conclusions_of, require_anchors
 from harness.artifact import RunDir
 from harness.errors import RecipeError
 from harness.machine import load as load_machine
@@ -48,7 +48,7 @@ def test_an_anchors_recipe_evaluates_and_trains_nothing() -> None:
     assert {stage.kind for stage in stages} == {"model", "evaluate"}
     assert [stage.path for stage in stages if stage.kind == "model"] == ["sft/model", "iter0/model"]
     assert rows(recipe) == ("sft", "iter0", "iter1", "iter2", "iter3")
-    assert [note.split(":")[0] for note in notes(recipe)] == ["iter0", "iter1 is not run", "iter2 is not run", "iter3 is not run"]
+    assert [note.split(":")[0] for note in anchor_notes(recipe)] == ["iter0", "iter1 is not run", "iter2 is not run", "iter3 is not run"]
 
 
 def test_the_base_is_evaluated_as_in_the_reproduction() -> None:
@@ -94,7 +94,7 @@ def test_conclusions_keep_sources_apart(tmp_path: Path) -> None:
     figures = (figure("gsm8k", 52.0), figure("openbookqa", 49.0, shots=1))
     anchors = {"a": Anchor(model=HERE, figures=figures), "sft": Anchor(note="unknown")}
     recipe = anchored(anchors, GSM8K, FEW, claims=load("zephyr-7b").claims)
-    lines = conclusions(found(recipe, tmp_path))
+    lines = conclusions_of(found(recipe, tmp_path))
     assert lines[0] == "a card (current): ours - theirs is -0.50 on average over 2 figures, at most -2.00"
     assert lines[1] == "paper/leaderboard (lm-eval@46c7966): nothing to compare yet"
 
@@ -132,4 +132,4 @@ def test_an_unpinned_anchor_says_why() -> None:
     with pytest.raises(RecipeError, match="a recipe with anchors trains nothing"):
         replace(load("zephyr-7b"), name="x", anchors={"a": {"note": "n"}})
     with pytest.raises(RecipeError, match="zephyr-7b names no anchors; expected one such as zephyr-7b-anchors"):
-        require(load("zephyr-7b"))
+        require_anchors(load("zephyr-7b"))

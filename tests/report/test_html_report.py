@@ -110,7 +110,16 @@ def test_page_holds_every_part(html: str) -> None:
     for text in expected:
         assert text in page.text, text
     titles = " ".join(str(attrs["alt"]) for tag, attrs in page.tags if tag == "img")
-    for title in ("Gain over SFT", "gsm8k", "mt_bench by category", "Loss, nats a pair", "Margin", "Rewards", "log p(real)", "Lengths"):
+    for title in (
+        "Difference from SFT",
+        "gsm8k",
+        "mt_bench by category",
+        "Loss, nats a pair",
+        "Margin",
+        "Rewards",
+        "log p(real)",
+        "Lengths",
+    ):
         assert title in titles
 
 
