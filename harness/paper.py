@@ -164,9 +164,6 @@ TIMES: dict[str, Fact] = {
 """Durations in the unit of the key. 778 steps x 2 epochs x 10 s = 4.32 h: two epochs really ran, on 49.8k pairs."""
 
 _THEORY = "V3 sec. 5"
-_NEMO = "NeMo-Aligner documentation"
-_VERL = "verl SPIN recipe"
-_SPPO = "arXiv 2405.00675, its code"
 _LOSS = "E l(beta log[p(y|x)/p_t(y|x)] - beta log[p(y'|x)/p_t(y'|x)])"
 
 CONTEXT: dict[str, Fact] = {
@@ -199,14 +196,6 @@ CONTEXT: dict[str, Fact] = {
     "cards.learning_rate": _release(_LEARNING_RATES, "model cards"),
     "handbook.sft": _release("1 epoch, lr 2e-5, cosine, length 2048", "alignment-handbook@61a11a5"),
     "handbook.dpo": _release("beta 0.1, lr 5e-7, lengths 1024/512, 3 epochs, rmsprop", "alignment-handbook@61a11a5"),
-    "nemo.best": Fact("1 iteration x 1 epoch", "rerun", _NEMO, "50k subset; more overfits; no scores printed"),
-    "nemo.learning_rate": Fact((3e-7, 4e-7), "rerun", _NEMO, "constant, also fine; no earlier pairs mixed in"),
-    "verl.objective": Fact("online DPO or IPO", "rerun", _VERL, "best of n=2 own samples by rule; not SPIN proper"),
-    "verl.settings": Fact({"beta": 0.1, "ref_update_freq": 1, "lr": 1e-6, "temperature": 1.0}, "rerun", _VERL),
-    "sppo.optimizer": Fact(
-        "rmsprop, lr 5e-7, linear, warmup 0.1, batch 64, eta 1e3", "rerun", _SPPO, "scripts: 1 epoch"
-    ),
-    "sppo.sampling": Fact("5 samples at T 0.7, top_p 0.9, length 2048, ranked by PairRM", "rerun", _SPPO),
 }
 """What is stated but no recipe field holds. Keys say whose statement it is."""
 

@@ -14,7 +14,7 @@ from harness import recipe as recipes
 from harness.analysis import published
 from harness.artifact import RECIPE_FILE, RunDir
 from harness.cli.main import app
-from harness.report import tables as tabulating
+from harness.report import tables
 from harness.runs.runner import verify
 from tests import ROOT
 
@@ -65,9 +65,9 @@ RUNS = [path for path in sorted((ROOT / "results").iterdir()) if path.suffix != 
 @pytest.mark.parametrize("folder", RUNS, ids=lambda folder: folder.name)
 def test_committed_tables_are_what_the_records_say(folder: Path) -> None:
     """Rebuilding the tables of a run or a sweep from its records alone gives the committed bytes, and every record verifies."""
-    table = tabulating.read([folder])
-    for format, name in tabulating.FILES.items():
-        assert tabulating.render(table, format) == (folder / "tables" / name).read_text()
+    table = tables.read_table([folder])
+    for format, name in tables.FILES.items():
+        assert tables.render(table, format) == (folder / "tables" / name).read_text()
     for run in sorted(path.parent for path in folder.rglob(RECIPE_FILE)):
         damage, _, checked = verify(RunDir(run))
         assert damage == []

@@ -13,9 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from harness.analysis.comparability import formula_notes
-from harness.analysis.run_table import collect
-from harness.analysis.scores import Scores
-from harness.analysis.seed_table import Layout, Run, check_same, read_run, seed_table
+from harness.analysis.scores import RunScores, TaskColumn, load_scores
+from harness.analysis.seed_table import check_same, seed_table
 from harness.analysis.table_schema import SeedTable
 from harness.contracts import Score
 from harness.errors import InputError
@@ -31,7 +30,7 @@ def compare_variants(folder: Path) -> SeedTable:
     Raises InputError where runs of a variant differ in more than their seeds, or variants in their benchmarks.
     """
     record = read_model(SweepRecord, folder / SWEEP_FILE)
-    variants = {variant: [read_run(folder / name) for name in names] for variant, names in record.runs.items()}
+    variants = {variant: [load_scores(folder / name) for name in names] for variant, names in record.runs.items()}
     for runs in variants.values():
         check_same(runs)
     _check_benchmarks(variants)
@@ -39,16 +38,12 @@ def compare_variants(folder: Path) -> SeedTable:
     names = {variant: dict(_names(variant, variants[first][0].recipe, variants[variant][0].recipe)) for variant in others}
     names = {first: {row: row for row in rows(variants[first][0].recipe)}, **names}
     merged = [_merged(seed, names) for seed in _by_seed(variants)]
-    layout = Layout(
-        rows=tuple(name for variant in names for name in names[variant].values()),
-        columns=collect(folder / record.runs[first][0]).columns,
-        contests=tuple(_contests(variants, names)),
-    )
+    pairs = tuple(_pairs(variants, names))
     notes = [f"{variant}: {note}" for variant, runs in variants.items() for note in formula_notes(runs[0].recipe)]
-    return seed_table(record.name, record.summary, {f"seed {number}": run for number, run in enumerate(merged)}, layout, notes)
+    return seed_table(record.name, record.summary, {f"seed {number}": run for number, run in enumerate(merged)}, pairs, notes)
 
 
-def _check_benchmarks(variants: Mapping[str, Sequence[Run]]) -> None:
+def _check_benchmarks(variants: Mapping[str, Sequence[RunScores]]) -> None:
     first, *others = ((variant, runs[0].recipe.benchmarks) for variant, runs in variants.items())
     for variant, benchmarks in others:
         if benchmarks != first[1]:
@@ -63,22 +58,23 @@ def _names(variant: str, first: Recipe, recipe: Recipe) -> Iterator[tuple[str, s
     yield from ((row, f"{variant} {row}") for row in rows(recipe) if row in own)
 
 
-def _by_seed(variants: Mapping[str, Sequence[Run]]) -> Iterator[dict[str, Run]]:
+def _by_seed(variants: Mapping[str, Sequence[RunScores]]) -> Iterator[dict[str, RunScores]]:
     for seed in zip(*variants.values(), strict=True):
         yield dict(zip(variants, seed, strict=True))
 
 
-def _merged(seed: Mapping[str, Run], names: Mapping[str, Mapping[str, str]]) -> Run:
+def _merged(seed: Mapping[str, RunScores], names: Mapping[str, Mapping[str, str]]) -> RunScores:
     """One run with the named rows of all variants."""
-    scores: dict[tuple[str, str], Score] = {}
-    values: dict[tuple[str, str], float | None] = {}
-    for variant, run in seed.items():
-        scores |= {(names[variant][row], label): one for (row, label), one in run.scores.items() if row in names[variant]}
-        values |= {(names[variant][row], label): one for (row, label), one in run.values.items() if row in names[variant]}
-    return Run(next(iter(seed.values())).recipe, Scores(scores), values)
+    places = {name: (run, row) for variant, run in seed.items() for row, name in names[variant].items()}
+
+    def read(name: str, column: TaskColumn) -> Score | None:
+        run, row = places[name]
+        return run.score(row, column)
+
+    return RunScores(next(iter(seed.values())).recipe, tuple(places), read)
 
 
-def _contests(variants: Mapping[str, Sequence[Run]], names: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[str, str]]:
+def _pairs(variants: Mapping[str, Sequence[RunScores]], names: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[str, str]]:
     """(row, against) in the names of the merged table."""
     first, *others = (variants[variant][0].recipe for variant in variants)
     yield from contests(first)

@@ -1,4 +1,4 @@
-"""What a table is, as frozen data: the layout of tables.json. harness/report/tables.py fills it, harness/report/tables.py prints it.
+"""What a table is, as frozen data: the layout of tables.json. run_table.py and seed_table.py fill it, harness/report prints it.
 
 Differences are always `row - against`. Units: percent, MT-Bench points of 10, or nats, as the column says. None is unknown.
 """

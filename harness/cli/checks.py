@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 from harness import recipe as recipes
-from harness.analysis import anchors as anchoring
+from harness.analysis.anchors import anchor_notes, compare_figures, conclusions_of, figure_rows, require_anchors
 from harness.artifact import RunDir
-from harness.cli import doctor as doctors
 from harness.cli import listings
+from harness.cli.doctor import Context, examine, listing
 from harness.cli.printing import (
     DryRunOption,
     FormatOption,
@@ -23,13 +23,14 @@ from harness.cli.printing import (
     load,
     out,
     plan_tables,
+    plural,
     show,
     show_json,
     table,
 )
 from harness.errors import MachineError
-from harness.evaluation import mt_bench_ratings as judgments
-from harness.report import tables as tabulating
+from harness.evaluation import mt_bench_ratings
+from harness.report.tables import write_tables
 from harness.runs import runner
 
 app = typer.Typer()
@@ -45,20 +46,20 @@ def anchors(
 ) -> None:
     """Evaluate the published checkpoints RECIPE names and set them beside their published figures: does our evaluation differ?"""
     loaded, place = load(recipe, machine)
-    anchoring.require(loaded)
+    require_anchors(loaded)
     run = RunDir(out_dir or Path("results") / loaded.name)
     planned = listings.plan_list(loaded, run, place) if dry_run else None
     if planned is None:
         runner.reproduce(loaded, run, place, None, announce)
-        tabulating.write_tables(run.path)
-    found = anchoring.compare(loaded, run.path)
-    notes, conclusions = anchoring.notes(loaded), anchoring.conclusions(found)
+        write_tables(run.path)
+    figures = compare_figures(loaded, run.path)
+    notes, conclusions = anchor_notes(loaded), conclusions_of(figures)
     if format == "json":
-        show_json({"plan": planned, "notes": notes, "comparisons": [one._asdict() for one in found], "conclusions": conclusions})
+        show_json({"plan": planned, "notes": notes, "comparisons": [figure._asdict() for figure in figures], "conclusions": conclusions})
         return
     if planned:
         out.print(plan_tables(planned))
-    out.print(table(f"{loaded.name}: the same weights, evaluated here and there", anchoring.rows(found)))
+    out.print(table(f"{loaded.name}: the same weights, evaluated here and there", figure_rows(figures)))
     for line in (*notes, *conclusions):
         out.print(line, markup=False)
 
@@ -69,11 +70,11 @@ def import_judgments(
     format: FormatOption = "text",
 ) -> None:
     """Re-read MT-Bench verdicts made elsewhere: means by model, turn and category, and how many cannot be read."""
-    found = judgments.summarize(judgments.read_judgments(files))
+    summary = mt_bench_ratings.summarize(mt_bench_ratings.read_judgments(files))
     if format == "json":
-        show_json(found)
+        show_json(summary)
     else:
-        show("judgments, points of 10", judgments.rows(found), format)
+        show("judgments, points of 10", mt_bench_ratings.rows(summary), format)
 
 
 @app.command()
@@ -83,8 +84,8 @@ def doctor(
 ) -> None:
     """Check Python, packages, caches, disk, keys (by presence alone) and judges; exit code 1 where something is missing."""
     loaded = recipes.load(recipe) if recipe else None
-    findings = doctors.examine(doctors.Context(loaded, Path("results"), date.today()))
-    show("doctor", doctors.listing(findings), format)
+    findings = examine(Context(loaded, Path("results"), date.today()))
+    show("doctor", listing(findings), format)
     errors = [finding.check for finding in findings if finding.state == "error"]
     if errors:
-        raise MachineError(f"{len(errors)} thing(s) to mend: {', '.join(errors)}")
+        raise MachineError(f"{plural(len(errors), 'problem')} to fix: {', '.join(errors)}")

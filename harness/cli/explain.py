@@ -11,12 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from harness.analysis.comparability import AVERAGE
-from harness.analysis.scores import Source, leaderboard, read_score, sources
-from harness.artifact import Accepted, Launch, RunDir, read_recipe
+from harness.analysis.scores import RunScores, TaskColumn, load_scores
+from harness.artifact import Accepted, Launch, RunDir
 from harness.config import Strict, flatten
 from harness.errors import HarnessError, InputError, suggest
-from harness.plan import rows
-from harness.recipe import Recipe
 from harness.runs.provenance import describe
 
 SHORT = 12
@@ -75,13 +73,11 @@ def explain(run: Path, row: str, task: str) -> Explanation:
 
     Raises HarnessError with a suggestion for an unknown row or task, and InputError where the cell is not run or damaged.
     """
-    recipe = read_recipe(run)
-    source = _source(recipe, row, task)
-    folder = RunDir(run)
-    score = read_score(folder, row, source)
-    record = folder.record(source.stage_path(row))
+    scores, folder = load_scores(run), RunDir(run)
+    recipe, column = scores.recipe, _column(scores, row, task)
+    score, record = scores.score(row, column), folder.record(column.stage_path(row))
     if score is None or record is None:
-        raise InputError(f"{row} {task} is not run yet; `harness reproduce {recipe.name}` makes {source.stage_path(row)}")
+        raise InputError(f"{row} {task} is not run yet; `harness reproduce {recipe.name}` makes {column.stage_path(row)}")
     return Explanation(
         recipe=recipe.name,
         row=row,
@@ -92,9 +88,9 @@ def explain(run: Path, row: str, task: str) -> Explanation:
         n=score.n,
         n_unscored=score.n_unscored,
         protocol=score.protocol,
-        score_path=source.score_path(row),
-        sha256=record.outputs[source.file].sha256,
-        stages=tuple(_lineage(folder, source.stage_path(row))),
+        score_path=column.score_path(row),
+        sha256=record.outputs[column.file].sha256,
+        stages=tuple(_lineage(folder, column.stage_path(row))),
         because=recipe.because,
     )
 
@@ -110,15 +106,15 @@ def to_text(explanation: Explanation) -> str:
     return "\n".join(_lines(explanation)) + "\n"
 
 
-def _source(recipe: Recipe, row: str, task: str) -> Source:
-    if row not in rows(recipe):
-        raise HarnessError(f"{recipe.name} has no row {row!r}{suggest(row, rows(recipe))}")
-    by_label = {source.label: source for source in sources(recipe)}
-    if task == AVERAGE and leaderboard(recipe):
-        raise HarnessError(f"average is the mean of {', '.join(s.label for s in leaderboard(recipe))}; explain one of them")
-    if task not in by_label:
-        raise HarnessError(f"{recipe.name} has no task {task!r}{suggest(task, by_label)}")
-    return by_label[task]
+def _column(scores: RunScores, row: str, task: str) -> TaskColumn:
+    name = scores.recipe.name
+    if row not in scores.rows:
+        raise HarnessError(f"{name} has no row {row!r}{suggest(row, scores.rows)}")
+    if task == AVERAGE and scores.leaderboard:
+        raise HarnessError(f"average is the mean of {', '.join(column.label for column in scores.leaderboard)}; explain one of them")
+    if task not in scores.by_label:
+        raise HarnessError(f"{name} has no task {task!r}{suggest(task, scores.by_label)}")
+    return scores.by_label[task]
 
 
 def _lineage(run: RunDir, path: str) -> Iterator[StageFacts]:

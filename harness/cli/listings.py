@@ -116,7 +116,7 @@ def status_list(recipe: Recipe, run: RunDir) -> Listing:
 
 
 def diff_list(left: Recipe, right: Recipe) -> Listing:
-    """The fields in which two recipes part, with the reasons each gives."""
+    """The fields in which two recipes differ, with the reasons each gives."""
     ignored = ("name", "summary", "because")
     a, b = flatten(left), flatten(right)
     return [

@@ -14,8 +14,8 @@ from harness import recipe as recipes
 from harness.analysis.deviations import deviation_list
 from harness.artifact import RunDir, read_recipe
 from harness.cli import checks, listings, pairs, publish
-from harness.cli import explain as explaining
-from harness.cli import watch as watching
+from harness.cli.explain import explain as explain_cell
+from harness.cli.explain import print_explanation
 from harness.cli.printing import (
     DryRunOption,
     FormatOption,
@@ -28,14 +28,16 @@ from harness.cli.printing import (
     load,
     out,
     plan_tables,
+    plural,
     show,
     show_json,
     table,
     without,
 )
+from harness.cli.watch import watch as watch_stages
 from harness.errors import USER_ERROR_EXIT, HarnessError, InputError, MachineError, StageError
-from harness.report import bundle as bundling
-from harness.report import tables as tabulating
+from harness.report.bundle import verify_bundle
+from harness.report.tables import print_tables, read_table, render, write_table, write_tables
 from harness.runs import runner
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -91,9 +93,9 @@ def reproduce(
         return
     ran = runner.reproduce(loaded, run, place, only, announce)
     if only is None:
-        tabulating.write_tables(run.path)
-    tabulating.print_tables(tabulating.read([run.path]), out)
-    announce(f"{ran} stage(s) ran; everything is in {run.path}")
+        write_tables(run.path)
+    print_tables(read_table([run.path]), out)
+    announce(f"{plural(ran, 'stage')} ran; everything is in {run.path}")
 
 
 @app.command()
@@ -106,9 +108,9 @@ def plan(recipe: RecipeArg, out_dir: OutOption = None, machine: MachineOption = 
         return
     out.print(table(f"{loaded.name}: iterations", listings.schedule(loaded)))
     out.print("", plan_tables(found))
-    parts = deviation_list(loaded)
-    out.print(table("where it differs from the paper's text, or fills a gap in it", without(parts, ("kind", "source", "where"))))
-    out.print(f"stated in: {'; '.join(sorted({row['where'] for row in parts}))}", markup=False)
+    deviations = deviation_list(loaded)
+    out.print(table("where it differs from the paper, or fills a gap in it", without(deviations, ("kind", "source", "where"))))
+    out.print(f"stated in: {'; '.join(sorted({row['where'] for row in deviations}))}", markup=False)
 
 
 @app.command()
@@ -122,7 +124,7 @@ def status(
     loaded = recipes.load(recipe)
     run = RunDir(out_dir or Path("results") / loaded.name)
     if watch:
-        watching.watch(loaded, run, out)
+        watch_stages(loaded, run, out)
     else:
         show(f"{loaded.name}: stages", listings.status_list(loaded, run), format)
 
@@ -135,7 +137,7 @@ def recipes_(format: FormatOption = "text") -> None:
 
 @app.command()
 def diff(left: RecipeArg, right: RecipeArg, format: FormatOption = "text") -> None:
-    """Show the fields in which two recipes part, with their reasons."""
+    """Show the fields in which two recipes differ, with their reasons."""
     a, b = recipes.load(left), recipes.load(right)
     show(f"{a.name} (left) and {b.name} (right)", listings.diff_list(a, b), format)
 
@@ -148,14 +150,14 @@ def tables(
 ) -> None:
     """Rebuild the tables from the committed records alone."""
     if write:
-        for path in (path for run in runs for path in tabulating.write_table(run, tabulating.read([run]))):
+        for path in (path for run in runs for path in write_table(run, read_table([run]))):
             out.print(str(path), markup=False)
         return
-    table = tabulating.read(runs)
+    table = read_table(runs)
     if format == "text":
-        tabulating.print_tables(table, out)
+        print_tables(table, out)
     else:
-        sys.stdout.write(tabulating.render(table, format))
+        sys.stdout.write(render(table, format))
 
 
 @app.command()
@@ -166,18 +168,18 @@ def explain(
     format: FormatOption = "text",
 ) -> None:
     """Trace a table's cell to its artifact, inputs, recipe values, commit and command."""
-    found = explaining.explain(run, row, task)
+    found = explain_cell(run, row, task)
     if format == "json":
         print(found.model_dump_json(indent=1))
     else:
-        explaining.print_explanation(found, out)
+        print_explanation(found, out)
 
 
 @app.command()
 def verify(run: RunOrBundleArg, format: FormatOption = "text") -> None:
     """Re-hash every output of a run, or of a bundle, against its records."""
     if run.is_file():
-        damage, absent, checked = bundling.verify_bundle(run)
+        damage, absent, checked = verify_bundle(run)
     else:
         read_recipe(run)
         damage, absent, checked = runner.verify(RunDir(run))
@@ -188,7 +190,7 @@ def verify(run: RunOrBundleArg, format: FormatOption = "text") -> None:
             err.print(f"{item.path}: {item.reason}", markup=False)
         out.print(f"{checked} files match their records, {len(absent)} are not here (weights, responses and samples are not committed)")
     if damage:
-        raise InputError(f"{len(damage)} thing(s) in {run} are not what their records say")
+        raise InputError(f"{plural(len(damage), 'file')} in {run} {'is' if len(damage) == 1 else 'are'} not what the records say")
 
 
 @app.command()

@@ -10,7 +10,7 @@ import typer
 from harness import machine as machines
 from harness.artifact import RunDir, read_recipe
 from harness.cli.printing import IterationArg, MachineOption, OutOption, RecipeArg, RunArg, announce, load, out, table
-from harness.report import tables as tabulating
+from harness.report.tables import print_tables, write_sweep_tables
 from harness.runs import exchange, sweeps
 from harness.runs.pair_files import Layout
 
@@ -34,7 +34,7 @@ def sweep(
     if not dry_run:
         folder = out_dir or Path("results") / loaded.name
         sweeps.run(loaded, folder, place, announce)
-        tabulating.print_tables(tabulating.write_sweep_tables(folder), out)
+        print_tables(write_sweep_tables(folder), out)
 
 
 @app.command()

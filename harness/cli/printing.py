@@ -97,6 +97,11 @@ def without(rows: Listing, names: Iterable[str]) -> Listing:
     return [{name: value for name, value in row.items() if name not in dropped} for row in rows]
 
 
+def plural(count: int, noun: str) -> str:
+    """'1 stage', '2 stages'."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def _text(value: Any) -> str:
     if value is None:
         return ""

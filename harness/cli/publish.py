@@ -24,9 +24,9 @@ def report(
     from harness.errors import requires
 
     with requires("report", "matplotlib", "jinja2"):
-        from harness.report import html_report as reporting
+        from harness.report.html_report import write_report
 
-    typer.echo(str(reporting.write_report(run, plots_dir)))
+    typer.echo(str(write_report(run, plots_dir)))
 
 
 @app.command()
@@ -52,9 +52,9 @@ def bundle(
     out_file: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="The archive (default: RECIPE.tar.gz beside RUN).")] = None,
 ) -> None:
     """Pack records, scores, samples, tables, report and environment into one archive that `harness verify` checks offline."""
-    from harness.report import bundle as bundling
+    from harness.report.bundle import write_bundle
 
-    typer.echo(str(bundling.write_bundle(run, out_file)))
+    typer.echo(str(write_bundle(run, out_file)))
 
 
 @app.command()
@@ -64,9 +64,9 @@ def card(
     out_file: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="The card (default: RUN/cards/ITERATION.md).")] = None,
 ) -> None:
     """Write a Hub model card: results with their rules, base model, data, recipe, deviations."""
-    from harness.report import hub as model_card
+    from harness.report.hub import write_card
 
-    typer.echo(str(model_card.write_card(run, iteration, out_file)))
+    typer.echo(str(write_card(run, iteration, out_file)))
 
 
 @app.command()
@@ -80,15 +80,15 @@ def push(
     """List what an upload of this iteration would send to the Hub; with --yes, send it."""
     from huggingface_hub import HfApi
 
-    from harness.report import hub as pushing
+    from harness.report.hub import prepare, upload
 
-    prepared = pushing.prepare(run, iteration, repo)
+    prepared = prepare(run, iteration, repo)
     for name in sorted(prepared.files):
         typer.echo(name)
     if not yes:
         typer.echo(f"nothing was sent; add --yes to upload these {len(prepared.files)} files to {repo}")
         return
-    pushing.upload(prepared, HfApi(), private=not public)
+    upload(prepared, HfApi(), private=not public)
     typer.echo(f"uploaded to {repo}")
 
 
@@ -98,7 +98,7 @@ def index(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folde
     from harness.errors import requires
 
     with requires("report", "jinja2"):
-        from harness.report import html_pages as indexing
+        from harness.report.html_pages import write_index
 
-    for path in indexing.write_index(folder):
+    for path in write_index(folder):
         typer.echo(str(path))

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from harness.analysis.scores import sources
+from harness.analysis.scores import task_columns
 from harness.artifact import RunDir
 from harness.config import flatten
 from harness.errors import InputError
@@ -147,15 +147,15 @@ def responses(run: RunDir, recipe: Recipe) -> tuple[list[Lengths], list[Sample]]
 def judged_answers(run: RunDir, recipe: Recipe) -> dict[str, list[Sample]]:
     """{MT-Bench task: its questions' answers by every row}, the questions spread over the categories."""
     found = {}
-    for source in sources(recipe):
-        if source.benchmark.name == "mt_bench":
-            path = f"samples/{source.task.name}.jsonl"
+    for column in task_columns(recipe):
+        if column.benchmark.name == "mt_bench":
+            path = f"samples/{column.task.name}.jsonl"
             by_row = {
-                row: {line["question_id"]: line for line in _lines(run.stage_dir(source.stage_path(row)) / path)} for row in rows(recipe)
+                row: {line["question_id"]: line for line in _lines(run.stage_dir(column.stage_path(row)) / path)} for row in rows(recipe)
             }
             known = list(next((lines for lines in by_row.values() if lines), {}).values())
             chosen = known[:: max(1, len(known) // QUESTIONS)][:QUESTIONS]
-            found[source.label] = [_turn(line, turn, by_row) for line in chosen for turn in range(len(line["questions"]))]
+            found[column.label] = [_turn(line, turn, by_row) for line in chosen for turn in range(len(line["questions"]))]
     return {label: samples for label, samples in found.items() if samples}
 
 

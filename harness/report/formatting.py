@@ -1,11 +1,11 @@
-"""How values, differences and columns are written for people."""
+"""How values, differences and columns are written for people, and how text from outside is shown without what would hide in it."""
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
 
-from harness.analysis.differences import ABSENT, DECIMALS, delta_text, word
+from harness.analysis.differences import ABSENT, DECIMALS, delta_text, direction
 from harness.analysis.table_schema import Cell, Column, Comparison, Delta
 
 
@@ -25,7 +25,7 @@ def heading(column: Column) -> str:
     return f"{column.label} ↓" if column.lower_is_better else column.label
 
 
-def direction(columns: Sequence[Column]) -> str:
+def arrow_note(columns: Sequence[Column]) -> str:
     return "↓: lower is better." if any(column.lower_is_better for column in columns) else ""
 
 
@@ -38,7 +38,7 @@ def questions_text(column: Column) -> str:
 
 
 def outcome_text(found: Delta | None, column: Column) -> str:
-    return ABSENT if found is None else f"{delta_text(found, column)}: {word(found, lower_is_better=column.lower_is_better)}"
+    return ABSENT if found is None else f"{delta_text(found, column)}: {direction(found, lower_is_better=column.lower_is_better)}"
 
 
 def lacking_text(one: Comparison) -> str:

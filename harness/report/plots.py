@@ -93,11 +93,11 @@ def _headline(table: ResultTable) -> Iterator[Plot]:
         words = "; ".join(f"{row} {delta_text(found, None)}" for row, found in known.items())
         average = any(AVERAGE in one.tasks for one in table.from_sft)
         what = "leaderboard average" if average else f"mean of {len(table.from_sft[-1].mean_over)} tasks"
-        yield Plot("headline", "headline", f"Gain over SFT, {what}", words, lambda: _headline_figure(table, known))
+        yield Plot("headline", "headline", f"Difference from SFT, {what}", words, lambda: _headline_figure(table, known))
 
 
 def _headline_figure(table: ResultTable, known: Mapping[str, Delta]) -> Figure:
-    """Paired differences from sft with 95 % intervals around the line of no gain, and the paper's own average gains."""
+    """Paired differences from sft with 95 % intervals around 0, and the paper's own average differences."""
     figure = Figure(figsize=SIZE)
     axes = figure.add_subplot()
     names = ["sft", *known]

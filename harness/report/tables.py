@@ -1,7 +1,7 @@
-"""The tables of a run or of several: read from records, and written for a terminal, as Markdown, LaTeX (latex.py), CSV and JSON.
+"""The tables of a run, of several runs or of a sweep, written for a terminal, as Markdown, LaTeX (latex.py), CSV and JSON.
 
-They need the committed records alone (no weights, no samples), and equal records give equal bytes: no time, no path of a machine. All
-text is escaped on its way out.
+They are made from the committed records alone (no weights, no samples), and equal records give equal bytes: no time, no path of a
+machine. All text is escaped on its way out.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def write_sweep_tables(folder: Path) -> SeedTable:
     return table
 
 
-def read(folders: list[Path]) -> ResultTable | SeedTable:
+def read_table(folders: list[Path]) -> ResultTable | SeedTable:
     """The table of a run, of a sweep, or of several runs that differ in their seeds."""
     if len(folders) > 1:
         return combine(folders)

@@ -190,7 +190,7 @@ def test_json_of_verify_lists_damage(harness: Cli, run_dir: Path) -> None:
     try:
         done = harness("verify", run_dir, "--format", "json")
         assert json.loads(done.out)["damage"][0]["path"] == "sft/eval/distribution/scores/kl.json"
-        assert_one_line(done, "1 thing(s)")
+        assert_one_line(done, "1 file")
     finally:
         score.write_text(score.read_text()[::-1])
 

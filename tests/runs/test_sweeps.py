@@ -164,7 +164,7 @@ def test_variants_stand_side_by_side(finished: Finished) -> None:
 def test_table_needs_the_committed_records_alone(finished: Finished, tmp_path: Path) -> None:
     """Promise: `harness tables SWEEP` rebuilds the table without weights; every format is written beside it."""
     shutil.copytree(finished.out, tmp_path / "sweep", ignore=shutil.ignore_patterns("checkpoint"))
-    assert tables.read([tmp_path / "sweep"]) == finished.table
+    assert tables.read_table([tmp_path / "sweep"]) == finished.table
     for name in tables.FILES.values():
         assert "hinge iter1" in (tmp_path / "sweep" / "tables" / name).read_text()
 
