@@ -1,6 +1,7 @@
 """What training leaves on disk: the state a killed run continues from, and the finished checkpoint; each complete or absent.
 
-state/step-00000120/   accelerate's state (weights, optimizer, schedule) after 120 steps, and progress.json
+state/step-00000120/   accelerate's state (weights, optimizer, schedule) after 120 steps, and progress.json; where the processes shard
+                       the weights each writes its own part, which any number of such processes can read
 checkpoint/            the trained policy
 """
 
@@ -9,12 +10,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from torch import nn
+from accelerate.utils import DistributedType
+from torch import Tensor, nn
 
+from harness.errors import MachineError
 from harness.files import naming_full_disk, write_atomic
 from harness.recipe import Lora
 from harness.training.policy import merged
@@ -33,7 +37,7 @@ def save_state(accelerator: Accelerator, out: Path, identity: str, step: int) ->
         accelerator.save_state(str(beside))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        write_atomic(beside / PROGRESS_FILE, json.dumps({"identity": identity, "step": step}).encode())
+        write_atomic(beside / PROGRESS_FILE, json.dumps({"identity": identity, "step": step, "sharded": _is_sharded(accelerator)}).encode())
         _flush(beside)
         earlier = _complete(folder)
         beside.rename(folder / f"step-{step:08}")
@@ -48,6 +52,7 @@ def load_state(accelerator: Accelerator, out: Path, identity: str) -> int:
     for path in _complete(out / "state")[-1:]:
         found = json.loads((path / PROGRESS_FILE).read_bytes())
         if found["identity"] == identity:
+            _check_kind(accelerator, found)
             accelerator.load_state(str(path))
             accelerator.step = 0  # accumulated micro-batches: their number may be another than in the launch that saved
             step = found["step"]
@@ -62,6 +67,20 @@ def load_state(accelerator: Accelerator, out: Path, identity: str) -> int:
     return step
 
 
+def _is_sharded(accelerator: Accelerator) -> bool:
+    return bool(accelerator.distributed_type == DistributedType.FSDP)
+
+
+def _check_kind(accelerator: Accelerator, found: Mapping[str, Any]) -> None:
+    kinds = {True: "processes that shard the weights", False: "processes that hold all weights each"}
+    was_sharded = found.get("sharded", False)
+    if was_sharded != _is_sharded(accelerator):
+        raise MachineError(
+            f"the state of step {found['step']} was saved by {kinds[was_sharded]}, these are {kinds[not was_sharded]}; continue it on a "
+            "machine of the first kind, or remove state/ in the stage's directory to begin at step 0"
+        )
+
+
 def save_checkpoint(accelerator: Accelerator, scorer: nn.Module, source: Path, out: Path, lora: Lora | None) -> None:
     """`checkpoint/`: the weights of `scorer`'s model, adapters added in, and from `source` whatever else lies there (the tokenizer)."""
     weights = accelerator.get_state_dict(scorer)
@@ -70,7 +89,8 @@ def save_checkpoint(accelerator: Accelerator, scorer: nn.Module, source: Path, o
         shutil.rmtree(beside, ignore_errors=True)
         with naming_full_disk(out / "checkpoint"):
             model: Any = accelerator.unwrap_model(scorer).model
-            model.save_pretrained(beside, state_dict=merged({name.removeprefix("model."): value for name, value in weights.items()}, lora))
+            own = {name.removeprefix("model."): value for name, value in weights.items()}
+            model.save_pretrained(beside, state_dict=merged(_each_once(model, own), lora))
             for path in sorted(source.iterdir()):
                 is_weights = path.suffix in (".safetensors", ".bin") or path.name.endswith(".index.json")
                 if path.is_file() and not is_weights and not (beside / path.name).exists():
@@ -78,6 +98,13 @@ def save_checkpoint(accelerator: Accelerator, scorer: nn.Module, source: Path, o
             _flush(beside)
         beside.rename(out / "checkpoint")
     accelerator.wait_for_everyone()
+
+
+def _each_once(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without the second names of tied weights, which an engine that gathers shards gives a copy of its own."""
+    first = {name for name, _ in model.named_parameters()}
+    again = {name for name, _ in model.named_parameters(remove_duplicate=False)} - first
+    return {name: value for name, value in weights.items() if name not in again}
 
 
 def remove_state(accelerator: Accelerator, out: Path) -> None:

@@ -42,7 +42,7 @@ LEFT = {"checkpoint", "log.jsonl", "opponent_logps.json", "audit.json", "samples
 
 
 @pytest.fixture(autouse=True)
-def _own_accelerator() -> Iterator[None]:
+def own_accelerator() -> Iterator[None]:
     """accelerate's process-wide state would leak from one test's settings to the next."""
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
