@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.run import get_args_parser, run
 
 from harness.errors import STOPPED_EXIT
@@ -29,16 +29,22 @@ def launch(arguments: Sequence[str]) -> int:
     try:
         run(options)  # type: ignore[no-untyped-call]
     except ChildFailedError as error:
-        return min(failure.exitcode for failure in error.failures.values())
+        return _most_telling(list(error.failures.values()), options.shutdown_timeout)
     except SignalException:
         return STOPPED_EXIT
     return 0
 
 
+def _most_telling(failures: Sequence[ProcessFailure], seconds_to_stop: int) -> int:
+    """The lowest exit code of the ranks that failed by themselves; torchrun then ends the others, by SIGTERM and later by SIGKILL."""
+    first = min(failure.timestamp for failure in failures)
+    own = [failure.exitcode for failure in failures if failure.timestamp < first + seconds_to_stop and failure.exitcode != -signal.SIGTERM]
+    return min(own, default=STOPPED_EXIT)
+
+
 def main() -> None:
     code = launch(sys.argv[1:])
     if code < 0:
-        signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     sys.exit(code)
 

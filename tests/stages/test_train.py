@@ -24,7 +24,7 @@ import harness.training.global_batch
 import harness.training.opponent
 from harness.artifact import DONE_FILE, Record
 from harness.contracts import Row, TrainSpec
-from harness.errors import InputError, MachineError, RecipeError, TrainingError
+from harness.errors import STOPPED_EXIT, InputError, MachineError, RecipeError, TrainingError
 from harness.files import dump, hash_file, read_model
 from harness.lm.group_logps import Group, group_logps
 from harness.machine import Machine
@@ -34,6 +34,7 @@ from harness.training.pairs import Encoding, Pair, dump_rows, encode_pair
 from harness.training.policy import load_policy, merged
 from tests import ROOT
 from tests.checkpoints import MACHINE
+from tests.small_disk import enlarge, small_disk
 from tests.tiny_checkpoints import byte_checkpoint
 
 NUM_PAIRS = 10
@@ -231,6 +232,48 @@ def launch(
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.run([*(command or (sys.executable,)), str(script)], env=env, capture_output=True, text=True, timeout=120)
+
+
+def test_sigterm_saves_and_leaves(inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: SIGTERM in a step or in the opponent's pass ends with code 75 after all that was done is saved, and the run continues."""
+    _, expected = train(inputs, tmp_path / "undisturbed", spec(), machine())
+    for module, name, saved in ((harness.stages.train, "_step", "state"), (harness.training.opponent, "_score", "opponent_logps.json")):
+        out = tmp_path / name
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, told_to_stop(getattr(module, name)))
+            with pytest.raises(SystemExit) as left:
+                train(inputs, out, spec(), machine())
+        assert left.value.code == STOPPED_EXIT
+        assert (out / saved).exists()
+        _, log = train(inputs, out, spec(), machine())
+        assert without_clock(log) == without_clock(expected)
+        weights = "checkpoint/model.safetensors"
+        assert hash_file(out / weights) == hash_file(tmp_path / "undisturbed" / weights)
+
+
+def told_to_stop(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, told to stop at its second call."""
+    calls = iter(range(1_000_000))
+
+    def told(*args: Any) -> Any:
+        if next(calls) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return function(*args)
+
+    return told
+
+
+def test_a_full_disk_in_training_loses_nothing(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """Promise: no room for the second state is one line; with more room the same launch ends as if nothing had been."""
+    always = machine(checkpoint_every_seconds=0.0)
+    _, expected = train(inputs, tmp_path / "undisturbed", spec(), always)
+    with small_disk(tmp_path / "disk", "200k") as disk:
+        with pytest.raises(MachineError, match="disk full while writing state"):
+            train(inputs, disk / "out", spec(), always)
+        assert [path.name for path in (disk / "out" / "state").glob("step-*")] == ["step-00000001"]
+        enlarge(disk, "10m")
+        _, log = train(inputs, disk / "out", spec(), always)
+        assert without_clock(log) == without_clock(expected)
 
 
 def test_tied_embeddings_in_bf16_continue(inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
