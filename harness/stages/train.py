@@ -5,6 +5,7 @@
     log.jsonl             a line an optimizer step; docs/metrics.md says what each value means
     state/step-N          everything a killed run continues from; gone at the end
     checkpoint/           the trained policy, fp32 safetensors, with the tokenizer of the input
+    weights.json          the share of its weights that differ in bf16 from the input's
 
 One process or several (harness/training/launch.py): each takes its share of every global batch. A run that was killed and started
 again, with the same number of processes, ends in the same weights as an undisturbed one. SIGTERM lets it finish its step and save.
@@ -24,24 +25,26 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 from harness.artifact import DONE_FILE, Record
 from harness.contracts import TrainSpec, load
-from harness.errors import InputError, TrainingError
+from harness.errors import HarnessError, InputError, TrainingError
 from harness.files import digest, naming_full_disk, read_model
 from harness.lm.group_logps import Group, GroupScorer
 from harness.lm.progress import progress
 from harness.machine import Machine
 from harness.training.batches import Batches, plan_steps, share_prompts
-from harness.training.checkpoints import load_state, remove_state, save_checkpoint, save_state
+from harness.training.checkpoints import has_state, load_state, remove_state, save_checkpoint, save_state
 from harness.training.global_batch import Objective, check_finite, check_start, gather, pair_logps, rewards
-from harness.training.opponent import Logps, score_opponent
+from harness.training.opponent import Logps, has_scores, score_opponent
 from harness.training.pairs import Pair, read_pairs
 from harness.training.policy import load_policy, make_optimizer, make_scheduler, open_accelerator
 from harness.training.step_costs import ModelSizes, measure, naming_the_setting, peak_memory_gb, step_flops
 from harness.training.stopping import Wish, agree, leave, noticing_sigterm
+from harness.training.token_audit import FILE as AUDIT_FILE
 from harness.training.token_audit import audit
 
 
@@ -68,13 +71,14 @@ def run(spec: dict[str, Any], inputs: Mapping[str, Path], out: Path, machine: Ma
     training = _open(settings, inputs, out, machine)
     identity = digest({role: read_model(Record, path / DONE_FILE).content for role, path in inputs.items()})
     if not (out / "checkpoint").exists():
-        _audit(training, out)
+        _audit(training, out, identity)
         with noticing_sigterm() as told_to_stop:
             with naming_the_setting(machine, "opponent_batch"):
                 opponent = _opponent(training, out, identity, told_to_stop)
             with naming_the_setting(machine, "micro_batch"):
                 _train(training, opponent, out, identity, told_to_stop)
-            save_checkpoint(training.accelerator, training.scorer, inputs["policy"] / "checkpoint", out, settings.lora)
+            source = inputs["policy"] / "checkpoint"
+            save_checkpoint(training.accelerator, training.scorer, source, out, lora=settings.lora, precision=settings.precision)
     remove_state(training.accelerator, out)
     training.accelerator.end_training()
 
@@ -104,12 +108,18 @@ def _check_branches(name: str, objective: ModuleType, pair: Pair) -> None:
         raise InputError(f"objective {name!r} needs {' and '.join(absent)} responses, but none are among the inputs")
 
 
-def _audit(training: Training, out: Path) -> None:
-    """Every process looks, so that all stop together; the first one writes and prints."""
-    batches, is_main = training.batches, training.accelerator.is_main_process
-    brief = audit(batches.tokenizer, batches.shared, training.settings, out if is_main else None)
-    if is_main:
-        print(brief, file=sys.stderr, flush=True)
+def _audit(training: Training, out: Path, identity: str) -> None:
+    """The first process looks and writes; all stop where a check fails. Work that began after an audit of the same inputs passed it."""
+    failure: HarnessError | None = None
+    has_passed = (out / AUDIT_FILE).exists() and (has_state(out, identity) or has_scores(out, identity))
+    if training.accelerator.is_main_process and not has_passed:
+        try:
+            print(audit(training.batches.tokenizer, training.batches.shared, training.settings, out), file=sys.stderr, flush=True)
+        except HarnessError as error:
+            failure = error
+    (failure,) = broadcast_object_list([failure])
+    if failure:
+        raise failure
 
 
 def _opponent(training: Training, out: Path, identity: str, told_to_stop: Callable[[], bool]) -> dict[str, Logps]:

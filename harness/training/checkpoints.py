@@ -3,6 +3,7 @@
 state/step-00000120/   accelerate's state (weights, optimizer, schedule) after 120 steps, and progress.json; where the processes shard
                        the weights each writes its own part, which any number of such processes can read
 checkpoint/            the trained policy
+weights.json           how many of its weights differ from those it began with, in bf16
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from harness.errors import MachineError
@@ -24,6 +28,9 @@ from harness.recipe import Lora
 from harness.training.policy import merged
 
 PROGRESS_FILE = "progress.json"
+WEIGHTS_FILE = "weights.json"
+FEW_CHANGED = 0.01
+"""Below this share of weights that changed in bf16 the end of training says so."""
 
 
 def save_state(accelerator: Accelerator, out: Path, identity: str, step: int) -> None:
@@ -49,13 +56,12 @@ def save_state(accelerator: Accelerator, out: Path, identity: str, step: int) ->
 def load_state(accelerator: Accelerator, out: Path, identity: str) -> int:
     """Continue from the last complete state of the same inputs: the number of steps done, 0 for none. `log.jsonl` is cut to match."""
     step = 0
-    for path in _complete(out / "state")[-1:]:
-        found = json.loads((path / PROGRESS_FILE).read_bytes())
-        if found["identity"] == identity:
-            _check_kind(accelerator, found)
-            accelerator.load_state(str(path))
-            accelerator.step = 0  # accumulated micro-batches: their number may be another than in the launch that saved
-            step = found["step"]
+    found = _progress(out, identity)
+    if found:
+        _check_kind(accelerator, found)
+        accelerator.load_state(str(_complete(out / "state")[-1]))
+        accelerator.step = 0  # accumulated micro-batches: their number may be another than in the launch that saved
+        step = found["step"]
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         log = out / "log.jsonl"
@@ -65,6 +71,19 @@ def load_state(accelerator: Accelerator, out: Path, identity: str) -> int:
             shutil.rmtree(out / "state", ignore_errors=True)
     accelerator.wait_for_everyone()
     return step
+
+
+def has_state(out: Path, identity: str) -> bool:
+    """Whether an earlier launch with the same inputs has saved a state."""
+    return _progress(out, identity) is not None
+
+
+def _progress(out: Path, identity: str) -> dict[str, Any] | None:
+    """What the last complete state says of itself, if it is one of these inputs."""
+    for path in _complete(out / "state")[-1:]:
+        found: dict[str, Any] = json.loads((path / PROGRESS_FILE).read_bytes())
+        return found if found["identity"] == identity else None
+    return None
 
 
 def _is_sharded(accelerator: Accelerator) -> bool:
@@ -81,7 +100,9 @@ def _check_kind(accelerator: Accelerator, found: Mapping[str, Any]) -> None:
         )
 
 
-def save_checkpoint(accelerator: Accelerator, scorer: nn.Module, source: Path, out: Path, lora: Lora | None) -> None:
+def save_checkpoint(
+    accelerator: Accelerator, scorer: nn.Module, source: Path, out: Path, *, lora: Lora | None, precision: str
+) -> None:
     """`checkpoint/`: the weights of `scorer`'s model, adapters added in, and from `source` whatever else lies there (the tokenizer)."""
     weights = accelerator.get_state_dict(scorer)
     if accelerator.is_main_process:
@@ -96,8 +117,36 @@ def save_checkpoint(accelerator: Accelerator, scorer: nn.Module, source: Path, o
                 if path.is_file() and not is_weights and not (beside / path.name).exists():
                     shutil.copyfile(path, beside / path.name)
             _flush(beside)
+        share = changed_share(source, beside)
+        write_atomic(out / WEIGHTS_FILE, (json.dumps({"bf16_changed": round(share, 6)}) + "\n").encode())
+        accelerator.log({"bf16_changed": share})
+        print(_told(share, precision), file=sys.stderr, flush=True)
         beside.rename(out / "checkpoint")
     accelerator.wait_for_everyone()
+
+
+def changed_share(before: Path, after: Path) -> float:
+    """The share of the weights of two checkpoints, by name, that are different numbers in bf16."""
+    old, new = _tensors(before), _tensors(after)
+    changed = total = 0
+    for name in sorted(old.keys() & new.keys()):
+        weights = [folder[name].get_tensor(name).to(torch.bfloat16) for folder in (old, new)]
+        changed += int((weights[0] != weights[1]).sum())
+        total += weights[0].numel()
+    return changed / max(total, 1)
+
+
+def _tensors(folder: Path) -> dict[str, Any]:
+    """{name: opened file that holds the weight}."""
+    files: list[Any] = [safe_open(path, framework="pt") for path in sorted(folder.glob("*.safetensors"))]
+    return {name: file for file in files for name in file.keys()}  # noqa: SIM118 - the file is no dict
+
+
+def _told(share: float, precision: str) -> str:
+    told = f"  weights: {share:.2%} differ in bf16 from those the policy began with"
+    if precision == "bf16" and share < FEW_CHANGED:
+        told += "\n  warning: in bf16 this is nearly the model that it was; look at the learning rate and the number of steps"
+    return told
 
 
 def _each_once(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -87,6 +87,11 @@ def _score(scorer: nn.Module, groups: Sequence[Group]) -> list[Logps]:
     return scores
 
 
+def has_scores(out: Path, identity: str) -> bool:
+    """Whether an earlier launch with the same inputs has scored something."""
+    return bool(_read(out / FILE, identity))
+
+
 def _read(path: Path, identity: str) -> dict[str, Logps]:
     if not path.exists():
         return {}

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, GradientAccumulationPlugin, InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
-from transformers import AutoModelForCausalLM, get_scheduler
+from transformers import AutoConfig, AutoModelForCausalLM, get_scheduler
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from harness.contracts import TrainSpec
@@ -30,7 +30,11 @@ SCHEDULES = {"linear": "linear", "constant": "constant_with_warmup", "cosine": "
 
 
 def load_policy(checkpoint: Path, settings: TrainSpec, machine: Machine) -> nn.Module:
-    """fp32 weights in evaluation mode, which is what turns dropout off; only gradient checkpointing is told that we train."""
+    """fp32 weights in evaluation mode, which is what turns dropout off; only gradient checkpointing is told that we train.
+
+    Raises `RecipeError` where pairs may be longer than the model's context.
+    """
+    _check_context(checkpoint, settings)
     model: Any = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, local_files_only=True)
     if settings.lora:
         _add_adapters(model, settings.lora, settings.seed)
@@ -41,6 +45,12 @@ def load_policy(checkpoint: Path, settings: TrainSpec, machine: Machine) -> nn.M
             if isinstance(layer, GradientCheckpointingLayer):
                 layer.training = True
     return model  # type: ignore[no-any-return]
+
+
+def _check_context(checkpoint: Path, settings: TrainSpec) -> None:
+    context = getattr(AutoConfig.from_pretrained(checkpoint, local_files_only=True), "max_position_embeddings", None)
+    if context is not None and settings.max_length > context:
+        raise RecipeError(f"max_length {settings.max_length} is beyond the model's context of {context} tokens; lower max_length")
 
 
 def _add_adapters(model: nn.Module, lora: Lora, seed: int) -> None:

@@ -39,7 +39,7 @@ from tests.tiny_checkpoints import byte_checkpoint
 
 NUM_PAIRS = 10
 CLOCK = ("seconds", "tokens_per_second", "mfu", "peak_memory_gb")
-LEFT = {"checkpoint", "log.jsonl", "opponent_logps.json", "audit.json", "samples"}
+LEFT = {"checkpoint", "log.jsonl", "opponent_logps.json", "audit.json", "samples", "weights.json"}
 
 
 @pytest.fixture(autouse=True)
@@ -274,6 +274,63 @@ def test_a_full_disk_in_training_loses_nothing(inputs: dict[str, Path], tmp_path
         enlarge(disk, "10m")
         _, log = train(inputs, disk / "out", spec(), always)
         assert without_clock(log) == without_clock(expected)
+
+
+def test_the_audit_is_made_once(inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: a continued launch does not tokenize all pairs again; one whose inputs were rebuilt does."""
+    looks: list[int] = []
+    audit = harness.stages.train.audit
+    monkeypatch.setattr(harness.stages.train, "audit", lambda *args: looks.append(1) or audit(*args))
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(harness.stages.train, "_step", failing_at(harness.stages.train._step, 0))
+            with pytest.raises(KeyboardInterrupt):
+                train(inputs, tmp_path / "out", spec(), machine())
+    assert len(looks) == 1
+    other = tmp_path / "prompts"
+    shutil.copytree(inputs["prompts"], other)
+    (other / DONE_FILE).write_bytes(dump(Record(fingerprint="prompts", outputs={}, content="rebuilt", seconds=1.0, peak_memory_mb=1.0)))
+    train({**inputs, "prompts": other}, tmp_path / "out", spec(), machine())
+    assert len(looks) == 2
+
+
+def test_the_share_of_weights_that_moved_in_bf16(inputs: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Promise: counted weight by weight; steps too small for bf16 are warned of where bf16 is what the model will be used in."""
+    before = load_file(inputs["policy"] / "checkpoint" / "model.safetensors")
+    after, _ = train(inputs, tmp_path / "out", spec(), machine())
+    changed = torch.cat([(before[name].bfloat16() != after[name].bfloat16()).flatten() for name in before]).float().mean()
+    found = json.loads((tmp_path / "out" / "weights.json").read_text())["bf16_changed"]
+    assert found == pytest.approx(float(changed), abs=1e-6)
+    assert found > 0.1
+    assert "warning" not in capfd.readouterr().err
+    AcceleratorState._reset_state(reset_partial_state=True)
+    train(inputs, tmp_path / "still", spec(learning_rate=1e-9, precision="bf16"), machine())
+    assert json.loads((tmp_path / "still" / "weights.json").read_text())["bf16_changed"] < 0.01
+    assert "warning: in bf16 this is nearly the model that it was" in capfd.readouterr().err
+
+
+def test_pairs_beyond_the_context_are_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """Promise: a max_length that the model has no positions for is one line before anything is loaded."""
+    with pytest.raises(RecipeError, match="max_length 5000 is beyond the model's context of 4096 tokens; lower max_length"):
+        train(inputs, tmp_path / "out", spec(max_length=5000), machine())
+
+
+def test_settings_of_other_launchers_do_not_count(inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: what a user's accelerate configuration exports changes nothing; an engine it asks for is refused, not ignored."""
+    _, expected = train(inputs, tmp_path / "expected", spec(), machine())
+    AcceleratorState._reset_state(reset_partial_state=True)
+    for name, value in {"ACCELERATE_MIXED_PRECISION": "bf16", "ACCELERATE_DYNAMO_BACKEND": "INDUCTOR", "FSDP_VERSION": "1"}.items():
+        monkeypatch.setenv(name, value)
+    _, log = train(inputs, tmp_path / "out", spec(), machine())
+    assert without_clock(log) == without_clock(expected)
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(MachineError, match="ACCELERATE_USE_DEEPSPEED is set, but machine 'test' shards nothing"):
+        train(inputs, tmp_path / "refused", spec(), machine())
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "false")  # accelerate sets these itself; undone when the test ends
+    monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "false")
+    monkeypatch.delenv("ACCELERATE_USE_DEEPSPEED", raising=False)
+    with pytest.raises(MachineError, match="machine 'test' shards the weights"):
+        train(inputs, tmp_path / "refused", spec(), machine(sharding="fsdp2"))
 
 
 def test_tied_embeddings_in_bf16_continue(inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
