@@ -22,6 +22,8 @@ from contextlib import contextmanager
 
 USER_ERROR_EXIT = 1
 LISTED = 12
+STOPPED_EXIT = 75
+"""Exit code of a stage that SIGTERM ended after it had saved what it had done (EX_TEMPFAIL: the same command continues it)."""
 
 
 class HarnessError(Exception):

@@ -56,6 +56,9 @@ class Machine(Strict):
     """Slots that a stage of a kind takes; a kind that is not named takes all. On GPUs they are the devices it sees."""
     launcher: tuple[str, ...] = ("{python}",)
     """The command before `-m harness stage DIR` of a training stage; '{python}' is the interpreter."""
+    sharding: Literal["none", "fsdp2", "fsdp2_offload"] = "none"
+    """What the processes of a training divide among them: nothing, or weights, gradients and optimizer state (FSDP2); with offload
+    these wait in host memory while they are not used."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     """What gets every step's metrics beside `log.jsonl`."""
     env: dict[str, str] = {}
