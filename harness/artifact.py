@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from harness.config import Strict, flatten
 from harness.errors import InputError
-from harness.files import Output, digest, dump, hash_file, read_model, write_atomic
+from harness.files import Hashes, Output, digest, dump, read_model, write_atomic
 from harness.machine import Machine
 from harness.recipe import Recipe
 
@@ -59,10 +59,7 @@ class Launch(Strict):
 
 
 class Record(Strict):
-    """`done.json`. `content` is the sha256 of the outputs' names and hashes, the log with its timings left out.
-
-    `peak_memory_mb` is that of the stage's process.
-    """
+    """`done.json`. `content` is `content_of` the outputs; `peak_memory_mb` is that of the stage's process."""
 
     fingerprint: str
     outputs: dict[str, Output]
@@ -76,6 +73,7 @@ class RunDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.hashes = Hashes()
 
     def stage_dir(self, stage_path: str) -> Path:
         return self.path / stage_path
@@ -107,15 +105,31 @@ class RunDir:
         launch = Launch(
             stage=stage,
             machine=machine,
-            input_contents=self.checked_inputs(stage),
+            input_contents=self._as_used(stage, {role: self.read_content(path) for role, path in stage.inputs.items()}),
             launches=[*(earlier.launches if earlier else []), provenance],
             accepted=earlier.accepted if earlier else [],
         )
         write_atomic(folder / STAGE_FILE, dump(launch))
 
     def checked_inputs(self, stage: Stage) -> dict[str, str]:
-        """{role: content hash} of the inputs, which must be whole and those that work already begun in `stage` was made from."""
-        found = {role: self.checked_content(path) for role, path in stage.inputs.items()}
+        """{role: content hash} of the inputs, by record: whole, and those that work already begun in `stage` was made from."""
+        return self._as_used(stage, {role: self.checked_content(path) for role, path in stage.inputs.items()})
+
+    def refuse_changed_inputs(self, stage: Stage) -> None:
+        """Raise `InputError` unless the inputs are still what they were when `stage` began; what it made is then never built upon."""
+        launch = self.launch(stage.path)
+        assert launch is not None
+        found = {role: content_of(self._hashed_outputs(path)) for role, path in stage.inputs.items()}
+        changed = [stage.inputs[role] for role, content in found.items() if launch.input_contents[role] != content]
+        if changed:
+            write_atomic(self.stage_dir(stage.path) / STAGE_FILE, dump(launch.model_copy(update={"input_contents": found})))
+            raise InputError(
+                f"{' and '.join(changed)} changed while {stage.path} read it; put it back (or remove it to make it again), "
+                f"remove {stage.path}, and run again"
+            )
+
+    def _as_used(self, stage: Stage, found: dict[str, str]) -> dict[str, str]:
+        """`found` ({role: content hash}), where no work already begun in `stage` was made from other bytes."""
         launch = self.launch(stage.path)
         used = launch.input_contents if launch else {}
         changed = [stage.inputs[role] for role, content in found.items() if used.get(role, content) != content]
@@ -143,18 +157,38 @@ class RunDir:
                 )
         return record.content
 
+    def read_content(self, stage_path: str) -> str:
+        """As `checked_content`, from the bytes of all files that are there now, as a stage that is about to read them finds them."""
+        self.checked_content(stage_path)
+        record = self.record(stage_path)
+        assert record is not None
+        found = self._hashed_outputs(stage_path)
+        for name in sorted({*found, *record.outputs} - {LOG_FILE}):
+            if name not in record.outputs:
+                raise InputError(f"{stage_path}/{name} is not in its stage's record; remove it: what reads the stage would read it too")
+            if found.get(name) != record.outputs[name]:
+                raise InputError(
+                    f"{stage_path}/{name} is not what its record says (its sha256 differs); put back the file, or remove {stage_path} "
+                    "to make it again"
+                )
+        return content_of(found)
+
+    def _hashed_outputs(self, stage_path: str) -> dict[str, Output]:
+        """{name: hash} of the files in a stage's directory."""
+        folder = self.stage_dir(stage_path)
+        return {str(path.relative_to(folder)): self.hashes.of(path) for path in sorted(_outputs(folder))}
+
     def finish(self, stage: Stage, seconds: float, peak_memory_mb: float) -> Record:
         """Hash the outputs and write `done.json`."""
-        folder = self.stage_dir(stage.path)
-        outputs = {str(path.relative_to(folder)): hash_file(path) for path in sorted(_outputs(folder))}
+        outputs = self._hashed_outputs(stage.path)
         record = Record(
             fingerprint=stage.fingerprint,
             outputs=outputs,
-            content=digest({name: output.sha256 for name, output in outputs.items() if name != LOG_FILE}),
+            content=content_of(outputs),
             seconds=round(seconds, 2),
             peak_memory_mb=round(peak_memory_mb, 1),
         )
-        write_atomic(folder / DONE_FILE, dump(record))
+        write_atomic(self.stage_dir(stage.path) / DONE_FILE, dump(record))
         return record
 
     def stages(self) -> list[str]:
@@ -180,6 +214,11 @@ def make_stage(path: str, kind: str, spec: BaseModel, versions: Mapping[str, int
         input_fingerprints=fingerprints,
         fingerprint=digest([kind, values, dict(versions), fingerprints]),
     )
+
+
+def content_of(outputs: Mapping[str, Output]) -> str:
+    """The sha256 of the outputs' names and hashes, the log with its timings left out."""
+    return digest({name: output.sha256 for name, output in outputs.items() if name != LOG_FILE})
 
 
 def difference(found: Stage, planned: Stage) -> list[tuple[str, Any, Any]]:

@@ -199,6 +199,8 @@ def _launch(stage: Stage, run: RunDir, machine: Machine, processes: Processes) -
             ended = processes.run(_command(stage, machine, python, directory), started)
     except KeyboardInterrupt:
         raise StageError(f"{stage.path} was interrupted; the same command continues it") from None
+    finally:
+        run.refuse_changed_inputs(stage)
     if ended.code != 0:
         raise StageError(_failure(stage, ended.code))
     seconds = time.monotonic() - began

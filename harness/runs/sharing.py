@@ -62,9 +62,9 @@ def _take(stage: Stage, run: RunDir, other: RunDir, path: str) -> bool:
 
 def _is_whole(other: RunDir, path: str) -> bool:
     try:
-        other.checked_content(path)
+        other.read_content(path)
     except InputError:
-        return False  # its weights, responses or samples are not here, as in a fresh checkout
+        return False  # its weights, responses or samples are not here, as in a fresh checkout, or are not what its record says
     return True
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 from pathlib import Path
@@ -173,6 +174,52 @@ def test_training_log_bears_no_identity(finished: RunDir) -> None:
     shutil.rmtree(finished.stage_dir("iter0/train"))
     reproduce(finished)
     assert launched(finished.path) == ["iter0/train"]
+    assert runner.verify(finished)[0] == []
+
+
+def test_swapped_input_is_refused_before_it_is_read(finished: RunDir) -> None:
+    """Another checkpoint of the same size in an input's place is found by its bytes, whatever its times say; put back, all goes on."""
+    ours, other = (finished.stage_dir(path) / "checkpoint" / "model.safetensors" for path in ("iter1/train", "iter0/train"))
+    kept, times = ours.read_bytes(), ours.stat()
+    shutil.rmtree(finished.stage_dir("iter1/eval/distribution"))
+    shutil.copyfile(other, ours)
+    os.utime(ours, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(InputError, match=r"iter1/train/checkpoint/model\.safetensors is not what its record says.*put back"):
+        reproduce(finished)
+    assert launched(finished.path) == []
+    ours.write_bytes(kept)
+    reproduce(finished)
+    assert launched(finished.path) == ["iter1/eval/distribution"]
+    assert runner.verify(finished)[0] == []
+
+
+def test_file_beside_an_inputs_outputs_is_refused(finished: RunDir) -> None:
+    """A stage reads whole directories, so a file there that no record lists is no input."""
+    shutil.rmtree(finished.stage_dir("iter1/train"))
+    shutil.rmtree(finished.stage_dir("iter1/eval/distribution"))
+    added = finished.stage_dir("iter1/generate") / "responses" / "00001.jsonl"
+    added.write_text("{}")
+    with pytest.raises(InputError, match=r"iter1/generate/responses/00001\.jsonl is not in its stage's record; remove it"):
+        reproduce(finished)
+    assert launched(finished.path) == []
+
+
+@pytest.mark.parametrize("end", ["swap", "swap exit 1"])
+def test_input_that_changes_while_it_is_read_is_never_built_upon(finished: RunDir, monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+    """A checkpoint exchanged during its evaluation: no record is written, and the evaluation does not go on from what it has."""
+    shutil.rmtree(finished.stage_dir("iter1/eval/distribution"))
+    checkpoint = finished.stage_dir("iter1/train") / "checkpoint" / "model.safetensors"
+    kept = checkpoint.read_bytes()
+    monkeypatch.setenv("FAKE_STAGES", f"iter1/eval/distribution {end}")
+    with pytest.raises(InputError, match=r"iter1/train changed while iter1/eval/distribution read it; put it back.*remove iter1/eval/dist"):
+        reproduce(finished)
+    monkeypatch.delenv("FAKE_STAGES")
+    checkpoint.write_bytes(kept)
+    with pytest.raises(InputError, match=r"was made from other bytes of iter1/train than those there now; remove"):
+        reproduce(finished)
+    assert finished.record("iter1/eval/distribution") is None
+    shutil.rmtree(finished.stage_dir("iter1/eval/distribution"))
+    reproduce(finished)
     assert runner.verify(finished)[0] == []
 
 
