@@ -13,12 +13,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import TypedDict
 
-from harness.config import Strict, flatten
+from harness.config import InnerPath, Strict, flatten
 from harness.errors import InputError
 from harness.files import Hashes, Output, digest, dump, read_model, write_atomic
-from harness.machine import Machine
+from harness.machine import Machine, recorded
 from harness.recipe import Recipe
 
 State = Literal["missing", "partial", "done", "stale"]
@@ -31,11 +32,13 @@ class Stage(Strict):
     `fingerprint` is sha256 of canonical JSON of (kind, spec, versions, fingerprints of the inputs).
     """
 
-    path: str
+    model_config = ConfigDict(strict=True)
+
+    path: InnerPath
     kind: str
     spec: dict[str, Any]
     versions: dict[str, int] = {}
-    inputs: dict[str, str] = {}
+    inputs: dict[str, InnerPath] = {}
     input_fingerprints: dict[str, str] = {}
     fingerprint: str
 
@@ -48,24 +51,43 @@ class Accepted(Strict):
     because: str
 
 
+class Provenance(TypedDict, total=False):
+    """Where a launch came from: what `runs.provenance.collect` found then, and which run or file it was taken from. All may be absent."""
+
+    __pydantic_config__ = ConfigDict(extra="allow", strict=True)  # type: ignore[misc]
+
+    commit: str | None
+    dirty: bool | None
+    command: str
+    python: str
+    versions: dict[str, str]
+    platform: str
+    processor: str
+    num_cpus: int | None
+    shared_from: str
+    imported: dict[str, Any]
+
+
 class Launch(Strict):
     """`stage.json`: the stage, the machine of the last launch, and where each launch came from."""
 
     stage: Stage
     machine: Machine
     input_contents: dict[str, str] = {}
-    launches: list[dict[str, Any]] = []
+    launches: list[Provenance] = []
     accepted: list[Accepted] = []
 
 
 class Record(Strict):
     """`done.json`. `content` is `content_of` the outputs; `peak_memory_mb` is that of the stage's process."""
 
+    model_config = ConfigDict(strict=True)
+
     fingerprint: str
-    outputs: dict[str, Output]
+    outputs: dict[InnerPath, Output]
     content: str
-    seconds: float
-    peak_memory_mb: float
+    seconds: float = Field(ge=0)
+    peak_memory_mb: float = Field(ge=0)
 
 
 class RunDir:
@@ -97,14 +119,14 @@ class RunDir:
         path = self.stage_dir(stage_path) / DONE_FILE
         return read_model(Record, path) if path.exists() else None
 
-    def begin(self, stage: Stage, machine: Machine, provenance: dict[str, Any]) -> None:
+    def begin(self, stage: Stage, machine: Machine, provenance: Provenance) -> None:
         """Write `stage.json` for a launch; the inputs must be whole, and what lies there already must have a `stage.json`."""
         earlier, folder = self.launch(stage.path), self.stage_dir(stage.path)
         if earlier is None and ((folder / DONE_FILE).exists() or any(_outputs(folder))):
             raise InputError(f"{folder} holds files but no {STAGE_FILE} that says what made them; remove {folder} and run again")
         launch = Launch(
             stage=stage,
-            machine=machine,
+            machine=recorded(machine),
             input_contents=self._as_used(stage, {role: self.read_content(path) for role, path in stage.inputs.items()}),
             launches=[*(earlier.launches if earlier else []), provenance],
             accepted=earlier.accepted if earlier else [],
@@ -174,9 +196,10 @@ class RunDir:
         return content_of(found)
 
     def _hashed_outputs(self, stage_path: str) -> dict[str, Output]:
-        """{name: hash} of the files in a stage's directory."""
-        folder = self.stage_dir(stage_path)
-        return {str(path.relative_to(folder)): self.hashes.of(path) for path in sorted(_outputs(folder))}
+        """{name: hash} of the files in a stage's directory, and of those recorded where a folder of them is a link to another disk."""
+        folder, record = self.stage_dir(stage_path), self.record(stage_path)
+        paths = {*_outputs(folder), *(folder / name for name in (record.outputs if record else ()) if (folder / name).exists())}
+        return {str(path.relative_to(folder)): self.hashes.of(path) for path in sorted(paths)}
 
     def finish(self, stage: Stage, seconds: float, peak_memory_mb: float) -> Record:
         """Hash the outputs and write `done.json`."""
@@ -194,6 +217,11 @@ class RunDir:
     def stages(self) -> list[str]:
         """Paths of the stages found on disk."""
         return sorted(str(path.parent.relative_to(self.path)) for path in self.path.rglob(STAGE_FILE))
+
+    def strays(self, stage_path: str, record: Record) -> list[str]:
+        """Files in a stage's directory that `record` does not list."""
+        folder = self.stage_dir(stage_path)
+        return sorted({str(path.relative_to(folder)) for path in _outputs(folder)} - set(record.outputs))
 
     def finished(self) -> dict[str, str]:
         """{fingerprint: path} of the stages whose work is done."""
@@ -214,6 +242,11 @@ def make_stage(path: str, kind: str, spec: BaseModel, versions: Mapping[str, int
         input_fingerprints=fingerprints,
         fingerprint=digest([kind, values, dict(versions), fingerprints]),
     )
+
+
+def fingerprint_of(stage: Stage) -> str:
+    """The fingerprint that follows from what `stage` states."""
+    return digest([stage.kind, stage.spec, stage.versions, stage.input_fingerprints])
 
 
 def content_of(outputs: Mapping[str, Output]) -> str:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 
 from harness.config import Model, Strict
 from harness.errors import InputError, MachineError
@@ -25,8 +25,10 @@ SETTLED_SECONDS = 2.0
 class Output(Strict):
     """A file a stage left: bytes and sha256."""
 
-    size: int
-    sha256: str
+    model_config = ConfigDict(strict=True)
+
+    size: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
 def canonical(value: Any) -> str:

@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from harness.config import Strict
+from harness.config import FileName, Strict
 
 REVISION_PATTERN = re.compile(r"[0-9a-f]{40}")
 
@@ -144,7 +144,7 @@ class PairTraining(Strict):
 class Task(Strict):
     """A task of a benchmark. `limit` questions are asked (of each subtask, where `subtasks` are named); None asks all."""
 
-    name: str
+    name: FileName
     shots: int | None = None
     metric: str
     limit: int | None = Field(default=None, gt=0)
@@ -170,8 +170,8 @@ class Judge(Strict):
 class Benchmark(Strict):
     """A component of harness/benchmarks with its tasks. `protocol` names the rules the scores were made under."""
 
-    name: str
-    protocol: str
+    name: FileName
+    protocol: FileName
     tasks: tuple[Task, ...]
     judge: Judge | None = None
     max_new_tokens: int | None = None

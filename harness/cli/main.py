@@ -175,12 +175,12 @@ def explain(
 
 @app.command()
 def verify(run: RunOrBundleArg, format: FormatOption = "text") -> None:
-    """Re-hash every output of a run, or of a bundle, against its records."""
+    """Compute again what can be: hashes, identities and tables of a run, or of a bundle, against its records."""
     if run.is_file():
         damage, absent, checked = bundling.verify_bundle(run)
     else:
         read_recipe(run)
-        damage, absent, checked = runner.verify(RunDir(run))
+        damage, absent, checked = bundling.verify_run(run)
     if format == "json":
         show_json({"damage": [item._asdict() for item in damage], "absent": absent, "checked": checked})
     else:
