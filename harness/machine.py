@@ -81,7 +81,7 @@ class Machine(Strict):
         if hidden:
             raise ValueError(f"replica_env sets {', '.join(hidden)}; a record would show its value: set it in `env`, for all replicas")
         if self.server is not None and "@" in self.server:
-            raise ValueError("server holds a user or password, which a record would show; give the key by OPENAI_API_KEY")
+            raise ValueError("server holds a user or password, which a record would show; give the key by ENGINE_API_KEY")
         return self
 
 

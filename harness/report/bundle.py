@@ -137,7 +137,8 @@ def _unpack(path: Path, folder: Path) -> Path:
             members = _members(path, tar)
             needed, free = sum(member.size for member in members), shutil.disk_usage(folder).free
             if needed > free:
-                raise MachineError(f"{path} unpacks to {needed >> 20} MiB, {folder.parent} has {free >> 20} MiB free; set TMPDIR to another disk")
+                place = f"{folder.parent} has {free >> 20} MiB free"
+                raise MachineError(f"{path} unpacks to {needed >> 20} MiB, {place}; set TMPDIR to another disk")
             for member in members:
                 _write_member(tar, member, folder)
     except UNREADABLE as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -136,3 +137,19 @@ def test_across_disks_files_are_copied(made: RunDir, tmp_path: Path, monkeypatch
     run = RunDir(tmp_path / "other")
     assert share(plan(small_recipe("other")), run, [made])
     assert verify(run)[:2] == ([], [])
+
+
+def test_a_neighbours_word_is_not_taken(made: RunDir, tmp_path: Path) -> None:
+    """Promise: what is a link out of the other run, is not what its record says, or states another identity than its spec, is left."""
+    secret = tmp_path / "secret"
+    (made.stage_dir("sft/model") / "checkpoint" / "model.safetensors").rename(secret)
+    (made.stage_dir("sft/model") / "checkpoint" / "model.safetensors").symlink_to(secret)
+    prompts = made.stage_dir("prompts") / "checkpoint" / "model.safetensors"
+    prompts.write_bytes(bytes(len(prompts.read_bytes())))
+    preferences = made.stage_dir("dpo/preferences") / "stage.json"
+    text = json.loads(preferences.read_text())
+    text["stage"]["spec"]["prompts"]["num_prompts"] += 1
+    preferences.write_text(json.dumps(text))
+    run = RunDir(tmp_path / "other")
+    assert share(plan(small_recipe("other")), run, [made]) == []
+    assert not run.path.exists() or not list(run.path.rglob("*.json"))
