@@ -17,6 +17,7 @@ from harness.config import Strict, flatten
 from harness.errors import HarnessError, InputError, suggest
 from harness.plan import rows
 from harness.recipe import Recipe
+from harness.report.formatting import one_line
 
 SHORT = 12
 """Characters of a hash shown to people; JSON holds all."""
@@ -164,13 +165,13 @@ def _lines(explanation: Explanation) -> Iterator[str]:
     yield f"  file      {explanation.score_path}"
     yield f"  sha256    {explanation.sha256}"
     for field, found in flatten(explanation.protocol).items():
-        yield f"  protocol  {_line(f'{field} = {found}')}"
+        yield f"  protocol  {one_line(f'{field} = {found}')}"
     for stage in explanation.stages:
         yield from _stage_lines(stage, explanation.task)
     if explanation.because:
         yield "recipe's reasons"
     for field, why in explanation.because.items():
-        yield f"  {field}: {_line(why)}"
+        yield f"  {field}: {one_line(why)}"
 
 
 def _stage_lines(stage: StageFacts, task: str) -> Iterator[str]:
@@ -181,17 +182,17 @@ def _stage_lines(stage: StageFacts, task: str) -> Iterator[str]:
     for role, path in stage.inputs.items():
         yield f"  input     {role} = {path} (content {stage.input_contents.get(role, 'not recorded')[:SHORT]})"
     for field, value in _of_task(stage.spec, task).items():
-        yield f"  {'value':<9} {_line(f'{field} = {value}')}"
+        yield f"  {'value':<9} {one_line(f'{field} = {value}')}"
     for name, number in stage.versions.items():
         yield f"  version   {name} {number}"
     for launch in stage.launches:
         tree = {True: " with local changes", False: "", None: " (tree not recorded)"}[launch.dirty]
-        yield f"  launch    commit {(launch.commit or 'not recorded')[:SHORT]}{tree}: {_line(launch.command or 'command not recorded')}"
+        yield f"  launch    commit {(launch.commit or 'not recorded')[:SHORT]}{tree}: {one_line(launch.command or 'command not recorded')}"
         packages = ", ".join(f"{name} {number}" for name, number in launch.versions.items())
         yield f"            python {launch.python or 'not recorded'}; {packages or 'versions not recorded'}"
     for accepted in stage.accepted:
         changes = ", ".join(f"{field}: {old} -> {new}" for field, old, new in accepted.difference)
-        yield f"  accepted  {_line(changes)}, because {_line(accepted.because)}"
+        yield f"  accepted  {one_line(changes)}, because {one_line(accepted.because)}"
 
 
 def _of_task(spec: dict[str, Any], task: str) -> dict[str, Any]:
@@ -201,6 +202,3 @@ def _of_task(spec: dict[str, Any], task: str) -> dict[str, Any]:
     return {field: value for field, value in spec.items() if not field.startswith(others)}
 
 
-def _line(text: str) -> str:
-    """Recorded text on one line, without control characters."""
-    return "".join(char for char in " ".join(text.split()) if char.isprintable())

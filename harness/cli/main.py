@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import sys
 import traceback
 from pathlib import Path
@@ -28,6 +29,7 @@ from harness.cli.printing import (
     load,
     out,
     plan_tables,
+    say,
     show,
     show_json,
     table,
@@ -36,6 +38,7 @@ from harness.cli.printing import (
 from harness.errors import HarnessError, InputError, MachineError, StageError
 from harness.report import bundle as bundling
 from harness.report import tables as tabulating
+from harness.report.formatting import visible
 from harness.runs import runner
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -53,6 +56,9 @@ DEFECT_EXIT = 70
 
 def main() -> None:
     """The console script: a user's mistake is one line and exit code 1; a defect keeps its traceback and exits with 70."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a terminal's encoding lacks is spelt out
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except StageError as error:  # the stage's own process has said why
@@ -149,13 +155,13 @@ def tables(
     """Rebuild the tables from the committed records alone."""
     if write:
         for path in (path for run in runs for path in tabulating.write_table(run, tabulating.read([run]))):
-            out.print(str(path), markup=False)
+            say(str(path))
         return
     table = tabulating.read(runs)
     if format == "text":
         tabulating.print_tables(table, out)
     else:
-        sys.stdout.write(tabulating.render(table, format))
+        sys.stdout.write(visible(tabulating.render(table, format)))
 
 
 @app.command()
@@ -168,7 +174,7 @@ def explain(
     """Trace a table's cell to its artifact, inputs, recipe values, commit and command."""
     found = explaining.explain(run, row, task)
     if format == "json":
-        print(found.model_dump_json(indent=1))
+        show_json(found.model_dump(mode="json"))
     else:
         explaining.print_explanation(found, out)
 

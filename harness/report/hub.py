@@ -24,7 +24,7 @@ from harness.files import hash_file, write_atomic
 from harness.plan import rows
 from harness.recipe import Recipe
 from harness.report.formatting import heading, questions_text, value_text
-from harness.report.tables import markdown_text
+from harness.report.tables import code_text, markdown_text
 
 DATASETS: dict[str, tuple[str, str | None]] = {
     "arc_challenge": ("allenai/ai2_arc", "ARC-Challenge"),
@@ -96,10 +96,14 @@ def _about(recipe: Recipe, row: str) -> Iterator[str]:
     yield ""
     yield f"- Recipe: {markdown_text(recipe.summary)}"
     model = recipe.sft_model
-    yield f"- Base model: `{model.name}` ({model.source}{f', revision `{model.revision}`' if model.revision else ''})."
+    yield f"- Base model: {code_text(model.name)} ({model.source}{_revision(model.revision)})."
     prompts = recipe.prompts
-    yield f"- Data: {prompts.num_prompts} prompts of `{prompts.dataset}`{f', revision `{prompts.revision}`' if prompts.revision else ''}."
+    yield f"- Data: {prompts.num_prompts} prompts of {code_text(prompts.dataset)}{_revision(prompts.revision)}."
     yield ""
+
+
+def _revision(revision: str | None) -> str:
+    return f", revision {code_text(revision)}" if revision else ""
 
 
 def _scores(table: ResultTable, row: str) -> Iterator[str]:
@@ -144,7 +148,8 @@ def _provenance(run: Path, row: str) -> Iterator[str]:
     for one in launch.launches if launch else ():
         state = " with local changes" if one.get("dirty") else ""
         versions = ", ".join(f"{name} {number}" for name, number in one.get("versions", {}).items())
-        yield f"- `{stage}`, identity `{launch.stage.fingerprint[:12] if launch else ''}`: commit `{one.get('commit')}`{state}; {versions}"
+        identity, commit = (code_text(text) for text in (launch.stage.fingerprint[:12] if launch else "", str(one.get("commit"))))
+        yield f"- `{stage}`, identity {identity}: commit {commit}{state}; {markdown_text(versions)}"
 
 
 CHECKPOINT = "checkpoint/"
