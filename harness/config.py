@@ -6,9 +6,9 @@ import importlib.util
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from harness.errors import RecipeError, suggest
@@ -17,9 +17,9 @@ UNKNOWN_FIELD = "unknown_field"
 
 
 class Strict(BaseModel):
-    """Frozen data whose unknown fields are errors, in `model_copy` too, where pydantic would keep them unseen."""
+    """Frozen data whose unknown fields are errors, in `model_copy` too, where pydantic would keep them unseen. Numbers are finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -36,6 +36,30 @@ class Strict(BaseModel):
 
 
 Model = TypeVar("Model", bound=BaseModel)
+MAX_PARTS, MAX_LENGTH = 12, 1000
+"""Of a path inside a directory."""
+
+
+def _is_inside(path: str) -> str:
+    """`path`, where it leads from a directory into that directory on every system; else a ValueError."""
+    parts = path.split("/")
+    if any(part in ("", ".", "..") for part in parts) or "\\" in path or ":" in path or not path.isprintable():
+        raise ValueError("is no path inside a directory (found an absolute one, '..', or characters that no name has)")
+    if len(parts) > MAX_PARTS or len(path) > MAX_LENGTH:
+        raise ValueError(f"is a path of more than {MAX_PARTS} names or {MAX_LENGTH} characters")
+    return path
+
+
+def _is_name(name: str) -> str:
+    if "/" in name:
+        raise ValueError("becomes a file's name, so it holds no '/'")
+    return _is_inside(name)
+
+
+InnerPath = Annotated[str, AfterValidator(_is_inside)]
+"""A path relative to a directory, in it."""
+FileName = Annotated[str, AfterValidator(_is_name)]
+"""A name that a file can have."""
 
 
 def build(kind: type[Model], **values: Any) -> Model:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from harness.config import Strict, find, load_attribute, shipped
 from harness.errors import MachineError, RecipeError
@@ -13,6 +14,14 @@ from harness.recipe import Recipe
 
 StageKind = Literal["model", "prompts", "preferences", "generate", "train", "evaluate"]
 MACHINES_DIR = shipped("machines")
+SHOWN_NAMES = frozenset(("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "TOKENIZERS_PARALLELISM", "TQDM_DISABLE", "RAY_ADDRESS"))
+SHOWN_PREFIXES = (
+    "ACCELERATE_", "CUBLAS_", "DS_", "FSDP_", "GLOO_", "HF_DATASETS_OFF", "HF_HUB_OFF", "KMP_", "MKL_", "NCCL_", "OMP_", "OPENBLAS_",
+    "PYTORCH_", "TORCH", "TRANSFORMERS_OFF", "VLLM_",
+)  # fmt: skip
+SECRET_WORDS = re.compile("KEY|TOKEN|SECRET|PASS|CREDENTIAL|AUTH")
+NOT_RECORDED = "(not recorded)"
+"""In the place of the value of a variable that is on no list of variables without secrets."""
 
 
 class Machine(Strict):
@@ -85,6 +94,26 @@ class Machine(Strict):
     """Of one device and a model of 1e9 parameters; estimates divide it by the model's size."""
     memory_gb: float
     """Of one device, in units of 1e9 bytes; a node's is this times its devices."""
+
+    @model_validator(mode="after")
+    def _keeps_secrets_out_of_records(self) -> Self:
+        """The stage reads these from its record, so a secret must not stand in them."""
+        hidden = sorted({name for one in self.replica_env for name in one if not is_shown(name)})
+        if hidden:
+            raise ValueError(f"replica_env sets {', '.join(hidden)}; a record would show its value: set it in `env`, for all replicas")
+        if self.server is not None and "@" in self.server:
+            raise ValueError("server holds a user or password, which a record would show; give the key by ENGINE_API_KEY")
+        return self
+
+
+def recorded(machine: Machine) -> Machine:
+    """`machine` as records and bundles may show it: of the variables that are not known to hold no secret, the names alone."""
+    return machine.model_copy(update={"env": {name: value if is_shown(name) else NOT_RECORDED for name, value in machine.env.items()}})
+
+
+def is_shown(name: str) -> bool:
+    """Whether the variable's value may stand in a record."""
+    return name in SHOWN_NAMES or (name.startswith(SHOWN_PREFIXES) and not SECRET_WORDS.search(name))
 
 
 def load(name_or_file: str) -> Machine:

@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from harness.config import Strict
+from harness.config import FileName, Strict
 
 REVISION_PATTERN = re.compile(r"[0-9a-f]{40}")
 
@@ -175,7 +175,7 @@ class PairTraining(Strict):
 class Task(Strict):
     """A task of a benchmark."""
 
-    name: str
+    name: FileName
     """As the benchmark calls it."""
     shots: int | None = None
     """Worked examples before each question; None leaves the number to the task."""
@@ -207,9 +207,9 @@ class Judge(Strict):
 class Benchmark(Strict):
     """A benchmark with its tasks."""
 
-    name: str
+    name: FileName
     """A component of harness/components/benchmarks."""
-    protocol: str
+    protocol: FileName
     """The rules the scores are made under, as docs/protocols.md names them."""
     tasks: tuple[Task, ...]
     """What is asked."""

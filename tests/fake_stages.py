@@ -1,7 +1,8 @@
 """Stages that take milliseconds: real processes that write a few bytes, so that the runner can be tested without torch.
 
 `use(monkeypatch)` puts them in the place of the real ones; `python -m tests.fake_stages reproduce ...` is the command line over them.
-FAKE_STAGES in the environment says what a stage does instead: 'iter0/train exit 70', 'iter0/train kill 9', 'iter0/train wait'.
+FAKE_STAGES in the environment says what a stage does instead: 'iter0/train exit 70', 'iter0/train kill 9', 'iter0/train wait',
+'sft/eval/x swap' (overwrites its first input, and goes on, or with 'swap exit 1' ends).
 """
 
 from __future__ import annotations
@@ -37,7 +38,11 @@ if path == stage["path"]:
             sys.exit(1)
     if what == "kill":
         os.kill(os.getpid(), int(number[0]))
-    sys.exit(int(number[0]))
+    if what == "swap":
+        input = root / next(iter(stage["inputs"].values())) / "checkpoint" / "model.safetensors"
+        input.write_text("x" * input.stat().st_size)
+    if number:
+        sys.exit(int(number[-1]))
 name = {"model": "checkpoint/model.safetensors", "train": "checkpoint/model.safetensors", "prompts": "prompts.jsonl",
         "preferences": "prompts.jsonl", "generate": "responses/00000.jsonl", "evaluate": "scores/kl.json"}[stage["kind"]]
 (folder / name).parent.mkdir(exist_ok=True)

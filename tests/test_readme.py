@@ -15,7 +15,7 @@ from harness.analysis import published
 from harness.artifact import RECIPE_FILE, RunDir
 from harness.cli.main import app
 from harness.report import tables
-from harness.runs.runner import verify
+from harness.runs.verification import verify
 from tests import ROOT
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))

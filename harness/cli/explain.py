@@ -15,6 +15,7 @@ from harness.analysis.scores import RunScores, TaskColumn, load_scores
 from harness.artifact import Accepted, Launch, RunDir
 from harness.config import Strict, flatten
 from harness.errors import HarnessError, InputError, suggest
+from harness.report.formatting import one_line
 from harness.runs.provenance import describe
 
 SHORT = 12
@@ -161,13 +162,13 @@ def _lines(explanation: Explanation) -> Iterator[str]:
     yield f"  file      {explanation.score_path}"
     yield f"  sha256    {explanation.sha256}"
     for field, found in flatten(explanation.protocol).items():
-        yield f"  protocol  {_line(f'{field} = {found}')}"
+        yield f"  protocol  {one_line(f'{field} = {found}')}"
     for stage in explanation.stages:
         yield from _stage_lines(stage, explanation.task)
     if explanation.because:
         yield "recipe's reasons"
     for field, why in explanation.because.items():
-        yield f"  {field}: {_line(why)}"
+        yield f"  {field}: {one_line(why)}"
 
 
 def _stage_lines(stage: StageFacts, task: str) -> Iterator[str]:
@@ -178,16 +179,16 @@ def _stage_lines(stage: StageFacts, task: str) -> Iterator[str]:
     for role, path in stage.inputs.items():
         yield f"  input     {role} = {path} (content {stage.input_contents.get(role, 'not recorded')[:SHORT]})"
     for field, value in _of_task(stage.spec, task).items():
-        yield f"  {'value':<9} {_line(f'{field} = {value}')}"
+        yield f"  {'value':<9} {one_line(f'{field} = {value}')}"
     for name, number in stage.versions.items():
         yield f"  version   {name} {number}"
     for launch in stage.launches:
         text = describe(launch.model_dump())
-        yield f"  launch    commit {text.commit}: {_line(text.command)}"
+        yield f"  launch    commit {text.commit}: {one_line(text.command)}"
         yield f"            python {text.python}; {text.packages}"
     for accepted in stage.accepted:
         changes = ", ".join(f"{field}: {old} -> {new}" for field, old, new in accepted.difference)
-        yield f"  accepted  {_line(changes)}, because {_line(accepted.because)}"
+        yield f"  accepted  {one_line(changes)}, because {one_line(accepted.because)}"
 
 
 def _of_task(spec: dict[str, Any], task: str) -> dict[str, Any]:
@@ -197,6 +198,3 @@ def _of_task(spec: dict[str, Any], task: str) -> dict[str, Any]:
     return {field: value for field, value in spec.items() if not field.startswith(others)}
 
 
-def _line(text: str) -> str:
-    """Recorded text on one line, without control characters."""
-    return "".join(char for char in " ".join(text.split()) if char.isprintable())

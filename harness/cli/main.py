@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import sys
 import traceback
 from pathlib import Path
@@ -29,6 +30,7 @@ from harness.cli.printing import (
     out,
     plan_tables,
     plural,
+    say,
     show,
     show_json,
     table,
@@ -37,7 +39,8 @@ from harness.cli.printing import (
 from harness.cli.watch import watch as watch_stages
 from harness.errors import USER_ERROR_EXIT, HarnessError, InputError, MachineError, StageError
 from harness.files import is_disk_full
-from harness.report.bundle import verify_bundle
+from harness.report.bundle import verify_bundle, verify_run
+from harness.report.formatting import visible
 from harness.report.tables import print_tables, read_table, render, write_table, write_tables
 from harness.runs import runner
 
@@ -55,6 +58,9 @@ DEFECT_EXIT = 70
 
 def main() -> None:
     """The console script: a user's mistake is one line and exit code 1; a defect keeps its traceback and exits with 70."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a terminal's encoding lacks is spelt out
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except StageError as error:  # the stage's own process has said why
@@ -151,13 +157,13 @@ def tables(
     """Rebuild the tables from the committed records alone."""
     if write:
         for path in (path for run in runs for path in write_table(run, read_table([run]))):
-            out.print(str(path), markup=False)
+            say(str(path))
         return
     table = read_table(runs)
     if format == "text":
         print_tables(table, out)
     else:
-        sys.stdout.write(render(table, format))
+        sys.stdout.write(visible(render(table, format)))
 
 
 @app.command()
@@ -170,19 +176,19 @@ def explain(
     """Trace a table's cell to its artifact, inputs, recipe values, commit and command."""
     found = explain_cell(run, row, task)
     if format == "json":
-        print(found.model_dump_json(indent=1))
+        show_json(found.model_dump(mode="json"))
     else:
         print_explanation(found, out)
 
 
 @app.command()
 def verify(run: RunOrBundleArg, format: FormatOption = "text") -> None:
-    """Re-hash every output of a run, or of a bundle, against its records."""
+    """Compute again what can be: hashes, identities and tables of a run, or of a bundle, against its records."""
     if run.is_file():
         damage, absent, checked = verify_bundle(run)
     else:
         read_recipe(run)
-        damage, absent, checked = runner.verify(RunDir(run))
+        damage, absent, checked = verify_run(run)
     if format == "json":
         show_json({"damage": [item._asdict() for item in damage], "absent": absent, "checked": checked})
     else:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 from rich import box
-from rich.console import Console, Group
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -19,6 +19,7 @@ from harness import recipe as recipes
 from harness.analysis.deviations import Listing
 from harness.machine import Machine
 from harness.recipe import Recipe
+from harness.report.formatting import Terminal
 
 COSTS = {
     "tokens": "tokens",
@@ -34,10 +35,10 @@ COSTS = {
 
 def table(title: str, rows: Listing) -> Table:
     """`rows` under their own keys; the first column stays whole, the others wrap."""
-    shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    shown = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for i, name in enumerate(rows[0] if rows else ()):
         numbers = all(isinstance(row[name], (int, float, type(None))) for row in rows)
-        shown.add_column(name.replace("_", " "), overflow="fold", no_wrap=i == 0, justify="right" if i and numbers else "left")
+        shown.add_column(escape(name.replace("_", " ")), overflow="fold", no_wrap=i == 0, justify="right" if i and numbers else "left")
     for row in rows:
         shown.add_row(*(escape(_text(value)) for value in row.values()))
     return shown
@@ -110,8 +111,8 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-out = Console(soft_wrap=False)
-err = Console(stderr=True, soft_wrap=True, highlight=False)
+out = Terminal(soft_wrap=False)
+err = Terminal(stderr=True, soft_wrap=True, highlight=False)
 Format = Literal["text", "json"]
 RecipeArg = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name, or a Python file that defines `recipe`.")]
 RunArg = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory, such as results/tiny.")]
@@ -143,6 +144,11 @@ def show(title: str, rows: Listing, format: Format, only_in_json: Sequence[str] 
 def show_json(value: Any) -> None:
     """`value` on stdout, indented."""
     print(json.dumps(value, indent=1))
+
+
+def say(line: str) -> None:
+    """A line on stdout, never broken."""
+    out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def announce(line: str) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.printing import FormatOption, RunArg, out
+from harness.cli.printing import FormatOption, RunArg, out, say, show_json
 
 app = typer.Typer()
 
@@ -26,7 +26,7 @@ def report(
     with requires("report", "matplotlib", "jinja2"):
         from harness.report.html_report import write_report
 
-    typer.echo(str(write_report(run, plots_dir)))
+    say(str(write_report(run, plots_dir)))
 
 
 @app.command()
@@ -41,7 +41,7 @@ def compare(
 
     found = head_to_head.compare(head_to_head.parse_side(left), head_to_head.parse_side(right), samples)
     if format == "json":
-        typer.echo(found.model_dump_json(indent=1))
+        show_json(found.model_dump(mode="json"))
     else:
         head_to_head.print_comparison(found, out)
 
@@ -54,7 +54,7 @@ def bundle(
     """Pack records, scores, samples, tables, report and environment into one archive that `harness verify` checks offline."""
     from harness.report.bundle import write_bundle
 
-    typer.echo(str(write_bundle(run, out_file)))
+    say(str(write_bundle(run, out_file)))
 
 
 @app.command()
@@ -66,7 +66,7 @@ def card(
     """Write a Hub model card: results with their rules, base model, data, recipe, deviations."""
     from harness.report.hub import write_card
 
-    typer.echo(str(write_card(run, iteration, out_file)))
+    say(str(write_card(run, iteration, out_file)))
 
 
 @app.command()
@@ -84,12 +84,12 @@ def push(
 
     prepared = prepare(run, iteration, repo)
     for name in sorted(prepared.files):
-        typer.echo(name)
+        say(name)
     if not yes:
-        typer.echo(f"nothing was sent; add --yes to upload these {len(prepared.files)} files to {repo}")
+        say(f"nothing was sent; add --yes to upload these {len(prepared.files)} files to {repo}")
         return
     upload(prepared, HfApi(), private=not public)
-    typer.echo(f"uploaded to {repo}")
+    say(f"uploaded to {repo}")
 
 
 @app.command()
@@ -101,4 +101,4 @@ def index(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folde
         from harness.report.html_pages import write_index
 
     for path in write_index(folder):
-        typer.echo(str(path))
+        say(str(path))

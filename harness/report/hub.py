@@ -25,7 +25,7 @@ from harness.files import hash_file, write_atomic
 from harness.plan import iteration_of
 from harness.recipe import Recipe
 from harness.report.formatting import heading, questions_text, value_text
-from harness.report.tables import markdown_text
+from harness.report.tables import code_text, markdown_text
 from harness.runs.provenance import describe
 
 DATASETS: dict[str, tuple[str, str | None]] = {
@@ -98,10 +98,14 @@ def _about(recipe: Recipe, row: str) -> Iterator[str]:
     yield ""
     yield f"- Recipe: {markdown_text(recipe.summary)}"
     model = recipe.sft_model
-    yield f"- Base model: `{model.name}` ({model.source}{f', revision `{model.revision}`' if model.revision else ''})."
+    yield f"- Base model: {code_text(model.name)} ({model.source}{_revision(model.revision)})."
     prompts = recipe.prompts
-    yield f"- Data: {prompts.num_prompts} prompts of `{prompts.dataset}`{f', revision `{prompts.revision}`' if prompts.revision else ''}."
+    yield f"- Data: {prompts.num_prompts} prompts of {code_text(prompts.dataset)}{_revision(prompts.revision)}."
     yield ""
+
+
+def _revision(revision: str | None) -> str:
+    return f", revision {code_text(revision)}" if revision else ""
 
 
 def _scores(table: ResultTable, row: str) -> Iterator[str]:

@@ -12,9 +12,8 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from harness.artifact import RunDir, Stage
+from harness.artifact import Provenance, RunDir, Stage
 from harness.errors import USER_ERROR_EXIT, HarnessError, MachineError, StageError
 from harness.machine import Machine
 from harness.runs import lock as locks
@@ -110,10 +109,13 @@ def _launch(stage: Stage, run: RunDir, machine: Machine, processes: Processes, s
     python = _interpreter(stage, machine)
     run.begin(stage, machine, {**provenance.collect(), **_provenance_in(python)})
     began = time.monotonic()
-    if _forks(stage, machine, python):
-        ended = processes.fork(directory, started)
-    else:
-        ended = processes.run(_command(stage, machine, python, directory), started, machine.env)
+    try:
+        if _forks(stage, machine, python):
+            ended = processes.fork(directory, started)
+        else:
+            ended = processes.run(_command(stage, machine, python, directory), started, machine.env)
+    finally:
+        run.refuse_changed_inputs(stage)
     if ended.code != 0:
         raise StageError(_failure(stage, ended.code))
     seconds = time.monotonic() - began
@@ -152,7 +154,7 @@ def _interpreter(stage: Stage, machine: Machine) -> str:
     return str(path)
 
 
-def _provenance_in(python: str) -> dict[str, Any]:
+def _provenance_in(python: str) -> Provenance:
     """Python and package versions in another interpreter, which must have harness; nothing for our own."""
     if python == sys.executable:
         return {}

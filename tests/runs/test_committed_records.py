@@ -14,6 +14,7 @@ from harness.plan import plan
 from harness.recipe import load
 from harness.runs import runner
 from harness.runs.committed_records import UNCOMMITTED, is_records_only
+from harness.runs.verification import verify
 from tests import SMALL, fake_stages
 
 CPU = machine.load("cpu")
@@ -45,7 +46,7 @@ def test_everything_is_made_and_the_records_are_kept(cloned: RunDir) -> None:
     assert "only committed records, no weights" in lines[0]
     assert str(aside) in lines[0]
     assert fake_stages.launched(cloned.path) == PATHS
-    damage, absent, checked = runner.verify(RunDir(aside))
+    damage, absent, checked = verify(RunDir(aside))
     assert (damage, bool(absent), checked > 0) == ([], True, True)
     assert all(line.endswith("done earlier") for line in reproduce(cloned))
 

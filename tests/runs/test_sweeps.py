@@ -21,6 +21,7 @@ from harness.runs import launches, runner
 from harness.runs import sweeps as sweeping
 from harness.runs.sweeps import Sweep, seeded
 from harness.runs.sweeps import load as load_sweep
+from harness.runs.verification import verify
 from tests.tiny_family import fake_stages, listening, quiet, small_recipe, small_sweep, stage_dirs
 
 CPU = machine.load("cpu")
@@ -55,7 +56,7 @@ def test_no_stage_runs_twice(finished: Finished) -> None:
     assert finished.lines[-1] == f"{len(ran)} stage(s) ran, {shared} were shared; everything is in {finished.out}"
     assert sum(": shared with" in line for line in finished.lines) == shared
     for recipe in sweep.recipes:
-        assert runner.verify(RunDir(finished.out / recipe.name))[:2] == ([], [])
+        assert verify(RunDir(finished.out / recipe.name))[:2] == ([], [])
 
 
 def test_a_damaged_run_beside_the_sweep_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
