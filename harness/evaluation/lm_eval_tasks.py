@@ -83,7 +83,7 @@ def load_definition(task: Task, definition: Definition) -> dict[str, Configurabl
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
-            f"the data set of {task.name} cannot be had: {reason}; run once with the network (HF_HUB_OFFLINE unset), "
+            f"the data set of {task.name} could not be loaded: {reason}; run once with the network (HF_HUB_OFFLINE unset), "
             "or point HF_HUB_CACHE and HF_DATASETS_CACHE at a cache that holds it"
         ) from None
     return {name: _changed(subtask, definition) for name, subtask in loaded["tasks"].items()}

@@ -150,7 +150,7 @@ def test_all_27_tasks_of_big_bench_hard_are_known() -> None:
     """Each has lm-eval's file; one whose data is not in the cache says so in a line."""
     assert len(big_bench.PROTOCOLS["current"]) == 27
     task = Task(name="bbh_web_of_lies", shots=3, metric="exact_match")
-    with pytest.raises(InputError, match="bbh_web_of_lies cannot be had"):
+    with pytest.raises(InputError, match="bbh_web_of_lies could not be loaded"):
         load_definition(task, big_bench.PROTOCOLS["current"][task.name])
 
 
