@@ -46,6 +46,12 @@ def explain(kind: type[BaseModel] | None, error: ValidationError) -> str:
     return f"{title}{'.' + field if field else ''}: {first['msg'].removeprefix('Value error, ')}{found}"
 
 
+def first_fault(error: ValidationError) -> str:
+    """Where data from outside is wrong first, and how, in one line; nothing of the data's own text."""
+    fault = error.errors(include_input=False, include_url=False)[0]
+    return ": ".join(filter(None, (".".join(map(str, fault["loc"])), fault["msg"])))
+
+
 def _fields_of(title: str, parents: tuple[int | str, ...]) -> list[str]:
     """The fields of the model found by following `parents` from the model called `title`."""
     model = next((cls for cls in Strict.__subclasses__() if cls.__name__ == title), None)
