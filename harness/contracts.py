@@ -1,6 +1,7 @@
 """The contracts, on one page. A component is one file; its name in a recipe is its file's name; there is no registry.
 
-Every component has `VERSION: int`, part of the identity of what it makes: bump it when its numbers change.
+Every component has `VERSION: int`, part of the identity of what it makes: bump it when its numbers change. A benchmark may state
+{protocol: int} instead, so that a change under one protocol leaves the others' finished work as it is.
 
     sources/NAME.py      load(spec: PromptSource) -> list[Row]
                          prompts and real responses, in training order
@@ -133,9 +134,14 @@ def load(kind: Kind, name: str) -> Any:
     return importlib.import_module(f"harness.components.{kind}.{name}")
 
 
-def version(kind: Kind, name: str) -> int:
-    """The component's VERSION, read from its source without importing it."""
-    return int(_constant(_path(kind, name), "VERSION", "1"))
+def version(kind: Kind, name: str, protocol: str | None = None) -> int:
+    """The component's VERSION, under a protocol where it states one for each, read from its source without importing it."""
+    stated = _constant(_path(kind, name), "VERSION", "1")
+    if not isinstance(stated, dict):
+        return int(stated)
+    if protocol not in stated:
+        raise RecipeError(f"benchmark {name} has no protocol {protocol!r}{suggest(str(protocol), stated)}")
+    return int(stated[protocol])
 
 
 def branches(objective: str) -> tuple[str, ...]:
