@@ -15,7 +15,8 @@ Every component has `VERSION: int`, part of the identity of what it makes: bump 
                          loss(logps: PairLogps, beta: float, *, mu: float) -> Tensor (B,), one loss per pair;
                          what it takes by keyword only ("mu") is what the recipe states as `parameters`, all of it
     benchmarks/NAME.py   open_benchmark(job: Job) -> Callable[[Task], Result]; the model is loaded once, then tasks are scored
-    judges/NAME.py       NEEDS_MODEL: bool; parse(verdict: str) -> float | None; and to get the verdict
+    judges/NAME.py       NEEDS_MODEL: bool; parse(verdict: str) -> float | None
+                         is_fallback(verdict: str) -> bool       whether that rating was read by a looser rule; and to get the verdict
                          a model's: render(turn: Turn, templates: Mapping[str, Mapping[str, str]]) -> list[dict[str, str]]
                          a rule's: decide(turn: Turn) -> str
 """

@@ -152,14 +152,15 @@ class Task(Strict):
 
 
 class Judge(Strict):
-    """Who grades MT-Bench answers. `name` is a component of harness/judges; `model` None means no judge was chosen: answers only.
+    """Who grades MT-Bench answers. `name` is a component of harness/components/judges: its prompts, and its rule for reading a rating;
+    "mt_bench_single" is FastChat's own, for numbers beside others made with it. `model` None means no judge was chosen: answers only.
 
     `model` is the name the endpoint serves, `revision` the 40-hex commit of the weights behind it where they are open. A turn is graded
     `repeats` times and its score is the mean of the readable ratings. The endpoint is OPENAI_BASE_URL and its key OPENAI_API_KEY, both
     from the environment. A rule-based judge needs neither.
     """
 
-    name: str = "mt_bench_single"
+    name: str = "mt_bench_strict"
     model: str | None = None
     revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
     temperature: float = 0.0

@@ -1,9 +1,9 @@
 """MT-Bench: two-turn questions, answered by the recipe's engine, each turn graded from 1 to 10 by a judge.
 
 As FastChat's gen_model_answer.py and gen_judgment.py with single-answer grading, with these differences: the prompt is the
-checkpoint's own chat template; sampling is plain (FastChat leaves transformers' default top_k of 50 in place); a verdict without
-one readable rating is unscored and counted. A turn graded several times scores the mean of its readable ratings. Questions, GPT-4's
-references and the judge's prompts are read from the Space lmsys/mt-bench; tasks called tiny_* ask procedural two-turn questions
+checkpoint's own chat template; sampling is plain (FastChat leaves transformers' default top_k of 50 in place); a verdict in which the
+judge component reads no rating is unscored and counted. A turn graded several times scores the mean of its readable ratings. Questions,
+GPT-4's references and the judge's prompts are read from the Space lmsys/mt-bench; tasks called tiny_* ask procedural two-turn questions
 instead, the second turn a new instruction of the same family.
 """
 
@@ -175,7 +175,8 @@ def _verdicts(job: Job, turns: Mapping[str, Turn], ask: Ask) -> dict[str, list[V
 def _score(job: Job, task: Task, turns: Mapping[str, Turn], verdicts: Verdicts | None) -> Score:
     """Points of 10 over all turns, a question's turns as one cluster; in the details by category and by turn.
 
-    A verdict is unreadable when no rating can be read in it, a turn unscored when all its verdicts are.
+    A verdict is unreadable when no rating can be read in it, a turn unscored when all its verdicts are. `read_by_fallback` counts verdicts
+    whose rating was read by the looser part of the judge component's rule.
     """
     read = _ratings(job, verdicts) if verdicts else {}
     ratings = {key: rating_of(read.get(key, ())) for key in turns}
@@ -194,6 +195,7 @@ def _score(job: Job, task: Task, turns: Mapping[str, Turn], verdicts: Verdicts |
             "unreadable": sum(rating is None for found in read.values() for rating in found),
             "refused": dict(Counter(verdict.refused for verdict in asked if verdict.refused)),
         }
+        details["read_by_fallback"] = _read_by_fallback(job, asked)
     return Score(
         benchmark=job.benchmark.name,
         task=task.name,
@@ -218,6 +220,12 @@ def _ratings(job: Job, verdicts: Verdicts) -> dict[str, list[float | None]]:
     assert job.benchmark.judge is not None
     parse = load("judges", job.benchmark.judge.name).parse
     return {key: [None if verdict.refused else parse(verdict.text) for verdict in found] for key, found in verdicts.items()}
+
+
+def _read_by_fallback(job: Job, verdicts: Sequence[Verdict]) -> int:
+    assert job.benchmark.judge is not None
+    is_fallback = load("judges", job.benchmark.judge.name).is_fallback
+    return sum(is_fallback(verdict.text) for verdict in verdicts if not verdict.refused)
 
 
 def _sample(question: Question, answers: Sequence[dict[str, Any]], score: Score, verdicts: Verdicts | None) -> dict[str, Any]:
