@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from transformers import AutoTokenizer
@@ -196,6 +197,7 @@ def _score(job: Job, task: Task, turns: Mapping[str, Turn], verdicts: Verdicts |
             "refused": dict(Counter(verdict.refused for verdict in asked if verdict.refused)),
         }
         details["read_by_fallback"] = _read_by_fallback(job, asked)
+        details |= _note_on_refused(turns, verdicts)
     return Score(
         benchmark=job.benchmark.name,
         task=task.name,
@@ -220,6 +222,17 @@ def _ratings(job: Job, verdicts: Verdicts) -> dict[str, list[float | None]]:
     assert job.benchmark.judge is not None
     parse = load("judges", job.benchmark.judge.name).parse
     return {key: [None if verdict.refused else parse(verdict.text) for verdict in found] for key, found in verdicts.items()}
+
+
+def _note_on_refused(turns: Mapping[str, Turn], verdicts: Verdicts) -> dict[str, str]:
+    """A note where every verdict on some turn was refused: how long these turns are beside the others, whose mean the score then is."""
+    lengths: dict[bool, list[int]] = {True: [], False: []}
+    for key, turn in turns.items():
+        lengths[all(verdict.refused for verdict in verdicts[key])].append(sum(map(len, (*turn.questions, *turn.answers))))
+    if not lengths[True]:
+        return {}
+    means = {refused: f"{fmean(found):.0f} characters" if found else "none" for refused, found in lengths.items()}
+    return {"note": f"{len(lengths[True])} turns refused, in the mean {means[True]} of dialogue; the graded {means[False]}"}
 
 
 def _read_by_fallback(job: Job, verdicts: Sequence[Verdict]) -> int:

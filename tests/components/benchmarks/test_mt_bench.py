@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from harness.analysis.comparability import rules_against
+from harness.analysis.published import CLAIMS
 from harness.analysis.scores import other_rules
 from harness.components.benchmarks.mt_bench import TEMPERATURES, open_benchmark
 from harness.components.engines.hf import Engine
@@ -156,6 +158,22 @@ def test_a_judge_that_goes_down_loses_nothing(
     assert (score.value, score.n_unscored, len(server.asked)) == (5.0, 0, 6)
     written = "".join(path.read_text() for path in tmp_path.rglob("*.json*"))
     assert KEY not in written + str(caught.value) + "".join(capfd.readouterr())
+
+
+@pytest.mark.usefixtures("fake_space")
+def test_turns_too_long_for_the_judge_are_told(checkpoint: Path, tmp_path: Path, server: Server) -> None:
+    """Second turns are refused: the mean is that of the first; score and table say how long the missing ones are."""
+    server.script = lambda prompt, times: Reply("too long", status=400) if "multi-turn" in prompt else Reply("Rating: [[6]]")
+    score, samples = open_benchmark(job_of(checkpoint, tmp_path, MODEL_JUDGE))(TINY)
+    assert (score.value, score.n, score.n_unscored) == (6.0, 10, 5)
+    assert score.details["verdicts"]["refused"] == {"HTTP 400 (BadRequestError)": 5}
+    first = [len(sample["questions"][0] + sample["answers"][0]) for sample in samples]
+    both = [len("".join((*sample["questions"], *sample["answers"]))) for sample in samples]
+    means = [f"{sum(found) / 5:.0f} characters" for found in (both, first)]
+    assert score.details["note"] == f"5 turns refused, in the mean {means[0]} of dialogue; the graded {means[1]}"
+    claim = next(claim for claim in CLAIMS if claim.task == "mt_bench")
+    reasons = rules_against(Benchmark(name="mt_bench", protocol="p", tasks=(TINY,), judge=MODEL_JUDGE), TINY, score, claim)
+    assert f"5 of 10 unscored: {score.details['note']}" in reasons
 
 
 @pytest.mark.usefixtures("fake_space")
