@@ -26,6 +26,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from harness.config import first_fault
 from harness.contracts import Turn
 from harness.errors import InputError, JudgeError
+from harness.evaluation.mt_bench_ratings import without_thinking
 from harness.files import digest, write_atomic
 from harness.lm.progress import progress
 from harness.machine import Machine
@@ -201,7 +202,7 @@ def _verdict(body: bytes) -> Verdict:
     """The verdict in a reply's body. `ValidationError` where it is no chat completion."""
     reply = _Completion.model_validate_json(body)
     choice = reply.choices[0]
-    if not choice.message.text and choice.finish_reason == "length":
+    if choice.finish_reason == "length" and not without_thinking(choice.message.text).strip():
         return Verdict("", reply.model, CUT)
     return Verdict(choice.message.text, reply.model)
 

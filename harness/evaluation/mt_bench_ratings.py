@@ -9,6 +9,7 @@ one model name are refused, and so is a judgment that is given twice.
 from __future__ import annotations
 
 import gzip
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ FASTCHAT_RULE, STRICT_RULE = "mt_bench_single", "mt_bench_strict"
 CATEGORIES = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")
 FIRST_QUESTION, QUESTIONS_PER_CATEGORY = 81, 10
 """MT-Bench's questions 81 to 160: ten of each category, in this order."""
+
+THINKING_BEGINS, THINKING_ENDS = re.compile(r"<think(?:ing)?>", re.IGNORECASE), re.compile(r"</think(?:ing)?>", re.IGNORECASE)
 
 Ratings = Mapping[str, float | None]
 
@@ -56,6 +59,11 @@ class _Line(BaseModel):
     score: float
     turn: int
     user_prompt: str | None = None
+
+
+def without_thinking(verdict: str) -> str:
+    """What a judge says after its thinking has ended and before it begins anew; a template may have opened it in the prompt."""
+    return THINKING_BEGINS.split(THINKING_ENDS.split(verdict)[-1])[0]
 
 
 def rating_of(readings: Sequence[float | None]) -> float | None:

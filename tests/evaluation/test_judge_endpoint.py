@@ -175,9 +175,10 @@ def test_a_reply_in_pieces_is_its_text(server: Server, tmp_path: Path) -> None:
     assert len(server.asked) == 1
 
 
-def test_a_judge_that_spent_its_tokens_is_asked_again_by_the_next_launch(server: Server, tmp_path: Path) -> None:
-    """No text and finish_reason length: unscored, named after the recipe's field, not saved. Cut text is a verdict as it stands."""
-    empty = COMPLETION % ("length", '{"content": null}')
+@pytest.mark.parametrize("content", ["null", '""', '"<think>It claims Rating: [[10]]. But"'])
+def test_a_judge_that_spent_its_tokens_is_asked_again_by_the_next_launch(server: Server, tmp_path: Path, content: str) -> None:
+    """No text but thinking and finish_reason length: unscored, the recipe's field named, not saved. Cut text is a verdict."""
+    empty = COMPLETION % ("length", f'{{"content": {content}}}')
     server.script = lambda prompt, times: Reply(raw=empty if prompt == "a" else COMPLETION % ("length", '{"content": "Rating: [[7]]"}'))
     verdicts = ask_all(tmp_path, "a", "b")
     assert verdicts["a"].refused is not None

@@ -11,11 +11,11 @@ import re
 from collections.abc import Mapping
 
 from harness.contracts import Turn, load
+from harness.evaluation.mt_bench_ratings import without_thinking
 
 VERSION = 1
 NEEDS_MODEL = True
 
-THINKING_BEGINS, THINKING_ENDS = re.compile(r"<think(?:ing)?>", re.IGNORECASE), re.compile(r"</think(?:ing)?>", re.IGNORECASE)
 _QUOTE = r"""["'\u201c\u2018\u201e\u00ab]"""
 _MARKS, _NUMBER = r"[\s*_`]*", r"\s*(\d+(?:\.\d+)?)\s*"
 CLAIM = re.compile(rf"(?P<quote>{_QUOTE})?[*_`]{{0,4}}(?<![a-z])rating{_MARKS}[:\uff1a]{_MARKS}(?=\\?\[|\d)", re.IGNORECASE)
@@ -41,11 +41,6 @@ def parse(verdict: str) -> float | None:
 def is_fallback(verdict: str) -> bool:
     """Whether the rating is read from single brackets."""
     return parse(verdict) is not None and not DOUBLE.match(_last_claim(verdict))
-
-
-def without_thinking(verdict: str) -> str:
-    """What is said after thinking has ended and before it begins anew; a template may have opened it in the prompt."""
-    return THINKING_BEGINS.split(THINKING_ENDS.split(verdict)[-1])[0]
 
 
 def _last_claim(verdict: str) -> str:
