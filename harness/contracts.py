@@ -36,6 +36,9 @@ from harness.recipe import Benchmark, Lora, ModelRef, Optimizer, PromptSource, S
 if TYPE_CHECKING:
     from torch import Tensor
 
+DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+"""{a recipe's precision: torch's name of it}."""
+
 Kind = Literal["sources", "engines", "objectives", "benchmarks", "judges"]
 
 
@@ -120,6 +123,11 @@ class Job(NamedTuple):
     precision: str
     seed: int
     workspace: Path
+
+    @property
+    def dtype(self) -> str:
+        """'float32' or 'bfloat16', as engines take it."""
+        return DTYPES[self.precision]
 
 
 class Result(NamedTuple):

@@ -21,6 +21,7 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, po
 from torch import Tensor
 from transformers import LogitsProcessorList
 
+from harness.contracts import DTYPES
 from harness.errors import InputError
 from harness.evaluation.answer_cache import Answers, hash_checkpoint, identity
 from harness.files import canonical
@@ -32,7 +33,6 @@ from harness.lm.replicas import Replica, Replicas, Shard
 from harness.lm.seeded_sampling import SeededNoise
 from harness.machine import Machine
 
-DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 ROW_TOKENS = {"cpu": 256, "cuda": 4096}
 """Tokens of one forward pass where prompts are short: enough to be bound by arithmetic, few enough that the mask stays small."""
 DECODED_ROWS = 4

@@ -109,8 +109,7 @@ class _Answerer:
     def _generate(self, dialogues: Sequence[tuple[Question, list[str]]]) -> list[dict[str, Any]]:
         """The next answer in each dialogue; as in FastChat without special tokens and surrounding whitespace."""
         if self.engine is None:
-            dtype = {"bf16": "bfloat16", "fp32": "float32"}[self.job.precision]
-            self.engine = load("engines", self.job.engine).open_engine(self.job.checkpoint, dtype, self.job.machine)
+            self.engine = load("engines", self.job.engine).open_engine(self.job.checkpoint, self.job.dtype, self.job.machine)
         requests = [self._request(question, earlier) for question, earlier in dialogues]
         return [
             {
