@@ -82,6 +82,12 @@ def explain(kind: type[BaseModel] | None, error: ValidationError) -> str:
     return f"{title}{field}: {first['msg'].removeprefix('Value error, ')}{value}"
 
 
+def first_fault(error: ValidationError) -> str:
+    """Where data from outside is wrong first, and how, in one line; nothing of the data's own text."""
+    fault = error.errors(include_input=False, include_url=False)[0]
+    return ": ".join(filter(None, (".".join(map(str, fault["loc"])), fault["msg"])))
+
+
 def shipped(folder: str) -> Path:
     """The directory `folder` of recipes or machines: inside the package in a wheel, beside it in a checkout."""
     inside = Path(__file__).parent / folder

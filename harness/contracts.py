@@ -1,6 +1,7 @@
 """The contracts, on one page. A component is one file; its name in a recipe is its file's name; there is no registry.
 
-Every component has `VERSION: int`, part of the identity of what it makes: bump it when its numbers change.
+Every component has `VERSION: int`, part of the identity of what it makes: bump it when its numbers change. A benchmark may state
+{protocol: int} instead, so that a change under one protocol leaves the others' finished work as it is.
 
     sources/NAME.py      load(spec: PromptSource) -> list[Demonstration]
                          prompts and real responses, in training order
@@ -14,7 +15,8 @@ Every component has `VERSION: int`, part of the identity of what it makes: bump 
                          loss(logps: PairLogps, beta: float, *, mu: float) -> Tensor (B,), one loss per pair;
                          the recipe's `parameters` give each keyword-only argument ("mu") its value
     benchmarks/NAME.py   open_benchmark(job: Job) -> Callable[[Task], Result]; the model is loaded once, then tasks are scored
-    judges/NAME.py       NEEDS_MODEL: bool; parse(verdict: str) -> float | None; and to get the verdict
+    judges/NAME.py       NEEDS_MODEL: bool; parse(verdict: str) -> float | None
+                         is_fallback(verdict: str) -> bool       whether that rating was read by a looser rule; and to get the verdict
                          a model's: render(turn: Turn, templates: Mapping[str, Mapping[str, str]]) -> list[dict[str, str]]
                          a rule's: decide(turn: Turn) -> str
 """
@@ -33,6 +35,9 @@ from harness.recipe import Benchmark, Lora, ModelRef, Optimizer, PromptSource, S
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+"""{a recipe's precision: torch's name of it}."""
 
 Kind = Literal["sources", "engines", "objectives", "benchmarks", "judges"]
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
@@ -121,6 +126,11 @@ class Job(NamedTuple):
     seed: int
     workspace: Path
 
+    @property
+    def dtype(self) -> str:
+        """'float32' or 'bfloat16', as engines take it."""
+        return DTYPES[self.precision]
+
 
 class Result(NamedTuple):
     """A score and the samples behind it, one JSON object a question (model output: untrusted text)."""
@@ -135,9 +145,13 @@ def load(kind: Kind, name: str) -> Any:
     return importlib.import_module(f"harness.components.{kind}.{name}")
 
 
-def version(kind: Kind, name: str) -> int:
-    """The component's VERSION, read from its source without importing it."""
-    return int(_constant(_path(kind, name), "VERSION", "1"))
+def version(kind: Kind, name: str, protocol: str | None = None) -> int:
+    """The component's VERSION, read from its source without importing it.
+
+    Where it states one for each protocol, a protocol it does not know is at 1: a record of one can be read, running one is refused.
+    """
+    stated = _constant(_path(kind, name), "VERSION", "1")
+    return int(stated.get(protocol, 1) if isinstance(stated, dict) else stated)
 
 
 def branches(objective: str) -> tuple[str, ...]:

@@ -279,7 +279,7 @@ def _evaluate(recipe: Recipe, row: str, policy: Stage) -> list[Stage]:
     stages = []
     for benchmark in recipe.benchmarks:
         spec = EvaluateSpec(benchmark=benchmark, engine=recipe.engine, precision=recipe.precision, seed=recipe.seed)
-        versions = {**_versions("evaluate"), "benchmark": version("benchmarks", benchmark.name)}
+        versions = {**_versions("evaluate"), "benchmark": version("benchmarks", benchmark.name, benchmark.protocol)}
         if benchmark.judge:
             versions["judge"] = version("judges", benchmark.judge.name)
         path = f"{row}/eval/{folder_of(benchmark, recipe.benchmarks)}"

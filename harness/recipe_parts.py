@@ -190,8 +190,8 @@ class Task(Strict):
 class Judge(Strict):
     """Who grades MT-Bench answers. A model's endpoint is OPENAI_BASE_URL and its key OPENAI_API_KEY; a rule needs neither."""
 
-    name: str = "mt_bench_single"
-    """A component of harness/components/judges: the prompt and how its verdict is read."""
+    name: str = "mt_bench_strict"
+    """A component of harness/components/judges: its prompts, and its rule for reading a rating; `mt_bench_single` is FastChat's own."""
     model: str | None = None
     """The name the endpoint serves; None: no judge was chosen, and answers are kept unscored."""
     revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")

@@ -73,7 +73,7 @@ recipe = Recipe(
             name="mt_bench",
             protocol="single-answer",
             tasks=(Task(name="mt_bench", metric="points of 10", limit=8),),
-            judge=Judge(),
+            judge=Judge(name="mt_bench_single"),
             max_new_tokens=256,
         ),
     ),

@@ -32,7 +32,7 @@ MT_BENCH = Benchmark(
     name="mt_bench",
     protocol="single-answer",
     tasks=(Task(name="mt_bench", metric="points of 10"),),
-    judge=Judge(),
+    judge=Judge(name="mt_bench_single"),
     max_new_tokens=1024,
 )
 

@@ -119,7 +119,7 @@ def _questions(task: Task, score: Score | None, claim: Claim) -> tuple[str, ...]
     elif score and claim.n is not None and score.n != claim.n:
         reasons.append(f"questions: ours {score.n}, theirs {claim.n}")
     if score and score.n_unscored:
-        reasons.append(f"{score.n_unscored} of {score.n} unscored")
+        reasons.append(": ".join(filter(None, (f"{score.n_unscored} of {score.n} unscored", score.details.get("note")))))
     return tuple(reasons)
 
 

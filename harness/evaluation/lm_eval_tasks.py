@@ -59,11 +59,19 @@ class WithoutShots(ConfigurableTask):  # type: ignore[misc]
 
 
 class OneGenerator(ContextSampler):  # type: ignore[misc]
-    """Draws examples with the generator that shuffled the questions, question after question."""
+    """Draws examples with the generator that shuffled the questions, question after question.
+
+    Always as many as there are shots: lm-eval 0.4 draws one more, to spare, where a task has no test split (HellaSwag, Winogrande), and
+    would so move the generator on for every later question.
+    """
 
     def __init__(self, documents: Any, generator: random.Random) -> None:
         super().__init__(list(documents))
         self.rnd = generator
+
+    def sample(self, n: int, **_: Any) -> list[dict[str, Any]]:
+        """`n` of the training documents, whatever the question is."""
+        return self.rnd.sample(self.df, n)
 
     def set_rnd(self, rnd: int | None) -> OneGenerator:
         """The seed is the protocol's own."""

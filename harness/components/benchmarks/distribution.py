@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from harness.contracts import DTYPES, Job, Request, Result, Score, load, version
+from harness.contracts import Job, Request, Result, Score, load, version
 from harness.errors import RecipeError, suggest
 from harness.files import digest
 from harness.lm.group_logps import Group, score_groups
@@ -97,13 +97,13 @@ def _logps(job: Job, groups: Sequence[Group]) -> Iterator[float]:
 
 
 def _model(checkpoint: Path, job: Job) -> Any:
-    dtype = getattr(torch, DTYPES[job.precision])
+    dtype = getattr(torch, job.dtype)
     return AutoModelForCausalLM.from_pretrained(checkpoint, dtype=dtype, local_files_only=True).to(job.machine.device).eval()
 
 
 def _invalid_mass(job: Job, tokenizer: Any, examples: Sequence[Any]) -> list[Measured]:
     source = load("sources", "procedural")
-    engine = load("engines", job.engine).open_engine(job.checkpoint, DTYPES[job.precision], job.machine)
+    engine = load("engines", job.engine).open_engine(job.checkpoint, job.dtype, job.machine)
     responses = engine.generate([_request(job, tokenizer, example) for example in examples])
     measured = []
     for example, response in zip(examples, responses, strict=True):
