@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from harness.analysis.comparability import AVERAGE
 from harness.analysis.differences import REFERENCE, compare, delta, delta_text, difference
+from harness.analysis.published import CLAIMS
 from harness.analysis.scores import Scores, sources
 from harness.analysis.table_schema import Column, Comparison, Delta, Finding, ResultTable
 from harness.plan import baselines, plan
@@ -25,6 +26,9 @@ HEADLINES = {
 }
 _LEADERBOARD = "V3 Tables 3 to 5"
 _MT_BENCH = "V3 Table 6"
+_AVERAGES = {(cell.table, cell.row): cell.value for cell in CLAIMS if cell.task == AVERAGE}
+_AT_EPOCH = [value for (table, row), value in _AVERAGES.items() if table == "paper/iter0_epochs" and row.startswith("epoch")]
+_EPOCHS = f"V3 Fig. 4: {max(_AT_EPOCH)} at best in {len(_AT_EPOCH)} epochs, {_AVERAGES['paper/leaderboard', 'iter1']} at iteration 1"
 
 
 class Measured(NamedTuple):
@@ -66,7 +70,7 @@ def judge(recipe: Recipe, columns: Sequence[Column], measure: Measure) -> Iterat
         _Claim("each iteration improves on the one before", _LEADERBOARD): _steps(recipe),
         _Claim("SPIN improves on further SFT", f"{_LEADERBOARD}, SFT + 1 epoch"): [(last, row) for row in _trained_with(others, "sft")],
         _Claim("SPIN from iteration 1 on beats DPO", _LEADERBOARD): [(row, dpo) for dpo in _trained_with(others, "dpo") for row in later],
-        _Claim("more epochs at iteration 0 do not reach iteration 1", "V3 Fig. 4, no numbers"): [
+        _Claim("more epochs at iteration 0 do not reach iteration 1", _EPOCHS): [
             ("iter1", longer) for longer in _longer_than(first, others) if later
         ],
     }

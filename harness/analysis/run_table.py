@@ -29,6 +29,7 @@ from harness.evaluation.statistics import Estimate, mean_of_tasks
 from harness.plan import plan, rows
 from harness.recipe import Recipe
 
+NOT_OURS = "the recipe has no such task"
 LOWER_IS_BETTER = ("kl", "invalid")
 """How the names of metrics or tasks begin where less is better."""
 
@@ -187,18 +188,17 @@ def _published(claim: Claim | None, reasons: tuple[str, ...]) -> dict[str, Any]:
 def _published_tables(recipe: Recipe, scores: Scores) -> Iterator[PublishedTable]:
     by_task = {source.task.name: source for source in sources(recipe)}
     for name in shown_tables(recipe):
-        cells = [claim for claim in claims(name) if claim.task in by_task or (claim.task == AVERAGE and leaderboard(recipe))]
-        if not cells:
-            continue
+        cells = claims(name)
         printed: dict[str, dict[str, float]] = {}
         for claim in cells:
             printed.setdefault(claim.row, {})[claim.task] = claim.value
         reasons = {
             claim.task: reasons_against(recipe, source.benchmark, source.task, first_score(recipe, source, scores), claim)
-            for claim in cells
             if (source := by_task.get(claim.task))
+            else (NOT_OURS,)
+            for claim in cells
         }
-        if AVERAGE in {claim.task for claim in cells}:
+        if AVERAGE in reasons and leaderboard(recipe):
             reasons[AVERAGE] = _average_reasons([task for task, found in reasons.items() if found])
         yield PublishedTable(
             table=name,
@@ -207,7 +207,7 @@ def _published_tables(recipe: Recipe, scores: Scores) -> Iterator[PublishedTable
             rows=printed,
             reasons=reasons,
             notes={claim.row: claim.note for claim in cells if claim.note},
-            gains=summary(name, {claim.task for claim in cells}),
+            gains=summary(name, {task for task, found in reasons.items() if found != (NOT_OURS,)}),
         )
 
 

@@ -84,7 +84,7 @@ class Cell(Strict):
 
 
 class PublishedTable(Strict):
-    """Numbers as printed elsewhere: {row: {task: value}} over the tasks the recipe has, and why each task is not comparable to ours.
+    """Numbers as printed elsewhere: {row: {task: value}}, and why each task is not comparable to ours.
 
     `notes` holds what the source says about a row, `gains` which of the printed gains exceed their own sampling error.
     """
