@@ -10,7 +10,8 @@ Every component has `VERSION: int`, part of the identity of what it makes: bump 
     objectives/NAME.py   BRANCHES: tuple[str, ...]       the responses scored: a beginning of ("real", "generated", "proto")
                          OPPONENT: bool                  whether `loss` reads the opponent's log-probabilities
                          GRADE: str                      how certain its formula is: "A" read in the primary text, "B" from
-                                                         released code, "C" from secondary sources, "D" our own reading
+                                                         released code, "C" from secondary sources ("C+": one quotes
+                                                         the paper), "D" our own reading
                          loss(logps: PairLogps, beta: float, *, mu: float) -> Tensor (B,), one loss per pair;
                          what it takes by keyword only ("mu") is what the recipe states as `parameters`, all of it
     benchmarks/NAME.py   open_benchmark(job: Job) -> Callable[[Task], Result]; the model is loaded once, then tasks are scored

@@ -177,11 +177,11 @@ def test_uncertain_formulas_are_named_in_the_table(tmp_path: Path, monkeypatch: 
     space = replace(base, name="other", objective="space", iterations=(first,))
     sweeping.run(Sweep(name="s", summary="", variants={"spin": (base,), "space": (space,)}), tmp_path, CPU, quiet)
     table = tables.write_sweep_tables(tmp_path)
-    note = "the iterations use space, whose formula is not certain (grade C): see harness/components/objectives/space.py"
+    note = "the iterations use space, whose formula is not certain (grade C+): see harness/components/objectives/space.py"
     assert table.notes == (f"space: {note}",)
     assert tables.collect(tmp_path / "other").notes == (note,)
     assert tables.collect(tmp_path / "base").notes == ()
-    assert "grade C" in (tmp_path / "tables" / "tables.md").read_text()
+    assert "grade C+" in (tmp_path / "tables" / "tables.md").read_text()
 
 
 def test_variants_must_answer_the_same_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
