@@ -24,8 +24,11 @@ from __future__ import annotations
 
 import ast
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from harness.config import Strict
 from harness.errors import RecipeError, suggest
@@ -110,7 +113,10 @@ class Turn(NamedTuple):
 
 
 class Job(NamedTuple):
-    """One benchmark on one checkpoint. A component may keep unfinished work under `workspace`."""
+    """One benchmark on one checkpoint. A component may keep unfinished work under `workspace`.
+
+    `inputs` are the directories of the stage's other inputs by role, and `encoding` how pairs become token ids, where it has them.
+    """
 
     checkpoint: Path
     benchmark: Benchmark
@@ -119,6 +125,8 @@ class Job(NamedTuple):
     precision: str
     seed: int
     workspace: Path
+    inputs: Mapping[str, Path] = {}
+    encoding: PairEncoding | None = None
 
 
 class Result(NamedTuple):
@@ -260,10 +268,28 @@ class TrainSpec(Strict):
     seed: int
 
 
+class PairEncoding(Strict):
+    """How text becomes token ids where pairs are trained on; lengths in tokens, `max_length` for prompt and response together."""
+
+    template: str
+    tokenization: str
+    max_length: int
+    max_prompt_length: int
+
+
 class EvaluateSpec(Strict):
-    """Stage `evaluate`: `scores/TASK.json` and `samples/TASK.jsonl`. Input: policy."""
+    """Stage `evaluate`: `scores/TASK.json` and `samples/TASK.jsonl`. Input: policy.
+
+    Benchmark `held_out` has an `encoding`, and the inputs opponent, prompts, generated (the opponent's) and trained (prompts).
+    """
 
     benchmark: Benchmark
     engine: str
     precision: str
     seed: int
+    encoding: PairEncoding | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What a benchmark does not have is no part of its identity."""
+        return {name: value for name, value in serialize(self).items() if name != "encoding" or value is not None}

@@ -4,6 +4,7 @@
     prompts ───────────────────────────────────────┼─ sft/eval/*
                                                    └─ iter0/generate ─ iter0/train ─ iter0/eval/* ─ iter1/generate ─ ...
     dpo/preferences ─ dpo/train ─ dpo/eval/*          where the recipe has rivals
+    held_out/prompts ─ sft/held_out ─ iter0/eval/held_out       where the recipe has held-out prompts: the opponent answers them
 
 Each stage's spec is the part of the recipe that can change its result, and nothing else: changing iteration 1's beta
 makes stale exactly iter1/train and what follows it.
@@ -12,13 +13,14 @@ makes stale exactly iter1/train and what follows it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from harness.artifact import Stage, make_stage
 from harness.contracts import (
     EvaluateSpec,
     GenerateSpec,
     ModelSpec,
+    PairEncoding,
     PreferencesSpec,
     PromptsSpec,
     TrainSpec,
@@ -34,10 +36,11 @@ PIPELINE_VERSIONS = {"train": 1, "generate": 1, "evaluate": 1, "model": 1, "prom
 
 
 class Policy(NamedTuple):
-    """A row of the tables: its name and the stage whose `checkpoint/` it is."""
+    """A row of the tables: its name, the stage whose `checkpoint/` it is, and that of its opponent, which for `sft` is itself."""
 
     row: str
     stage: Stage
+    opponent: Stage
 
 
 def plan(recipe: Recipe) -> tuple[Stage, ...]:
@@ -54,12 +57,13 @@ def plan(recipe: Recipe) -> tuple[Stage, ...]:
         if tuning:
             stages += _finetune(recipe, row, tuning, sft, prompts)
             sft = stages[-1]
-    stages += _evaluate(recipe, Policy("sft", sft))
+    stages += _evaluate(recipe, Policy("sft", sft, sft), prompts)
     for row, control in recipe.controls.items():
         stages += _finetune(recipe, row, control, sft, prompts)
-        stages += _evaluate(recipe, Policy(row, stages[-1]))
+        stages += _evaluate(recipe, Policy(row, stages[-1], sft), prompts)
     stages += _iterations(recipe, sft, prompts)
-    return (*stages, *_rivals(recipe, {"sft": sft, "prompts": prompts, **{stage.path: stage for stage in stages}}))
+    stages += _rivals(recipe, {"sft": sft, "prompts": prompts, **{stage.path: stage for stage in stages}})
+    return tuple({stage.path: stage for stage in stages}.values())  # rows with one opponent share its answers to the held-out prompts
 
 
 def rows(recipe: Recipe) -> tuple[str, ...]:
@@ -88,7 +92,7 @@ def _anchors(recipe: Recipe) -> Iterator[Stage]:
         if anchor.model is not None:
             model = _model(f"{row}/model", anchor.model)
             yield model
-            yield from _evaluate(recipe, Policy(row, model))
+            yield from _evaluate(recipe, Policy(row, model, model), model)
 
 
 def _model(path: str, ref: ModelRef) -> Stage:
@@ -99,23 +103,24 @@ def _iterations(recipe: Recipe, sft: Stage, prompts: Stage) -> list[Stage]:
     stages: list[Stage] = []
     policy, responses = sft, dict[int, Stage]()
     for t in range(len(recipe.iterations)):
-        responses[t] = _generate(recipe, t, policy, prompts)
+        responses[t] = _answers(recipe, f"iter{t}/generate", recipe.seed + t, policy, prompts)
         trained = _self_play(recipe, t, policy, prompts, responses)
-        stages += [responses[t], trained, *_evaluate(recipe, Policy(f"iter{t}", trained))]
+        stages += [responses[t], trained, *_evaluate(recipe, Policy(f"iter{t}", trained, policy), prompts)]
         policy = trained
     return stages
 
 
-def _generate(recipe: Recipe, t: int, policy: Stage, prompts: Stage) -> Stage:
+def _answers(recipe: Recipe, path: str, seed: int, policy: Stage, prompts: Stage) -> Stage:
     spec = GenerateSpec(
-        engine=recipe.engine,
-        sampling=recipe.sampling,
-        template=recipe.generation_template,
-        dtype=_dtype(recipe),
-        seed=recipe.seed + t,
-    )
+        engine=recipe.engine, sampling=recipe.sampling, template=recipe.generation_template, dtype=_dtype(recipe), seed=seed
+    )  # fmt: skip
     versions = {**_versions("generate"), "engine": version("engines", recipe.engine)}
-    return make_stage(f"iter{t}/generate", "generate", spec, versions, {"policy": policy, "prompts": prompts})
+    return make_stage(path, "generate", spec, versions, {"policy": policy, "prompts": prompts})
+
+
+def _encoding(recipe: Recipe) -> dict[str, Any]:
+    fields = {"template": recipe.training_template, "tokenization": recipe.tokenization}
+    return {**fields, "max_length": recipe.max_length, "max_prompt_length": recipe.max_prompt_length}
 
 
 def _self_play(recipe: Recipe, t: int, policy: Stage, prompts: Stage, responses: dict[int, Stage]) -> Stage:
@@ -155,7 +160,7 @@ def _rivals(recipe: Recipe, made: dict[str, Stage]) -> list[Stage]:
             pairs = dict.fromkeys(pairs, data[rival.prompts])
         trained = _rival(recipe, row, rival, {"policy": start, **pairs})
         made[trained.path] = trained
-        stages += [trained, *_evaluate(recipe, Policy(row, trained))]
+        stages += [trained, *_evaluate(recipe, Policy(row, trained, start), made["prompts"])]
     return stages
 
 
@@ -213,10 +218,7 @@ def _finetune(recipe: Recipe, row: str, sft: Finetuning, policy: Stage, prompts:
 def _train_spec(recipe: Recipe, **values: object) -> TrainSpec:
     return TrainSpec.model_validate(
         {
-            "template": recipe.training_template,
-            "tokenization": recipe.tokenization,
-            "max_length": recipe.max_length,
-            "max_prompt_length": recipe.max_prompt_length,
+            **_encoding(recipe),
             "grouping": recipe.grouping,
             "accepted_checks": recipe.accepted_checks,
             "precision": recipe.precision,
@@ -226,15 +228,23 @@ def _train_spec(recipe: Recipe, **values: object) -> TrainSpec:
     )
 
 
-def _evaluate(recipe: Recipe, policy: Policy) -> list[Stage]:
+def _evaluate(recipe: Recipe, policy: Policy, trained: Stage) -> list[Stage]:
+    """The evaluations of a row; before that of held-out prompts those prompts and its opponent's answers. `trained`: prompts trained on."""
     stages = []
     for benchmark in recipe.benchmarks:
-        spec = EvaluateSpec(benchmark=benchmark, engine=recipe.engine, precision=recipe.precision, seed=recipe.seed)
+        inputs, encoding = {"policy": policy.stage}, None
+        if benchmark.name == "held_out" and recipe.held_out:
+            prompts = _prompts("held_out/prompts", recipe.held_out)
+            answers = _answers(recipe, f"{policy.opponent.path.split('/')[0]}/held_out", recipe.seed, policy.opponent, prompts)
+            stages += [prompts, answers]
+            inputs |= {"opponent": policy.opponent, "prompts": prompts, "generated": answers, "trained": trained}
+            encoding = PairEncoding(**_encoding(recipe))
+        spec = EvaluateSpec(benchmark=benchmark, engine=recipe.engine, precision=recipe.precision, seed=recipe.seed, encoding=encoding)
         versions = {**_versions("evaluate"), "benchmark": version("benchmarks", benchmark.name)}
         if benchmark.judge:
             versions["judge"] = version("judges", benchmark.judge.name)
         path = f"{policy.row}/eval/{folder_of(benchmark, recipe.benchmarks)}"
-        stages.append(make_stage(path, "evaluate", spec, versions, {"policy": policy.stage}))
+        stages.append(make_stage(path, "evaluate", spec, versions, inputs))
     return stages
 
 
@@ -277,19 +287,3 @@ def contests(recipe: Recipe) -> tuple[tuple[str, str], ...]:
     last = f"iter{len(recipe.iterations) - 1}"
     late = [(row, rival.start) for row, rival in recipe.rivals.items() if row not in baselines(recipe)]
     return (*((last, against) for against in baselines(recipe)), *late)
-
-
-def steps_at_equal_flops(recipe: Recipe, global_batch_size: int) -> int:
-    """Steps of further SFT that cost what all iterations cost: generation, the opponent's forward passes and training together.
-
-    Example: 100 prompts, one iteration of 10 steps of 10 pairs, lengths 10 + 10 + 10: generation 2 * 100 * 20, opponent 2 * 100 * 30,
-    training 6 * 10 * 10 * 30 make 28 000 per parameter; an SFT step of 10 rows is 6 * 10 * 20 = 1200, so 23 steps.
-    """
-    sizes, num = recipe.sizes, recipe.prompts.num_prompts
-    row = sizes.prompt_tokens + sizes.real_tokens + sizes.generated_tokens
-    spent = 0.0
-    for t, iteration in enumerate(recipe.iterations):
-        generation = 2 * num * (sizes.prompt_tokens + sizes.generated_tokens)
-        opponent = 2 * num * len(iteration.pairs_from) * row
-        spent += generation + opponent + 6 * steps_of(recipe, t) * recipe.global_batch_size * row
-    return round(spent / (6 * global_batch_size * (sizes.prompt_tokens + sizes.real_tokens)))

@@ -48,7 +48,7 @@ class Recipe(Strict):
     `sft` is `sft_model`, after `pretraining` and a fine-tuning where the recipe has them. `grouping` says how carried-over pairs are
     trained on: 'pairs' shuffles every pair on its own (the paper), 'groups' keeps all pairs of a prompt in one batch. `accepted_checks`
     names checks of the tokenization audit that may fail. With `lora`, iterations and controls train adapters only (sft trains in full).
-    A recipe with `anchors` trains nothing: its rows are these checkpoints.
+    A recipe with `anchors` trains nothing: its rows are these checkpoints. `held_out` are the prompts of the benchmark of that name.
     """
 
     name: str
@@ -60,6 +60,7 @@ class Recipe(Strict):
     rivals: dict[str, PairTraining] = {}
     anchors: dict[str, Anchor] = {}
     prompts: PromptSource
+    held_out: PromptSource | None = None
     engine: str
     sampling: Sampling
     generation_template: Literal["alpaca", "chat"]
@@ -90,7 +91,7 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _rows_are_directories(self) -> Self:
-        taken = {"sft", "pretraining", "prompts", "tables", *(f"iter{t}" for t in range(len(self.iterations)))}
+        taken = {"sft", "pretraining", "prompts", "held_out", "tables", *(f"iter{t}" for t in range(len(self.iterations)))}
         for row in (*self.controls, *self.rivals):
             if row in taken or not ROW_PATTERN.fullmatch(row):
                 raise ValueError(f"a control or rival is called {row!r}; use lower-case letters, digits and '._+-', each name once")
@@ -109,6 +110,15 @@ class Recipe(Strict):
         for name, protocol in named:
             if named.count((name, protocol)) > 1:
                 raise ValueError(f"benchmark {name} is listed twice under protocol {protocol!r}; put its tasks into one")
+        return self
+
+    @model_validator(mode="after")
+    def _held_out_prompts_are_others(self) -> Self:
+        used = any(benchmark.name == "held_out" for benchmark in self.benchmarks)
+        if used and (self.held_out is None or self.anchors):
+            raise ValueError("benchmark held_out needs prompts in the recipe's `held_out`, and rows with an opponent: no anchors")
+        if self.held_out and (self.held_out.dataset, self.held_out.split) == (self.prompts.dataset, self.prompts.split):
+            raise ValueError(f"held_out names the split trained on, {self.prompts.split!r} of {self.prompts.dataset}; expected another")
         return self
 
     @model_validator(mode="after")

@@ -40,7 +40,7 @@ recipe = replace(
     name="zephyr-7b-spin-of-t-spin",
     summary="SPIN as T-SPIN's authors ran it again: 5 iterations, nothing carried over, ten tasks",
     iterations=tuple(iteration.model_copy(update={"pairs_from": (t,)}) for t, iteration in enumerate(schedule)),
-    benchmarks=(SHARED, FURTHER),
+    benchmarks=(SHARED, FURTHER, base.benchmarks[-1]),
     because={
         "iterations": "T-SPIN's re-run: five iterations, each on its own 50k pairs; its beta, learning rates and epochs are not stated, "
         "so they are the SPIN paper's, and iteration 4 goes on as iteration 3",

@@ -14,8 +14,9 @@
 Learning rates are SPIN's for every loss: nothing here is tuned for the others, which the reader must hold against any verdict.
 """
 
-from harness.plan import steps_at_equal_flops, steps_of
+from harness.plan import steps_of
 from harness.recipe import Iteration, PairTraining, Recipe, load, replace
+from harness.runs.costs import steps_at_equal_flops
 from harness.runs.sweeps import Sweep, seeded
 
 SEEDS = 5

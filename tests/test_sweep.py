@@ -6,9 +6,10 @@ import pytest
 
 from harness import paper
 from harness.analysis.deviations import deviations
-from harness.plan import plan, rows, steps_at_equal_flops
+from harness.plan import plan, rows
 from harness.recipe import load as load_recipe
 from harness.runs import sweeps as sweeps
+from harness.runs.costs import steps_at_equal_flops
 from harness.runs.sweeps import Sweep, load, shared_list
 
 STATED = {field: fact.value for field, fact in paper.SETTINGS.items()}

@@ -30,7 +30,7 @@ from harness.plan import plan, rows
 from harness.recipe import Recipe
 
 NOT_OURS = "the recipe has no such task"
-LOWER_IS_BETTER = ("kl", "invalid")
+LOWER_IS_BETTER = ("kl", "invalid", "held_out_nll")
 """How the names of metrics or tasks begin where less is better."""
 
 

@@ -35,8 +35,8 @@ class Column(Strict):
 
     @property
     def is_accuracy(self) -> bool:
-        """Whether it counts in the mean over tasks: in percent, more is better."""
-        return self.unit == "percent" and not self.lower_is_better
+        """Whether it counts in the mean over tasks: in percent, more is better, and a task: telling real from generated is none."""
+        return self.unit == "percent" and not self.lower_is_better and self.benchmark != "held_out"
 
 
 class Delta(Strict):

@@ -23,6 +23,7 @@ from harness import paper
 from harness.artifact import Stage
 from harness.contracts import EvaluateSpec, PreferencesSpec, PromptsSpec, TrainSpec, branches, has_opponent, load
 from harness.machine import Machine
+from harness.plan import steps_of
 from harness.recipe import Benchmark, Recipe
 
 # questions in the full set, and tokens scored or generated a question at the paper's shots; counted on the real sets, rounded
@@ -103,7 +104,8 @@ def _preferences(recipe: Recipe, stage: Stage, machine: Machine) -> Parts:
 
 
 def _generate(recipe: Recipe, stage: Stage, machine: Machine) -> Parts:
-    sizes, num = recipe.sizes, recipe.prompts.num_prompts
+    held_out = recipe.held_out if stage.inputs["prompts"] == "held_out/prompts" else None
+    sizes, num = recipe.sizes, (held_out or recipe.prompts).num_prompts
     tokens = num * (sizes.prompt_tokens + sizes.generated_tokens)
     hours = _decode_hours(recipe, stage, machine, num * sizes.generated_tokens)
     return tokens, 2 * sizes.num_parameters * tokens, hours, num * sizes.generated_tokens * 5 / 1e9, 0
@@ -131,6 +133,10 @@ def _num_prompts(recipe: Recipe, stage: Stage) -> int:
 
 def _evaluate(recipe: Recipe, stage: Stage, machine: Machine) -> Parts:
     benchmark = EvaluateSpec.model_validate(stage.spec).benchmark
+    if recipe.held_out and benchmark.name == "held_out":
+        tokens = _models_scored(stage) * recipe.held_out.num_prompts * _pair_tokens(recipe)
+        flops = 2 * recipe.sizes.num_parameters * tokens
+        return tokens, flops, _compute_hours(stage, machine, flops), 0.0, 0
     questions = {task.name: _num_questions(benchmark, task.name) for task in benchmark.tasks}
     tokens = float(sum(num * TASK_SIZES.get(name, DEFAULT_TASK_SIZE)[1] for name, num in questions.items()))
     flops = 2 * recipe.sizes.num_parameters * tokens
@@ -139,6 +145,15 @@ def _evaluate(recipe: Recipe, stage: Stage, machine: Machine) -> Parts:
         return tokens, flops, _decode_hours(recipe, stage, machine, tokens / 2), 0.0, calls
     hours = _compute_hours(stage, machine, flops)
     return tokens, flops, hours, 0.0, calls
+
+
+def _models_scored(stage: Stage) -> int:
+    """Policy and opponent; one model where they are the same."""
+    return len({stage.inputs["policy"], stage.inputs["opponent"]})
+
+
+def _pair_tokens(recipe: Recipe) -> float:
+    return recipe.sizes.prompt_tokens + recipe.sizes.real_tokens + recipe.sizes.generated_tokens
 
 
 def _calls_a_turn(benchmark: Benchmark) -> int:
@@ -184,3 +199,19 @@ def _paper_hours(recipe: Recipe, stage: Stage) -> float | None:
         return None
     hours = paper.TIMES["generation_hours" if step == "generate" else "training_hours"].value
     return {f"iter{t}": float(value) for t, value in enumerate(hours)}.get(row)
+
+
+def steps_at_equal_flops(recipe: Recipe, global_batch_size: int) -> int:
+    """Steps of further SFT that cost what all iterations cost: generation, the opponent's forward passes and training together.
+
+    Example: 100 prompts, one iteration of 10 steps of 10 pairs, lengths 10 + 10 + 10: generation 2 * 100 * 20, opponent 2 * 100 * 30,
+    training 6 * 10 * 10 * 30 make 28 000 per parameter; an SFT step of 10 rows is 6 * 10 * 20 = 1200, so 23 steps.
+    """
+    sizes, num = recipe.sizes, recipe.prompts.num_prompts
+    row = sizes.prompt_tokens + sizes.real_tokens + sizes.generated_tokens
+    spent = 0.0
+    for t, iteration in enumerate(recipe.iterations):
+        generation = 2 * num * (sizes.prompt_tokens + sizes.generated_tokens)
+        opponent = 2 * num * len(iteration.pairs_from) * row
+        spent += generation + opponent + 6 * steps_of(recipe, t) * recipe.global_batch_size * row
+    return round(spent / (6 * global_batch_size * (sizes.prompt_tokens + sizes.real_tokens)))
