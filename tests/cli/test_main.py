@@ -45,6 +45,8 @@ SELECTING = {
     "export": {"out_dir", "layout"},
     "import-pairs": {"because", "split", "out_dir"},
     "anchors": {"out_dir", "machine", "dry_run", "format"},
+    "compare-training": {"format"},
+    "compare-responses": {"split", "format"},
     "import-judgments": {"format"},
     "doctor": {"format"},
     "report": {"plots_dir"},
