@@ -27,6 +27,8 @@ HEADLINES = {
 _LEADERBOARD = "V3 Tables 3 to 5"
 _MT_BENCH = "V3 Table 6"
 _AVERAGES = {(cell.table, cell.row): cell.value for cell in CLAIMS if cell.task == AVERAGE}
+_AT_SIZE = {row: value for (table, row), value in _AVERAGES.items() if table == "paper/data_size"}
+_SIZES = f"V3 Fig. 5: {', '.join(map(str, _AT_SIZE.values()))} with 0, {', '.join([*_AT_SIZE][1:])} prompts"
 _AT_EPOCH = [value for (table, row), value in _AVERAGES.items() if table == "paper/iter0_epochs" and row.startswith("epoch")]
 _EPOCHS = f"V3 Fig. 4: {max(_AT_EPOCH)} at best in {len(_AT_EPOCH)} epochs, {_AVERAGES['paper/leaderboard', 'iter1']} at iteration 1"
 
@@ -58,8 +60,11 @@ def findings(recipe: Recipe, columns: Sequence[Column], scores: Scores) -> Itera
     return judge(recipe, columns, measure)
 
 
-def judge(recipe: Recipe, columns: Sequence[Column], measure: Measure) -> Iterator[Finding]:
-    """A finding for each claim, in the paper's order, by what `measure` finds of the rows that it speaks about."""
+def judge(recipe: Recipe, columns: Sequence[Column], measure: Measure, sizes: Sequence[tuple[str, str]] = ()) -> Iterator[Finding]:
+    """A finding for each claim, in the paper's order, by what `measure` finds of the rows that it speaks about.
+
+    `sizes` are (row, row trained on less data) of runs that differ in nothing else; only with such rows is there a claim about them.
+    """
     if not recipe.iterations:
         return
     t_last = len(recipe.iterations) - 1
@@ -76,6 +81,8 @@ def judge(recipe: Recipe, columns: Sequence[Column], measure: Measure) -> Iterat
     }
     for claim, rows_of in pairs.items():
         yield _finding(claim, [measure(row, against, None) for row, against in rows_of])
+    if sizes:
+        yield _finding(_Claim("the score rises with data", _SIZES), [measure(row, less, None) for row, less in sizes])
     for column in columns:  # MT-Bench, one finding a judge's task that the recipe has
         if column.benchmark == "mt_bench":
             yield _finding(_Claim("SPIN raises MT-Bench", _MT_BENCH), [measure(last, REFERENCE, column)])

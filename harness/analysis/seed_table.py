@@ -34,11 +34,12 @@ class Run(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """What a table over runs shows: rows, columns, and (row, against) for each comparison."""
+    """What a table over runs shows: rows, columns, (row, against) for each comparison, and (row, the same on less data)."""
 
     rows: tuple[str, ...]
     columns: tuple[Column, ...]
     contests: tuple[tuple[str, str], ...]
+    sizes: tuple[tuple[str, str], ...] = ()
 
 
 def combine(runs: Sequence[Path]) -> SeedTable:
@@ -159,7 +160,7 @@ def _findings(runs: Sequence[Run], layout: Layout, made: Sequence[SeedComparison
         over = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
         return Measured(decides, (), f"{row} - {against}: {delta_text(decides, column)}{pooled} ({what}, {over})")
 
-    return judge(runs[0].recipe, layout.columns, measure)
+    return judge(runs[0].recipe, layout.columns, measure, layout.sizes)
 
 
 def _task_comparison(runs: Sequence[Run], row: str, against: str, source: Source, column: Column) -> SeedComparison:

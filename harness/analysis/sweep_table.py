@@ -9,17 +9,20 @@ iteration of the same number, where it has one, else its last.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from harness.analysis.comparability import formula_notes
+from harness.analysis.differences import REFERENCE
 from harness.analysis.run_table import collect
 from harness.analysis.scores import Scores
 from harness.analysis.seed_table import Layout, Run, check_same, read_run, seed_table
 from harness.analysis.table_schema import SeedTable
+from harness.config import flatten
 from harness.contracts import Score
 from harness.errors import InputError
-from harness.files import read_model
+from harness.files import digest, read_model
 from harness.plan import contests, plan, rows
 from harness.recipe import Recipe
 from harness.runs.sweeps import SWEEP_FILE, SweepRecord
@@ -43,6 +46,7 @@ def compare_variants(folder: Path) -> SeedTable:
         rows=tuple(name for variant in names for name in names[variant].values()),
         columns=collect(folder / record.runs[first][0]).columns,
         contests=tuple(_contests(variants, names)),
+        sizes=tuple(_sizes(variants, names)),
     )
     notes = [f"{variant}: {note}" for variant, runs in variants.items() for note in formula_notes(runs[0].recipe)]
     return seed_table(record.name, record.summary, {f"seed {number}": run for number, run in enumerate(merged)}, layout, notes)
@@ -87,6 +91,24 @@ def _contests(variants: Mapping[str, Sequence[Run]], names: Mapping[str, Mapping
         if last in own:
             yield own[last], last if last in rows(first) else _last(first)
         yield from ((own[row], own.get(against, against)) for row, against in contests(recipe) if row in own)
+
+
+def _sizes(variants: Mapping[str, Sequence[Run]], names: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[str, str]]:
+    """(last iteration, the same on less data) of variants that differ in the number of prompts alone; the least against `sft`."""
+    alike: dict[str, list[tuple[int, str, str]]] = defaultdict(list)
+    for variant, (run, *_) in variants.items():
+        row = names[variant].get(_last(run.recipe))
+        if row is not None:
+            start = names[variant].get(REFERENCE, REFERENCE)
+            alike[_all_but_size(run.recipe)].append((run.recipe.prompts.num_prompts, row, start))
+    for found in map(sorted, alike.values()):
+        rows = [row for _, row, _ in found]
+        yield from zip(rows, [found[0][-1], *rows], strict=False) if len(rows) > 1 else ()
+
+
+def _all_but_size(recipe: Recipe) -> str:
+    own = ("name", "summary", "because", "prompts.num_prompts")
+    return digest({field: value for field, value in flatten(recipe.model_dump(mode="json")).items() if not field.startswith(own)})
 
 
 def _last(recipe: Recipe) -> str:
