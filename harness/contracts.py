@@ -280,7 +280,7 @@ class PairEncoding(Strict):
 class EvaluateSpec(Strict):
     """Stage `evaluate`: `scores/TASK.json` and `samples/TASK.jsonl`. Input: policy.
 
-    Benchmark `held_out` has an `encoding`, and the inputs opponent, prompts, generated (the opponent's) and trained (prompts).
+    Benchmark `held_out` has an `encoding`, and the inputs opponent, prompts, generated (by the opponent) and, of a trained row, trained.
     """
 
     benchmark: Benchmark

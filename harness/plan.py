@@ -57,7 +57,7 @@ def plan(recipe: Recipe) -> tuple[Stage, ...]:
         if tuning:
             stages += _finetune(recipe, row, tuning, sft, prompts)
             sft = stages[-1]
-    stages += _evaluate(recipe, Policy("sft", sft, sft), prompts)
+    stages += _evaluate(recipe, Policy("sft", sft, sft), prompts if recipe.sft else None)
     for row, control in recipe.controls.items():
         stages += _finetune(recipe, row, control, sft, prompts)
         stages += _evaluate(recipe, Policy(row, stages[-1], sft), prompts)
@@ -92,7 +92,7 @@ def _anchors(recipe: Recipe) -> Iterator[Stage]:
         if anchor.model is not None:
             model = _model(f"{row}/model", anchor.model)
             yield model
-            yield from _evaluate(recipe, Policy(row, model, model), model)
+            yield from _evaluate(recipe, Policy(row, model, model), None)
 
 
 def _model(path: str, ref: ModelRef) -> Stage:
@@ -228,8 +228,11 @@ def _train_spec(recipe: Recipe, **values: object) -> TrainSpec:
     )
 
 
-def _evaluate(recipe: Recipe, policy: Policy, trained: Stage) -> list[Stage]:
-    """The evaluations of a row; before that of held-out prompts those prompts and its opponent's answers. `trained`: prompts trained on."""
+def _evaluate(recipe: Recipe, policy: Policy, trained: Stage | None) -> list[Stage]:
+    """The evaluations of a row; before that of held-out prompts those prompts and its opponent's answers.
+
+    `trained` makes the prompts its training here has seen, if any.
+    """
     stages = []
     for benchmark in recipe.benchmarks:
         inputs, encoding = {"policy": policy.stage}, None
@@ -237,7 +240,7 @@ def _evaluate(recipe: Recipe, policy: Policy, trained: Stage) -> list[Stage]:
             prompts = _prompts("held_out/prompts", recipe.held_out)
             answers = _answers(recipe, f"{policy.opponent.path.split('/')[0]}/held_out", recipe.seed, policy.opponent, prompts)
             stages += [prompts, answers]
-            inputs |= {"opponent": policy.opponent, "prompts": prompts, "generated": answers, "trained": trained}
+            inputs |= {"opponent": policy.opponent, "prompts": prompts, "generated": answers, **({"trained": trained} if trained else {})}
             encoding = PairEncoding(**_encoding(recipe))
         spec = EvaluateSpec(benchmark=benchmark, engine=recipe.engine, precision=recipe.precision, seed=recipe.seed, encoding=encoding)
         versions = {**_versions("evaluate"), "benchmark": version("benchmarks", benchmark.name)}

@@ -8,7 +8,8 @@
                                the same over prompts whose two responses have like numbers of tokens: no length shortcut
 
 Forward passes of policy and opponent only. The generated responses are the opponent's, drawn as for training; `sft` is its own opponent,
-so its margin is 0 and its accuracy 50. Pairs become token ids as in training. A prompt that was trained on all the same is left out.
+so its margin is 0 and its accuracy 50. Pairs become token ids as in training. A prompt that a row was trained on here all the same is left
+out of it.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def open_benchmark(job: Job) -> Callable[[Task], Result]:
         chosen = [one for one in measured() if one.is_like_length or not name.endswith(LIKE)]
         found = {one.prompt_id: _finite(VALUES[name.removesuffix(LIKE)](one)) for one in chosen}
         samples = [{"id": one.prompt_id, **one._asdict(), "value": found[one.prompt_id]} for one in chosen]
-        return Result(_summary(job, task, found, len(measured())), samples)
+        return Result(_summary(job, task, found), samples)
 
     return score
 
@@ -128,7 +129,7 @@ def _lengths(group: Group) -> tuple[int, int]:
 
 
 def _unseen_pairs(inputs: Mapping[str, Path]) -> list[Pair]:
-    trained = {row.prompt_id for row in read_rows(inputs["trained"] / "prompts.jsonl")}
+    trained = {row.prompt_id for row in read_rows(inputs["trained"] / "prompts.jsonl")} if "trained" in inputs else set()
     pairs = read_pairs({"prompts": inputs["prompts"], "responses0": inputs["generated"]})
     unseen = [pair for pair in pairs if pair.prompt_id not in trained]
     if not unseen:
@@ -163,7 +164,7 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _summary(job: Job, task: Task, values: Mapping[str, float | None], num_prompts: int) -> Score:
+def _summary(job: Job, task: Task, values: Mapping[str, float | None]) -> Score:
     found = estimate(values)
     return Score(
         benchmark=job.benchmark.name,
@@ -173,6 +174,6 @@ def _summary(job: Job, task: Task, values: Mapping[str, float | None], num_promp
         stderr=found.stderr,
         n=len(values),
         n_unscored=found.n_unscored,
-        protocol={"rules": job.benchmark.protocol, "dtype": job.precision, "prompts": num_prompts, **_encoding(job).model_dump()},
+        protocol={"rules": job.benchmark.protocol, "dtype": job.precision, **_encoding(job).model_dump()},
         values=dict(values),
     )

@@ -174,6 +174,8 @@ def test_each_row_meets_its_own_opponent() -> None:
     answers = [path for path, stage in stages.items() if stage.kind == "generate" and path.endswith("/held_out")]
     assert answers == ["sft/held_out", "iter0/held_out", "iter1/held_out"]
     assert stages["iter1/eval/held_out"].inputs["generated"] == "iter0/held_out"
+    assert {stages[f"{row}/eval/held_out"].inputs["trained"] for row in met} == {"prompts"}
+    assert "trained" not in {stage.path: stage for stage in plan(load_recipe("zephyr-7b"))}["sft/eval/held_out"].inputs
     tiny = {stage.path: stage.fingerprint for stage in plan(load_recipe("tiny"))}
     assert tiny.items() <= {path: stage.fingerprint for path, stage in stages.items()}.items()
 
