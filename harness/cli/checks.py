@@ -10,15 +10,18 @@ import typer
 
 from harness import recipe as recipes
 from harness.analysis.anchors import anchor_notes, compare_figures, conclusions_of, figure_rows, require_anchors
+from harness.analysis.forensics import response_sets, training_state
 from harness.artifact import RunDir
 from harness.cli import listings
 from harness.cli.doctor import Context, examine, listing
 from harness.cli.printing import (
     DryRunOption,
     FormatOption,
+    IterationArg,
     MachineOption,
     OutOption,
     RecipeArg,
+    RunArg,
     announce,
     load,
     out,
@@ -62,6 +65,36 @@ def anchors(
     out.print(table(f"{loaded.name}: the same weights, evaluated here and there", figure_rows(figures)))
     for line in (*notes, *conclusions):
         out.print(line, markup=False)
+
+
+@app.command(name="compare-training")
+def compare_training(
+    run: RunArg,
+    row: Annotated[str, typer.Argument(metavar="ROW", help="A trained row of the run, such as iter0.")],
+    state: Annotated[Path, typer.Argument(metavar="STATE", help="The trainer_state.json of a released checkpoint.")],
+    format: FormatOption = "text",
+) -> None:
+    """Set a released checkpoint's training log over ours: the first step where they part beyond noise, and what differs after it."""
+    found = training_state.compare(RunDir(run), row, state)
+    if format == "json":
+        show_json({"curves": [curve._asdict() for curve in found.curves], "conclusions": found.conclusions})
+        return
+    show(f"{run.name} {row} and {state.name}", [curve._asdict() for curve in found.curves], format)
+    for line in found.conclusions:
+        out.print(line, markup=False)
+
+
+@app.command(name="compare-responses")
+def compare_responses(
+    iteration: IterationArg,
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A file, a directory, or OWNER/NAME@REVISION on the Hub.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs whose responses of that iteration are compared.")],
+    split: Annotated[str, typer.Option("--split", help="Which split; train+test joins two.")] = "train",
+    format: FormatOption = "text",
+) -> None:
+    """Hold our responses against a released set: identical ones, common beginnings, lengths; the run that decodes most alike first."""
+    found = response_sets.compare([RunDir(run) for run in runs], iteration, source, split)
+    show(f"iter{iteration}: responses of {source}", [one._asdict() for one in found], format)
 
 
 @app.command(name="import-judgments")

@@ -66,6 +66,8 @@ def lineage_of(inputs: Mapping[str, str]) -> str:
     parts = []
     if "policy" in inputs:
         parts.append(f"{'policy and opponent' if responses else 'policy'} {inputs['policy']}")
+    if "opponent" in inputs:
+        parts.append(f"opponent {inputs['opponent']}")
     if "prompts" in inputs:
         parts.append(inputs["prompts"])
     if responses:

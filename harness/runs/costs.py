@@ -113,7 +113,8 @@ def _preferences(recipe: Recipe, stage: Stage, machine: Machine) -> Work:
 
 
 def _generate(recipe: Recipe, stage: Stage, machine: Machine) -> Work:
-    sizes, num = recipe.sizes, recipe.prompts.num_prompts
+    held_out = recipe.held_out if stage.inputs["prompts"] == "held_out/prompts" else None
+    sizes, num = recipe.sizes, (held_out or recipe.prompts).num_prompts
     tokens = num * (sizes.prompt_tokens + sizes.generated_tokens)
     hours = _decode_hours(recipe, stage, machine, num * sizes.generated_tokens)
     return Work(num * sizes.generated_tokens * 5 / 1e9, tokens, 2 * sizes.num_parameters * tokens, hours)
@@ -141,6 +142,10 @@ def _num_prompts(recipe: Recipe, stage: Stage) -> int:
 
 def _evaluate(recipe: Recipe, stage: Stage, machine: Machine) -> Work:
     benchmark = EvaluateSpec.model_validate(stage.spec).benchmark
+    if recipe.held_out and benchmark.name == "held_out":
+        tokens = _models_scored(stage) * recipe.held_out.num_prompts * _pair_tokens(recipe)
+        flops = 2 * recipe.sizes.num_parameters * tokens
+        return Work(tokens, flops, _compute_hours(stage, machine, flops))
     questions = {task.name: _num_questions(benchmark, task.name) for task in benchmark.tasks}
     tokens = float(sum(num * TASK_SIZES.get(name, DEFAULT_TASK_SIZE)[1] for name, num in questions.items()))
     flops = 2 * recipe.sizes.num_parameters * tokens
@@ -148,6 +153,15 @@ def _evaluate(recipe: Recipe, stage: Stage, machine: Machine) -> Work:
     is_generated = benchmark.name == "mt_bench"  # half of its tokens are answers
     hours = _decode_hours(recipe, stage, machine, tokens / 2) if is_generated else _compute_hours(stage, machine, flops)
     return Work(0.0, tokens, flops, hours, calls)
+
+
+def _models_scored(stage: Stage) -> int:
+    """Policy and opponent; one model where they are the same."""
+    return len({stage.inputs["policy"], stage.inputs["opponent"]})
+
+
+def _pair_tokens(recipe: Recipe) -> float:
+    return recipe.sizes.prompt_tokens + recipe.sizes.real_tokens + recipe.sizes.generated_tokens
 
 
 def _calls_a_turn(benchmark: Benchmark) -> int:
