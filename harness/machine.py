@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -19,7 +19,9 @@ class Machine(Strict):
     """Devices, batch sizes per device, and how training is launched.
 
     `micro_batch` counts pairs per device and forward pass. `launcher` is the command put before `-m harness stage DIR` of a
-    training stage ('{python}' is the interpreter). `fork_stages` imports the libraries once a run and forks each stage from there, which a
+    training stage: '{python}' is the interpreter, '{num_devices}' all devices, '{num_nodes}' and '{node_devices}' the nodes and the
+    devices of each. `sharding` divides weights, gradients and optimizer state among the devices; with offload they wait in host memory.
+    `fork_stages` imports the libraries once a run and forks each stage from there, which a
     machine with CUDA cannot. `trackers` get every step's metrics beside `log.jsonl`. A judge's endpoint is asked
     `judge_threads` things at a time; a request that fails or takes over `judge_timeout_seconds` is asked again up to `judge_retries` times.
     `peak_tflops` (per device, at the training precision) is what a step's utilisation is measured against; it, `mfu` and
@@ -28,7 +30,8 @@ class Machine(Strict):
     `python` names the interpreter of a kind of stage ('generate', 'train', 'evaluate') where it is not this one; harness must be
     installed there too. `vllm` holds arguments of `vllm.LLM` (harness/components/engines/vllm.py lists which).
 
-    Generation runs `num_replicas` engines, each on `tensor_parallel` devices: as processes of this node, or as actors of the Ray cluster
+    Generation runs `num_replicas` engines, each on `tensor_parallel` devices (where not stated, as many as a node's GPUs allow): as
+    processes of this node, or as actors of the Ray cluster
     that RAY_ADDRESS names (of this node where it names none). lm-eval's tasks are shared out likewise, one device each. `replica_env`
     gives each process variables of its own; without it each sees its own share of the CUDA devices. `server` is the base URL of the
     server that an `openai_api` recipe generates with.
@@ -38,6 +41,7 @@ class Machine(Strict):
     summary: str
     device: Literal["cpu", "cuda"] = "cpu"
     num_devices: int = Field(default=1, gt=0)
+    num_nodes: int = Field(default=1, gt=0)
     num_threads: int | None = None
     micro_batch: int = Field(default=8, gt=0)
     opponent_batch: int = Field(default=16, gt=0)
@@ -51,12 +55,13 @@ class Machine(Strict):
     checkpoint_every_seconds: float = 600.0
     fork_stages: bool = False
     launcher: tuple[str, ...] = ("{python}",)
+    sharding: Literal["none", "fsdp2", "fsdp2_offload"] = "none"
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     env: dict[str, str] = {}
     python: dict[StageKind, str] = {}
     vllm: dict[str, bool | int | float | str] = {}
     tensor_parallel: int = Field(default=1, gt=0)
-    num_replicas: int = Field(default=1, gt=0)
+    num_replicas: int = Field(default_factory=lambda stated: _one_a_device(stated), gt=0)
     replicas_on: Literal["node", "ray"] = "node"
     replica_env: tuple[dict[str, str], ...] = ()
     server: str | None = None
@@ -64,6 +69,20 @@ class Machine(Strict):
     mfu: float = 0.3
     generate_tokens_per_second: float
     memory_gb: float
+
+
+def _one_a_device(stated: dict[str, Any]) -> int:
+    """Engines on the GPUs of a node: as many as `tensor_parallel` allows; one on CPUs."""
+    needed = {"num_devices", "num_nodes", "tensor_parallel"}
+    if stated.get("device") != "cuda" or not needed <= stated.keys():
+        return 1
+    return max(int(stated["num_devices"] // stated["num_nodes"] // stated["tensor_parallel"]), 1)
+
+
+def launcher(machine: Machine, python: str) -> list[str]:
+    """The words before `-m harness stage DIR` of a training stage, their templates filled in."""
+    known = {"python": python, "num_devices": machine.num_devices, "num_nodes": machine.num_nodes}
+    return [part.format(**known, node_devices=machine.num_devices // machine.num_nodes) for part in machine.launcher]
 
 
 def load(name_or_file: str) -> Machine:
@@ -92,11 +111,3 @@ def check(machine: Machine, recipe: Recipe) -> None:
                 f"{recipe.name}'s {field} of {batch} pairs cannot be divided among the {machine.num_devices} devices of machine "
                 f"{machine.name!r}; use a machine whose number of devices divides {batch}"
             )
-
-
-def default_for(num_parameters: float) -> Machine:
-    """The shipped machine with the least memory that holds fp32 weights, gradients and RMSProp state (12 bytes a parameter)."""
-    needed = 12 * num_parameters / 1e9
-    shipped_machines = sorted((load(name) for name in available()), key=lambda m: m.memory_gb * m.num_devices)
-    fitting = [machine for machine in shipped_machines if machine.memory_gb * machine.num_devices >= needed]
-    return (fitting or shipped_machines)[0 if fitting else -1]

@@ -13,7 +13,7 @@ changes = {
         "{python}",
         "-m",
         "accelerate.commands.launch",
-        "--num_processes=8",
+        "--num_processes={num_devices}",
         "--num_machines=1",
         "--mixed_precision=no",
         "--dynamo_backend=no",

@@ -16,6 +16,7 @@ machine = Machine(
     summary="4 nodes of 8 x A100-80G, Slurm and Ray, bf16, FSDP2 (not run by us)",
     device="cuda",
     num_devices=32,
+    num_nodes=4,
     micro_batch=2,
     opponent_batch=16,
     generate_batch=64,
@@ -25,13 +26,15 @@ machine = Machine(
     checkpoint_every_seconds=900.0,
     num_replicas=32,
     replicas_on="ray",
+    sharding="fsdp2",
     launcher=(
         "srun",
         "--overlap",
         "--ntasks-per-node=1",
         "bash",
         "-c",
-        'exec {python} -m accelerate.commands.launch --num_processes=32 --num_machines=4 --machine_rank="$SLURM_NODEID" '
+        'exec {python} -m accelerate.commands.launch --num_processes={num_devices} --num_machines={num_nodes} '
+        '--machine_rank="$SLURM_NODEID" '
         '--main_process_ip="$MAIN_HOST" --main_process_port=29500 --mixed_precision=no --dynamo_backend=no --use_fsdp '
         "--fsdp_version=2 --fsdp_auto_wrap_policy=TRANSFORMER_BASED_WRAP --fsdp_state_dict_type=FULL_STATE_DICT "
         '--no_python {python} "$@"',

@@ -21,6 +21,7 @@ from harness.cli.printing import (
     RecipeArg,
     announce,
     load,
+    load_to_plan,
     out,
     plan_tables,
     show,
@@ -44,7 +45,7 @@ def anchors(
     format: FormatOption = "text",
 ) -> None:
     """Evaluate the published checkpoints RECIPE names and set them beside their published figures: does our evaluation differ?"""
-    loaded, place = load(recipe, machine)
+    loaded, place = load_to_plan(recipe, machine) if dry_run else load(recipe, machine)
     anchoring.require(loaded)
     run = RunDir(out_dir or Path("results") / loaded.name)
     planned = listings.plan_list(loaded, run, place) if dry_run else None

@@ -5,7 +5,7 @@ Layouts (stable; a new field may be added, none is renamed):
     recipes   [{name, summary, model, iterations, file}]
     plan      {recipe, machine, stages: [{path, kind, state, fingerprint, inputs, tokens, flops, hours, device_hours, memory_gb,
               disk_gb, judge_calls, paper_hours}], totals: {the same summed, memory_gb the largest},
-              warnings: [too little memory, or a judge past or near its shutdown],
+              warnings: [too little memory, no judge, or one past or near its shutdown],
               schedule, deviations}
     schedule  [{iteration, opponent, pairs_from, pairs, beta, learning_rate, epochs, steps}]
     status    [{path, state, seconds, peak_memory_mb, outputs}]
@@ -22,10 +22,11 @@ from harness import recipe as recipes
 from harness.analysis.deviations import Listing, reason_for
 from harness.artifact import RunDir
 from harness.config import flatten
-from harness.evaluation.judge_shutdowns import judges_of, warning
+from harness.evaluation.judge_shutdowns import judges_of, not_chosen, warning
 from harness.machine import Machine
 from harness.plan import steps_of
 from harness.recipe import Recipe
+from harness.runs import memory
 from harness.runs.costs import Cost, estimate
 from harness.runs.runner import survey
 
@@ -81,21 +82,9 @@ def plan_list(recipe: Recipe, run: RunDir, machine: Machine) -> dict[str, Any]:
         )
     totals: dict[str, float] = {name: sum(stage[name] or 0 for stage in stages) for name in Cost._fields}
     totals["memory_gb"] = max(stage["memory_gb"] for stage in stages)
-    judges = [found for judge in judges_of(recipe.benchmarks) if (found := warning(judge, date.today()))]
-    warnings = [*_warnings(stages, machine), *judges]
+    judges = [warning(judge, date.today()) for judge in judges_of(recipe.benchmarks)]
+    warnings = list(filter(None, (memory.refusal(recipe, machine), not_chosen(recipe.benchmarks), *judges)))
     return {"recipe": recipe.name, "machine": machine.name, "stages": stages, "totals": totals, "warnings": warnings}
-
-
-def _warnings(stages: Listing, machine: Machine) -> list[str]:
-    """A line for the kind of stage that needs more memory than a device has."""
-    needed: dict[str, float] = {}
-    for stage in stages:
-        needed[stage["kind"]] = max(stage["memory_gb"], needed.get(stage["kind"], 0.0))
-    return [
-        f"{kind} stages need at least {gb:.0f} GB a device, {machine.name} has {machine.memory_gb:.0f}"
-        for kind, gb in needed.items()
-        if gb > machine.memory_gb
-    ]
 
 
 def status_list(recipe: Recipe, run: RunDir) -> Listing:

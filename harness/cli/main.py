@@ -26,6 +26,7 @@ from harness.cli.printing import (
     announce,
     err,
     load,
+    load_to_plan,
     out,
     plan_tables,
     show,
@@ -84,7 +85,7 @@ def reproduce(
     if help_ or recipe is None:
         _help(context, recipe)
         return
-    loaded, place = load(recipe, machine)
+    loaded, place = load_to_plan(recipe, machine) if dry_run else load(recipe, machine)
     run = RunDir(out_dir or Path("results") / loaded.name)
     if dry_run:
         out.print(plan_tables(listings.plan_list(loaded, run, place)))
@@ -99,7 +100,7 @@ def reproduce(
 @app.command()
 def plan(recipe: RecipeArg, out_dir: OutOption = None, machine: MachineOption = None, format: FormatOption = "text") -> None:
     """Show the stages of RECIPE: lineage, state, and estimated cost beside the paper's own times."""
-    loaded, place = load(recipe, machine)
+    loaded, place = load_to_plan(recipe, machine)
     found = listings.plan_list(loaded, RunDir(out_dir or Path("results") / loaded.name), place)
     if format == "json":
         show_json({**found, "schedule": listings.schedule(loaded), "deviations": deviation_list(loaded)})

@@ -57,6 +57,17 @@ def judges_of(benchmarks: tuple[Benchmark, ...]) -> tuple[Judge, ...]:
     return tuple(judge for judge in named if load("judges", judge.name).NEEDS_MODEL)
 
 
+def not_chosen(benchmarks: tuple[Benchmark, ...]) -> str | None:
+    """What follows where a benchmark's judge must be a model and none is named; None where every judge is chosen."""
+    names = [one.name for one in benchmarks if one.judge and not one.judge.model and load("judges", one.judge.name).NEEDS_MODEL]
+    if not names:
+        return None
+    return (
+        f"{' and '.join(names)} has no judge: answers are made and stay unscored; name one in a recipe of your own, such as "
+        f"Judge(model={RECOMMENDED.model!r}, revision={RECOMMENDED.revision!r}) (docs/judging.md)"
+    )
+
+
 def warning(judge: Judge, today: date) -> str | None:
     """What is wrong with grading by `judge` from `today` on; None where nothing is known to be."""
     day = SHUTDOWN.get(judge.model or "")

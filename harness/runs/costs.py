@@ -10,8 +10,7 @@ Our training counts a pair's prompt once, and the opponent once an iteration: fo
 8 FLOPs a parameter for 840 tokens a pair, 4.9e18, in the paper's 4.32 h on 8 A100s 39 TFLOPS a device, an mfu of 0.125 without
 padding. At the mfu of 0.35 assumed for `a100x8` our estimate is a quarter of the paper's time; neither is a measurement of ours.
 
-Memory is what must fit on each device at the least: weights, gradients and optimizer state in fp32, divided among the devices as
-FSDP does; for generation and evaluation an engine's weights alone. Activations, caches and a layer's gathered weights come on top.
+Memory is what must fit on each device (harness/runs/memory.py).
 Disk is what stays; while training, two states of twice the checkpoint's size (with AdamW three times) come and go.
 """
 
@@ -24,6 +23,7 @@ from harness.artifact import Stage
 from harness.contracts import EvaluateSpec, PreferencesSpec, PromptsSpec, TrainSpec, branches, has_opponent, load
 from harness.machine import Machine
 from harness.recipe import Benchmark, Recipe
+from harness.runs.memory import needed
 
 # questions in the full set, and tokens scored or generated a question at the paper's shots; counted on the real sets, rounded
 TASK_SIZES = {
@@ -40,8 +40,6 @@ TASK_SIZES = {
     "mt_bench": (80, 2000),
 }
 DEFAULT_TASK_SIZE = (200, 100)
-OPTIMIZER_BYTES = {"rmsprop": 4, "adamw": 8}
-"""State kept for each parameter, in fp32."""
 
 
 class Cost(NamedTuple):
@@ -75,7 +73,7 @@ def estimate(recipe: Recipe, stage: Stage, machine: Machine) -> Cost:
         "evaluate": _evaluate,
     }[stage.kind](recipe, stage, machine)
     device_hours = hours * devices_of(stage, machine)
-    return Cost(tokens, flops, hours, device_hours, _memory_gb(recipe, stage, machine), disk, calls, _paper_hours(recipe, stage))
+    return Cost(tokens, flops, hours, device_hours, needed(recipe, stage, machine).total, disk, calls, _paper_hours(recipe, stage))
 
 
 def devices_of(stage: Stage, machine: Machine) -> int:
@@ -160,17 +158,6 @@ def _compute_hours(stage: Stage, machine: Machine, flops: float) -> float:
 def _decode_hours(recipe: Recipe, stage: Stage, machine: Machine, tokens: float) -> float:
     rate = machine.generate_tokens_per_second * devices_of(stage, machine) / (recipe.sizes.num_parameters / 1e9)
     return tokens / rate / 3600
-
-
-def _memory_gb(recipe: Recipe, stage: Stage, machine: Machine) -> float:
-    parameters = recipe.sizes.num_parameters / 1e9
-    if stage.kind == "train":
-        per_parameter = 4 + 4 + OPTIMIZER_BYTES[TrainSpec.model_validate(stage.spec).optimizer.name]
-        return per_parameter * parameters / machine.num_devices
-    if stage.kind in ("generate", "evaluate"):
-        shared_by = machine.tensor_parallel if stage.kind == "generate" else 1
-        return {"bf16": 2, "fp32": 4}[recipe.precision] * parameters / shared_by
-    return 0.0
 
 
 def _checkpoint_gb(recipe: Recipe) -> float:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from harness import machine as machines
 from harness.artifact import DONE_FILE, RECIPE_FILE, STAGE_FILE, Accepted, Launch, RunDir, Stage, State, difference
 from harness.errors import InputError, MachineError, StageError, StaleError, suggest
 from harness.files import dump, hash_file, write_atomic
@@ -29,6 +30,8 @@ from harness.runs import provenance
 from harness.runs.stage_processes import Processes
 
 USER_ERROR_EXIT = 1
+WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
+"""GNU's and Intel's OpenMP; a machine's `env` may say otherwise."""
 Announce = Callable[[str], None]
 
 
@@ -186,7 +189,7 @@ def _launch(stage: Stage, run: RunDir, machine: Machine, processes: Processes) -
     """Run one stage's process to its end and write its record; return its seconds."""
     directory = run.stage_dir(stage.path)
     python = _interpreter(stage, machine)
-    run.begin(stage, machine, {**provenance.collect(), **_provenance_in(python)})
+    run.begin(stage, machine, {**provenance.collect(), **_provenance_in(python), "threads": _threads(machine)})
     began = time.monotonic()
 
     def started(pid: int) -> None:
@@ -212,8 +215,9 @@ def _env(machine: Machine) -> dict[str, str]:
 
 
 def _threads(machine: Machine) -> dict[str, str]:
-    """The machine's threads as torch reads them when it is imported."""
-    return {} if machine.num_threads is None else {"OMP_NUM_THREADS": str(machine.num_threads)}
+    """The machine's threads as torch reads them when it is imported; those that wait sleep, and do not spin beside other work."""
+    number = {} if machine.num_threads is None else {"OMP_NUM_THREADS": str(machine.num_threads)}
+    return {**WAITING, **number, **{name: value for name, value in machine.env.items() if name in (*WAITING, "OMP_NUM_THREADS")}}
 
 
 def _forks(stage: Stage, machine: Machine, python: str) -> bool:
@@ -222,8 +226,8 @@ def _forks(stage: Stage, machine: Machine, python: str) -> bool:
 
 
 def _command(stage: Stage, machine: Machine, python: str, directory: Path) -> list[str]:
-    launcher = machine.launcher if stage.kind == "train" else ("{python}",)
-    return [*(part.format(python=python) for part in launcher), "-m", "harness", "stage", str(directory)]
+    before = machines.launcher(machine, python) if stage.kind == "train" else [python]
+    return [*before, "-m", "harness", "stage", str(directory)]
 
 
 def _interpreter(stage: Stage, machine: Machine) -> str:

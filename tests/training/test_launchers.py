@@ -18,7 +18,7 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from harness.lm.group_logps import GroupScorer
-from harness.machine import available, load
+from harness.machine import available, launcher, load
 from tests import ROOT
 from tests.families import SIZES, small_model
 
@@ -27,9 +27,9 @@ FSDP = ("FSDP_VERSION", "FSDP_AUTO_WRAP_POLICY", "FSDP_STATE_DICT_TYPE", "FSDP_R
 
 def parsed(name: str) -> Any:
     """The launcher's options as accelerate understands them; it exits on an option it does not know."""
-    launcher = [part.format(python="PYTHON") for part in load(name).launcher]
-    assert launcher[:3] == ["PYTHON", "-m", "accelerate.commands.launch"]
-    return launch_command_parser().parse_args([*launcher[3:], "-m", "harness", "stage", "DIR"])
+    words = launcher(load(name), "PYTHON")
+    assert words[:3] == ["PYTHON", "-m", "accelerate.commands.launch"]
+    return launch_command_parser().parse_args([*words[3:], "-m", "harness", "stage", "DIR"])
 
 
 @pytest.mark.parametrize("name", sorted(available()))
@@ -63,7 +63,7 @@ def test_two_nodes_get_what_one_node_s_launcher_would_set(tmp_path: Path) -> Non
     (tmp_path / "python").write_text("#!/bin/bash\nprintf '%s\\n' \"$@\"\n")
     for program in tmp_path.iterdir():
         program.chmod(0o755)
-    command = [*(part.format(python=str(tmp_path / "python")) for part in machine.launcher), "-m", "harness", "stage", "a DIR"]
+    command = [*launcher(machine, str(tmp_path / "python")), "-m", "harness", "stage", "a DIR"]
     env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "first,second"}
     lines = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout.splitlines()
     assert lines[:2] == ["-m", "torch.distributed.run"]
