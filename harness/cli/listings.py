@@ -3,6 +3,8 @@
 Layouts (stable; a new field may be added, none is renamed):
 
     recipes   [{name, summary, model, iterations, file}]
+    machines  {shipped: [{name, summary, devices, device_gb, sharding, micro_batch}],
+              found: {gpus: [{name, memory_gb, capability}], num_cpus, memory_gb}}
     plan      {recipe, machine, stages: [{path, kind, state, fingerprint, inputs, tokens, flops, hours, device_hours, memory_gb,
               disk_gb, judge_calls, paper_hours}], totals: {the same summed, memory_gb the largest},
               warnings: [too little memory, no judge, or one past or near its shutdown],
@@ -18,6 +20,7 @@ from __future__ import annotations
 from datetime import date
 from typing import Any
 
+from harness import machine as machines
 from harness import recipe as recipes
 from harness.analysis.deviations import Listing, reason_for
 from harness.artifact import RunDir
@@ -43,6 +46,24 @@ def recipe_list() -> Listing:
                 "model": loaded.sft_model.name,
                 "iterations": len(loaded.iterations),
                 "file": f"recipes/{path.name}",
+            }
+        )
+    return found
+
+
+def machine_list() -> Listing:
+    """A row for each shipped machine."""
+    found = []
+    for name in machines.available():
+        machine = machines.load(name)
+        found.append(
+            {
+                "name": name,
+                "summary": machine.summary,
+                "devices": machine.num_devices,
+                "device_gb": machine.memory_gb,
+                "sharding": machine.sharding,
+                "micro_batch": machine.micro_batch,
             }
         )
     return found

@@ -14,9 +14,14 @@ from harness import recipe as recipes
 from harness.analysis.deviations import deviation_list
 from harness.artifact import RunDir, read_recipe
 from harness.cli import checks, listings, pairs, publish
+from harness.cli import doctor as doctors
 from harness.cli import explain as explaining
 from harness.cli import watch as watching
 from harness.cli.printing import (
+    CHECK,
+    COMPARE,
+    LOOK,
+    RUN,
     DryRunOption,
     FormatOption,
     MachineOption,
@@ -25,7 +30,6 @@ from harness.cli.printing import (
     RunArg,
     announce,
     err,
-    load,
     load_to_plan,
     out,
     plan_tables,
@@ -37,9 +41,9 @@ from harness.cli.printing import (
 from harness.errors import HarnessError, InputError, MachineError, StageError
 from harness.report import bundle as bundling
 from harness.report import tables as tabulating
-from harness.runs import runner
+from harness.runs import provenance, runner
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(pairs.app)
 app.add_typer(checks.app)
 app.add_typer(publish.app)
@@ -71,7 +75,20 @@ def main() -> None:
         _defect()
 
 
-@app.command(context_settings={"help_option_names": []})
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"harness {provenance.versions().get('harness-spin', 'that is not installed, it runs from a folder')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")] = False,
+) -> None:
+    """Reproduce Self-Play Fine-Tuning (SPIN): generate, train, evaluate, and set the tables beside the paper's."""
+
+
+@app.command(context_settings={"help_option_names": []}, rich_help_panel=RUN)
 def reproduce(
     context: typer.Context,
     recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="A recipe's name or file.")] = None,
@@ -85,19 +102,19 @@ def reproduce(
     if help_ or recipe is None:
         _help(context, recipe)
         return
-    loaded, place = load_to_plan(recipe, machine) if dry_run else load(recipe, machine)
+    loaded = recipes.load(recipe)
     run = RunDir(out_dir or Path("results") / loaded.name)
     if dry_run:
-        out.print(plan_tables(listings.plan_list(loaded, run, place)))
+        out.print(plan_tables(listings.plan_list(loaded, run, load_to_plan(recipe, machine)[1])))
         return
-    ran = runner.reproduce(loaded, run, place, only, announce)
+    ran = runner.reproduce(loaded, run, doctors.ready_machine(loaded, machine, run.path, only), only, announce)
     if only is None:
         tabulating.write_tables(run.path)
     tabulating.print_tables(tabulating.read([run.path]), out)
     announce(f"{ran} stage(s) ran; everything is in {run.path}")
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def plan(recipe: RecipeArg, out_dir: OutOption = None, machine: MachineOption = None, format: FormatOption = "text") -> None:
     """Show the stages of RECIPE: lineage, state, and estimated cost beside the paper's own times."""
     loaded, place = load_to_plan(recipe, machine)
@@ -112,7 +129,7 @@ def plan(recipe: RecipeArg, out_dir: OutOption = None, machine: MachineOption = 
     out.print(f"stated in: {'; '.join(sorted({row['where'] for row in parts}))}", markup=False)
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def status(
     recipe: RecipeArg,
     out_dir: OutOption = None,
@@ -128,20 +145,20 @@ def status(
         show(f"{loaded.name}: stages", listings.status_list(loaded, run), format)
 
 
-@app.command(name="recipes")
+@app.command(name="recipes", rich_help_panel=LOOK)
 def recipes_(format: FormatOption = "text") -> None:
     """List the recipes."""
     show("recipes", listings.recipe_list(), format, ("model", "file"))
 
 
-@app.command()
+@app.command(rich_help_panel=COMPARE)
 def diff(left: RecipeArg, right: RecipeArg, format: FormatOption = "text") -> None:
     """Show the fields in which two recipes part, with their reasons."""
     a, b = recipes.load(left), recipes.load(right)
     show(f"{a.name} (left) and {b.name} (right)", listings.diff_list(a, b), format)
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def tables(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="A run's or a sweep's directory, or runs to combine (seeds).")],
     format: Annotated[Literal["text", "json", "markdown", "latex", "csv"], typer.Option("--format", help="How to print.")] = "text",
@@ -159,7 +176,7 @@ def tables(
         sys.stdout.write(tabulating.render(table, format))
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def explain(
     run: RunArg,
     row: Annotated[str, typer.Argument(metavar="ROW", help="A row of the tables, such as iter1.")],
@@ -174,7 +191,7 @@ def explain(
         explaining.print_explanation(found, out)
 
 
-@app.command()
+@app.command(rich_help_panel=CHECK)
 def verify(run: RunOrBundleArg, format: FormatOption = "text") -> None:
     """Re-hash every output of a run, or of a bundle, against its records."""
     if run.is_file():
@@ -192,7 +209,7 @@ def verify(run: RunOrBundleArg, format: FormatOption = "text") -> None:
         raise InputError(f"{len(damage)} thing(s) in {run} are not what their records say")
 
 
-@app.command()
+@app.command(rich_help_panel=CHECK)
 def accept(
     recipe: RecipeArg,
     stage: Annotated[str, typer.Argument(metavar="STAGE", help="The stage's path, such as iter0/train.")],

@@ -110,6 +110,8 @@ def _text(value: Any) -> str:
 PAPERS = "a100x8"
 out = Console(soft_wrap=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
+RUN, LOOK, COMPARE, PUBLISH, CHECK = "Run", "Look", "Compare", "Publish", "Check"
+"""The panels of `harness --help`, in order."""
 Format = Literal["text", "json"]
 RecipeArg = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name, or a Python file that defines `recipe`.")]
 RunArg = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory, such as results/tiny.")]

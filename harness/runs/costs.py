@@ -16,6 +16,7 @@ Disk is what stays; while training, two states of twice the checkpoint's size (w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from harness import paper
@@ -23,7 +24,7 @@ from harness.artifact import Stage
 from harness.contracts import EvaluateSpec, PreferencesSpec, PromptsSpec, TrainSpec, branches, has_opponent, load
 from harness.machine import Machine
 from harness.recipe import Benchmark, Recipe
-from harness.runs.memory import needed
+from harness.runs.memory import ADAPTERS, OPTIMIZER_BYTES, needed
 
 # questions in the full set, and tokens scored or generated a question at the paper's shots; counted on the real sets, rounded
 TASK_SIZES = {
@@ -74,6 +75,28 @@ def estimate(recipe: Recipe, stage: Stage, machine: Machine) -> Cost:
     }[stage.kind](recipe, stage, machine)
     device_hours = hours * devices_of(stage, machine)
     return Cost(tokens, flops, hours, device_hours, needed(recipe, stage, machine).total, disk, calls, _paper_hours(recipe, stage))
+
+
+def peak_disk_gb(recipe: Recipe, stages: Sequence[Stage], machine: Machine) -> float:
+    """The most that making `stages` in their order holds at a time: what they leave, and beside it a training's two states.
+
+    Example: zephyr-7b has four checkpoints of 29 GB behind it when its last iteration saves states of 58 GB: 232 GB and some text.
+    """
+    left, peak = 0.0, 0.0
+    for stage in stages:
+        kept = estimate(recipe, stage, machine).disk_gb
+        peak = max(peak, left + max(kept, _states_gb(recipe, stage)))
+        left += kept
+    return peak
+
+
+def _states_gb(recipe: Recipe, stage: Stage) -> float:
+    """Two states of a training, of which one is being written; nothing for another stage."""
+    if stage.kind != "train":
+        return 0.0
+    spec = TrainSpec.model_validate(stage.spec)
+    optimizer = OPTIMIZER_BYTES[spec.optimizer.name] * (ADAPTERS if spec.lora else 1.0)
+    return 2 * (4 + optimizer) * recipe.sizes.num_parameters / 1e9
 
 
 def devices_of(stage: Stage, machine: Machine) -> int:

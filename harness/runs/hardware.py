@@ -12,11 +12,12 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from harness import machine as machines
+from harness.artifact import Stage
 from harness.errors import MachineError
 from harness.machine import Machine
 from harness.recipe import Recipe
@@ -87,8 +88,8 @@ def machine_for(recipe: Recipe, here: Hardware) -> Machine:
     raise MachineError(f"{recipe.name} does not fit here ({here}): {reasons[-1]}; use more or larger GPUs")
 
 
-def misfit(recipe: Recipe, machine: Machine, here: Hardware) -> str | None:
-    """Why the devices or memory found here are too few for `recipe` on `machine`; None where they are enough.
+def misfit(recipe: Recipe, machine: Machine, here: Hardware, stages: Sequence[Stage] | None = None) -> str | None:
+    """Why the devices or memory found here are too few for `stages` of `recipe` (None: all) on `machine`; None where they are enough.
 
     Of a machine of several nodes this computer is one, or only starts them: what the others have is not known here.
     """
@@ -96,8 +97,8 @@ def misfit(recipe: Recipe, machine: Machine, here: Hardware) -> str | None:
     if machine.device == "cuda" and machine.num_nodes == 1 and len(here.gpus) < needed:
         return f"machine {machine.name} has {needed} GPU{'s' * (needed > 1)}, here is {str(here).partition(',')[0]}"
     smallest = min((gpu.memory_gb for gpu in here.gpus), default=machine.memory_gb)
-    reason = memory.refusal(recipe, machine, smallest if machine.device == "cuda" else here.memory_gb)
-    host = memory.host_gb(recipe, machine)
+    reason = memory.refusal(recipe, machine, stages, smallest if machine.device == "cuda" else here.memory_gb)
+    host = memory.host_gb(recipe, machine, stages)
     if reason is None and machine.num_nodes == 1 and host > here.memory_gb:
         return f"training {recipe.name} keeps {host:.0f} GB in the host's memory, {here.memory_gb:.0f} GB are here"
     return reason

@@ -12,6 +12,7 @@ leaves behind were counted for Mistral-7B on torch's meta device, which tests/ru
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from harness.artifact import Stage
@@ -72,14 +73,14 @@ def needed(recipe: Recipe, stage: Stage, machine: Machine) -> Memory:
     return Memory(weights=0.0)
 
 
-def refusal(recipe: Recipe, machine: Machine, device_gb: float | None = None) -> str | None:
-    """Why `recipe` cannot run on `machine`, with the arithmetic of its largest stage of a kind; None where it fits.
+def refusal(recipe: Recipe, machine: Machine, stages: Sequence[Stage] | None = None, device_gb: float | None = None) -> str | None:
+    """Why `stages` of `recipe` (None: all) cannot run on `machine`, with the arithmetic of the largest of a kind; None where they fit.
 
     `device_gb` is what a device was found to have, where that is known.
     """
     here = machine.memory_gb if device_gb is None else device_gb
     largest: dict[str, Memory] = {}
-    for stage in plan(recipe):
+    for stage in plan(recipe) if stages is None else stages:
         found = needed(recipe, stage, machine)
         largest[stage.kind] = max(found, largest.get(stage.kind, found), key=lambda memory: memory.total)
     for kind, memory in largest.items():
@@ -88,9 +89,9 @@ def refusal(recipe: Recipe, machine: Machine, device_gb: float | None = None) ->
     return None
 
 
-def host_gb(recipe: Recipe, machine: Machine) -> float:
+def host_gb(recipe: Recipe, machine: Machine, stages: Sequence[Stage] | None = None) -> float:
     """What the node's memory must hold at the most."""
-    return max(needed(recipe, stage, machine).host for stage in plan(recipe))
+    return max((needed(recipe, stage, machine).host for stage in (plan(recipe) if stages is None else stages)), default=0.0)
 
 
 def _sum(memory: Memory) -> str:
