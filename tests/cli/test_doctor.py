@@ -14,7 +14,7 @@ import pytest
 from harness.artifact import RunDir
 from harness.cli import preflight
 from harness.cli.doctor import examine, ready_machine
-from harness.cli.listings import plan_list
+from harness.cli.listings import diff_list, plan_list
 from harness.cli.preflight import Context, Finding, context_for
 from harness.errors import MachineError
 from harness.evaluation.judge_shutdowns import RECOMMENDED, SHUTDOWN, warning
@@ -23,6 +23,7 @@ from harness.recipe import Judge, Lora, Recipe, load, replace
 from harness.recipe_parts import REVISION_PATTERN
 from harness.runs import hardware
 from harness.runs.hardware import Gpu, Hardware
+from tests import ROOT
 
 DAY = date(2026, 11, 24)
 
@@ -161,8 +162,19 @@ def test_a_node_that_has_everything_is_ready(computer: Callable[..., None], tmp_
         assert ready_machine(load("zephyr-7b"), machine, tmp_path / "run").num_devices == 8
     found = looked_at(load("zephyr-7b"), "a100x8", tmp_path / "run")
     assert [finding.check for finding in found.values() if finding.state != "ok"] == ["judge"]
-    assert "stay unscored; name one" in found["judge"].found
+    assert "stay unscored; for an open one" in found["judge"].found
     assert RECOMMENDED.revision in found["judge"].found
+
+
+def test_an_open_judge_is_one_line_away(tmp_path: Path) -> None:
+    """The file that docs/judging.md shows is a recipe whose judge is pinned; nothing but the judge differs, and the plan is silent."""
+    page = (ROOT / "docs" / "judging.md").read_text()
+    example = page.split("(`harness reproduce ./judged.py`):\n\n")[1].split("\n\nRepeats")[0]
+    file = tmp_path / "judged.py"
+    file.write_text("\n".join(line.removeprefix("    ") for line in example.splitlines()))
+    recipe = load(str(file))
+    assert {row["field"] for row in diff_list(load("zephyr-7b"), recipe)} == {"benchmarks.2.judge.model", "benchmarks.2.judge.revision"}
+    assert not any("judge" in line for line in plan_list(recipe, RunDir(tmp_path), load_machine("a100x8"))["warnings"])
 
 
 @pytest.mark.parametrize(
