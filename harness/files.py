@@ -17,6 +17,14 @@ from pydantic import BaseModel
 from harness.config import Model, Strict
 from harness.errors import InputError, MachineError
 
+FULL_DISK_WORDS = (
+    "No space left on device",
+    "Disk quota exceeded",
+    "os error 28",
+    "Not enough disk space",
+    "inline_container.cc",  # torch's writer, which does not say why it could not write
+)
+
 
 class Output(Strict):
     """A file a stage left: bytes and sha256."""
@@ -48,17 +56,24 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 @contextmanager
 def naming_full_disk(path: Path) -> Iterator[None]:
-    """Turn ENOSPC into an error that says what to do."""
+    """Turn a full disk, whichever library met it, into an error that says what to do."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except BaseException as error:  # torch's sharded states raise one that is no Exception
+        if not is_disk_full(error):
             raise
         free = shutil.disk_usage(path.parent if path.parent.exists() else Path.cwd()).free
         raise MachineError(
             f"disk full while writing {path.name} ({free / 2**20:.0f} MiB free); nothing finished is lost: "
             "free space and run the same command again"
         ) from None
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether a write failed for want of space or quota: by its number, or by what safetensors, tokenizers and torch say of it."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return any(words in str(error) for words in FULL_DISK_WORDS)
 
 
 def dump(value: BaseModel) -> bytes:

@@ -19,11 +19,12 @@ class Machine(Strict):
     """Devices, batch sizes per device, and how training is launched.
 
     `micro_batch` counts pairs per device and forward pass. `launcher` is the command put before `-m harness stage DIR` of a
-    training stage: '{python}' is the interpreter, '{num_devices}' all devices, '{num_nodes}' and '{node_devices}' the nodes and the
-    devices of each. `sharding` divides weights, gradients and optimizer state among the devices; with offload they wait in host memory.
-    `fork_stages` imports the libraries once a run and forks each stage from there, which a
-    machine with CUDA cannot. `trackers` get every step's metrics beside `log.jsonl`. A judge's endpoint is asked
-    `judge_threads` things at a time; a request that fails or takes over `judge_timeout_seconds` is asked again up to `judge_retries` times.
+    training stage: '{python}' is the interpreter, '{num_devices}' all devices, '{num_nodes}' and '{node_devices}' the nodes and the devices
+    of each. Its processes keep a copy of the weights each, or divide weights, gradients and
+    optimizer state among them: `sharding` 'fsdp2', or 'fsdp2_offload', where they wait in host memory while they are not used.
+    `fork_stages` imports the libraries once a run and forks each stage from there, which a machine with CUDA cannot. `trackers` get every
+    step's metrics beside `log.jsonl`. A judge's endpoint is asked `judge_threads` things at a time; a request that fails or takes over
+    `judge_timeout_seconds` is asked again up to `judge_retries` times.
     `peak_tflops` (per device, at the training precision) is what a step's utilisation is measured against; it, `mfu` and
     `generate_tokens_per_second` (per device, of a model of 1e9 parameters) feed estimates.
 

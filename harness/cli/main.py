@@ -39,6 +39,7 @@ from harness.cli.printing import (
     without,
 )
 from harness.errors import HarnessError, InputError, MachineError, StageError
+from harness.files import is_disk_full
 from harness.report import bundle as bundling
 from harness.report import tables as tabulating
 from harness.runs import provenance, runner
@@ -51,7 +52,6 @@ app.add_typer(publish.app)
 RunOrBundleArg = Annotated[Path, typer.Argument(metavar="RUN|BUNDLE", help="A run's directory, or what `harness bundle` wrote.")]
 
 DISK_FULL = "disk full; nothing finished is lost: free space and run the same command again"
-FULL_DISK_WORDS = ("No space left on device", "os error 28", "Not enough disk space")
 UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
 DEFECT_EXIT = 70
 
@@ -228,9 +228,8 @@ def stage(directory: Annotated[Path, typer.Argument(help="A stage's directory wi
     """Do the work of one stage; the runner calls this in a process of its own."""
     try:
         runner.run_stage(directory)
-    except Exception as error:
-        # the libraries below report a full disk in their own exception types
-        if any(words in str(error) for words in FULL_DISK_WORDS):
+    except BaseException as error:  # the libraries below report a full disk in their own exception types
+        if is_disk_full(error):
             raise MachineError(DISK_FULL) from None
         raise
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from harness.contracts import TrainSpec
@@ -85,8 +86,7 @@ class Batches(NamedTuple):
     def of_step(self, step: int) -> list[int]:
         """The groups of the step's global batch, longest first: the epoch's order comes from the seed and the epoch alone."""
         epoch, place = divmod(step, self.schedule.steps_per_epoch)
-        order = list(range(len(self.shared)))
-        random.Random(f"{self.settings.seed} {epoch}").shuffle(order)
+        order = _order_of_epoch(self.settings.seed, epoch, len(self.shared))
         size = self.schedule.batch
         return self.by_length(order[place * size : (place + 1) * size])
 
@@ -112,6 +112,13 @@ class Batches(NamedTuple):
     def groups(self) -> Iterator[Group]:
         """All of them, in the order of the pairs."""
         return (self.encode(index) for index in range(len(self.shared)))
+
+
+@lru_cache(maxsize=1)
+def _order_of_epoch(seed: int, epoch: int, num_groups: int) -> tuple[int, ...]:
+    order = list(range(num_groups))
+    random.Random(f"{seed} {epoch}").shuffle(order)
+    return tuple(order)
 
 
 def encode(tokenizer: Any, shared: Shared, settings: TrainSpec) -> Group:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from harness.runs import runner
 from harness.runs.lock import hold
 from tests import ROOT, SMALL, fake_stages
 from tests.fake_stages import launched
+from tests.small_disk import enlarge, small_disk
 from tests.synthetic_runs import small_recipe, write_run
 
 COMMANDS: dict[str, Command] = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
@@ -428,13 +428,8 @@ def test_full_disk_in_the_runner_is_one_line(harness: Cli, monkeypatch: pytest.M
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 16 KiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(folder)]
-    if os.geteuid() or not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a small file system needs root")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with small_disk(tmp_path / "disk", "16k") as folder:
+        yield folder
 
 
 def test_full_disk_in_a_stage_loses_nothing(harness: Cli, tiny_disk: Path) -> None:
@@ -444,7 +439,7 @@ def test_full_disk_in_a_stage_loses_nothing(harness: Cli, tiny_disk: Path) -> No
     assert done.code == 1
     assert [line for line in done.err.splitlines() if line.startswith("error: disk full while writing ")]
     assert "Traceback" not in done.err
-    subprocess.run(["mount", "-o", "remount,size=1m", str(tiny_disk)], check=True)
+    enlarge(tiny_disk, "1m")
     done = harness(*command)
     assert "prompts: finished" in done.err
     assert RunDir(tiny_disk / "run").record("prompts") is not None
