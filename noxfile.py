@@ -1,5 +1,6 @@
 """Every check of the project: `nox` runs them all, `nox -s tests` one. They share one environment, installed once."""
 
+import html
 from functools import partial
 from pathlib import Path
 
@@ -35,12 +36,14 @@ def types(session: nox.Session) -> None:
 
 @check()
 def docs(session: nox.Session) -> None:
-    """The CLI reference is what the CLI says today, and the README's commands parse; `nox -s docs -- write` renews the reference."""
+    """The CLI reference is what the CLI says today, and the README's commands parse; `nox -s docs -- write` renews what code writes."""
     target, fresh = Path("docs/cli.md"), Path(session.create_tmp()) / "cli.md"
     run(session, "typer", "harness.cli.main", "utils", "docs", "--name", "harness", "--output", str(fresh), silent=True)
+    text = html.unescape(fresh.read_text())
     if "write" in session.posargs:
-        target.write_text(fresh.read_text())
-    elif not target.exists() or target.read_text() != fresh.read_text():
+        target.write_text(text)
+        run(session, "python", "-m", "tests.hardware_tables")
+    elif not target.exists() or target.read_text() != text:
         session.error("docs/cli.md is not what the CLI says; run: nox -s docs -- write")
     run(session, "pytest", "tests/test_readme.py", "-k", "not committed_tables")
 

@@ -31,8 +31,8 @@ class Strict(BaseModel):
         return values
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """A validated copy with `update`; values are frozen, so there is nothing to copy deeply."""
-        return build(type(self), **{**{name: getattr(self, name) for name in type(self).model_fields}, **(update or {})})
+        """A validated copy with `update`, in which what was never stated keeps its default; values are frozen: nothing to copy deeply."""
+        return build(type(self), **{**{name: getattr(self, name) for name in self.model_fields_set}, **(update or {})})
 
 
 Model = TypeVar("Model", bound=BaseModel)

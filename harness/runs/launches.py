@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from harness import machine as machines
 from harness.artifact import Provenance, RunDir, Stage
 from harness.errors import USER_ERROR_EXIT, HarnessError, MachineError, StageError
 from harness.machine import Machine
@@ -20,6 +21,8 @@ from harness.runs import lock as locks
 from harness.runs import provenance, schedule
 from harness.runs.stage_processes import Processes, Started
 
+WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
+"""GNU's and Intel's OpenMP: threads that wait sleep. A machine's `env` may say otherwise."""
 Announce = Callable[[str], None]
 
 
@@ -107,7 +110,7 @@ def _launch(stage: Stage, run: RunDir, machine: Machine, processes: Processes, s
     """Run one stage's process to its end and write its record; return its seconds."""
     directory = run.stage_dir(stage.path)
     python = _interpreter(stage, machine)
-    run.begin(stage, machine, {**provenance.collect(), **_provenance_in(python)})
+    run.begin(stage, machine, {**provenance.collect(), **_provenance_in(python), "threads": threads_of(machine)})
     began = time.monotonic()
     try:
         if _forks(stage, machine, python):
@@ -129,8 +132,9 @@ def environment(machine: Machine) -> dict[str, str]:
 
 
 def threads_of(machine: Machine) -> dict[str, str]:
-    """The machine's threads as torch reads them when it is imported."""
-    return {} if machine.num_threads is None else {"OMP_NUM_THREADS": str(machine.num_threads)}
+    """The machine's threads as torch reads them when it is imported; those that wait sleep, and do not spin beside other work."""
+    number = {} if machine.num_threads is None else {"OMP_NUM_THREADS": str(machine.num_threads)}
+    return {**WAITING, **number, **{name: value for name, value in machine.env.items() if name in (*WAITING, "OMP_NUM_THREADS")}}
 
 
 def _forks(stage: Stage, machine: Machine, python: str) -> bool:
@@ -139,8 +143,8 @@ def _forks(stage: Stage, machine: Machine, python: str) -> bool:
 
 
 def _command(stage: Stage, machine: Machine, python: str, directory: Path) -> list[str]:
-    launcher = machine.launcher if stage.kind == "train" else ("{python}",)
-    return [*(part.format(python=python) for part in launcher), "-m", "harness", "stage", str(directory)]
+    before = machines.launcher(machine, python) if stage.kind == "train" else [python]
+    return [*before, "-m", "harness", "stage", str(directory)]
 
 
 def _interpreter(stage: Stage, machine: Machine) -> str:
