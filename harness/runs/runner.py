@@ -63,6 +63,7 @@ def reproduce(recipe: Recipe, run: RunDir, machine: Machine, only: str | None, a
                 run.checked_content(stage.path)
                 announce(f"{title}: done earlier")
                 continue
+            processes.refuse_interrupted()
             announce(f"{title}: {'continues' if run.state(stage) == 'partial' else 'starts'}")
             seconds = _launch(stage, run, machine, processes)
             announce(f"{title}: finished in {seconds:.1f} s")
@@ -157,10 +158,10 @@ def _launch(stage: Stage, run: RunDir, machine: Machine, processes: Processes) -
             ended = processes.fork(directory, started)
         else:
             ended = processes.run(_command(stage, machine, python, directory), started)
-    except KeyboardInterrupt:
-        raise StageError(f"{stage.path} was interrupted; the same command continues it") from None
     finally:
         run.refuse_changed_inputs(stage)
+    if ended.code != 0 and processes.signals:
+        raise StageError(f"{stage.path} was interrupted; the same command continues it")
     if ended.code != 0:
         raise StageError(_failure(stage, ended.code))
     seconds = time.monotonic() - began
