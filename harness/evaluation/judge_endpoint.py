@@ -20,7 +20,7 @@ import openai
 from openai.types.chat import ChatCompletion
 
 from harness.contracts import Turn
-from harness.errors import InputError, JudgeError
+from harness.errors import InputError, JudgeError, first_line
 from harness.files import digest, write_atomic
 from harness.lm.progress import progress
 from harness.machine import Machine
@@ -58,6 +58,9 @@ class Endpoint:
             raise JudgeError(
                 f"judge {judge.model} needs OPENAI_API_KEY in the environment (any text for a local server); set it and run again"
             ) from None
+        except Exception as error:  # of the HTTP library below openai, whichever that is
+            reason = first_line(error)
+            raise JudgeError(f"OPENAI_BASE_URL is no address ({reason}); expected one such as http://localhost:8000/v1") from None
 
     def ask(self, key: str, messages: list[dict[str, str]]) -> Verdict:
         """The verdict on `messages`: the saved one, else the endpoint's. A completion without text is an empty verdict.

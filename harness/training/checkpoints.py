@@ -6,16 +6,18 @@ checkpoint/            the trained policy
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from pydantic import Field
 from torch import nn
 
-from harness.files import naming_full_disk, write_atomic
+from harness.config import Strict
+from harness.errors import InputError, first_line
+from harness.files import dump, naming_full_disk, write_atomic
 from harness.recipe import Lora
 from harness.training.policy import merged
 
@@ -33,7 +35,7 @@ def save_state(accelerator: Accelerator, out: Path, identity: str, step: int) ->
         accelerator.save_state(str(beside))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        write_atomic(beside / PROGRESS_FILE, json.dumps({"identity": identity, "step": step}).encode())
+        write_atomic(beside / PROGRESS_FILE, dump(Progress(identity=identity, step=step)))
         _flush(beside)
         earlier = _complete(folder)
         beside.rename(folder / f"step-{step:08}")
@@ -46,11 +48,14 @@ def load_state(accelerator: Accelerator, out: Path, identity: str) -> int:
     """Continue from the last complete state of the same inputs: the number of steps done, 0 for none. `log.jsonl` is cut to match."""
     step = 0
     for path in _complete(out / "state")[-1:]:
-        found = json.loads((path / PROGRESS_FILE).read_bytes())
-        if found["identity"] == identity:
-            accelerator.load_state(str(path))
+        found = _progress(path)
+        if found.identity == identity:
+            try:
+                accelerator.load_state(str(path))
+            except Exception as error:  # a cut file is told by torch, safetensors, pickle or json, each in its own way
+                raise _damaged(path, error) from None
             accelerator.step = 0  # accumulated micro-batches: their number may be another than in the launch that saved
-            step = found["step"]
+            step = found.step
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         log = out / "log.jsonl"
@@ -85,6 +90,25 @@ def remove_state(accelerator: Accelerator, out: Path) -> None:
     if accelerator.is_main_process:
         shutil.rmtree(out / "state", ignore_errors=True)
     accelerator.wait_for_everyone()
+
+
+class Progress(Strict):
+    """`progress.json`: of which inputs a state is, and after how many steps."""
+
+    identity: str
+    step: int = Field(ge=0)
+
+
+def _progress(path: Path) -> Progress:
+    try:
+        return Progress.model_validate_json((path / PROGRESS_FILE).read_bytes())
+    except (OSError, ValueError) as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    where = "/".join(path.parts[-4:])
+    return InputError(f"{where} cannot be continued from ({first_line(error)}); remove {where} and run again: the stage starts anew")
 
 
 def _complete(folder: Path) -> list[Path]:
