@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import openai
 from openai.types.chat import ChatCompletion
+from pydantic import BaseModel, Field
 
 from harness.contracts import Turn
 from harness.errors import InputError, JudgeError, first_line
@@ -44,6 +45,21 @@ class Verdict(NamedTuple):
     text: str
     model: str | None = None
     refused: str | None = None
+
+
+class _Message(BaseModel):
+    content: str | None = None
+
+
+class _Choice(BaseModel):
+    message: _Message
+
+
+class _Completion(BaseModel):
+    """What is read of a reply."""
+
+    model: str | None = None
+    choices: list[_Choice] = Field(min_length=1)
 
 
 class Endpoint:
@@ -99,8 +115,9 @@ class Endpoint:
             except (openai.OpenAIError, ValueError) as error:  # ValueError: the body is not JSON
                 reason = type(error).__name__
             else:
-                if isinstance(reply, ChatCompletion) and reply.choices:
-                    return Verdict(reply.choices[0].message.content or "", reply.model)
+                verdict = verdict_of(reply)
+                if verdict is not None:
+                    return verdict
                 reason = "a reply that is no chat completion"
         raise JudgeError(
             f"judge {self.judge.model}: no verdict from the endpoint after {self.retries} retries ({reason}); "
@@ -112,6 +129,15 @@ class Endpoint:
         return self.client.chat.completions.create(
             model=str(judge.model), messages=messages, temperature=judge.temperature, max_tokens=judge.max_tokens
         )
+
+
+def verdict_of(reply: object) -> Verdict | None:
+    """The text of a chat completion; None for any other reply. openai builds its types from what comes, without a check."""
+    try:
+        found = _Completion.model_validate(reply.model_dump(warnings=False) if isinstance(reply, ChatCompletion) else reply)
+    except ValueError:
+        return None
+    return Verdict(found.choices[0].message.content or "", found.model)
 
 
 def collect(turns: Mapping[str, Turn], ask: Callable[[str, Turn], Verdict], threads: int) -> dict[str, Verdict]:
