@@ -17,9 +17,9 @@ def environment(session: nox.Session) -> None:
     session.install("-q", "-e", ".[cpu,smollm2,lora,report,dev]")
 
 
-def run(session: nox.Session, tool: str, *arguments: str, silent: bool = False) -> None:
+def run(session: nox.Session, tool: str, *arguments: str, silent: bool = False, env: dict[str, str] | None = None) -> None:
     """A tool of the environment."""
-    session.run(str(BIN / tool), *arguments, external=True, silent=silent)
+    session.run(str(BIN / tool), *arguments, external=True, silent=silent, env=env)
 
 
 @check()
@@ -52,6 +52,12 @@ def docs(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Unit and component tests."""
     run(session, "pytest", *session.posargs)
+
+
+@check(default=False)
+def properties(session: nox.Session) -> None:
+    """2,000 examples of every property of what comes from outside: records, pair files, judges' replies, archives."""
+    run(session, "pytest", "tests/test_properties.py", *session.posargs, env={"PROPERTY_EXAMPLES": "2000"})
 
 
 @check()

@@ -141,7 +141,8 @@ class RunDir:
     def refuse_changed_inputs(self, stage: Stage) -> None:
         """Raise `InputError` unless the inputs are still what they were when `stage` began; what it made is then never built upon."""
         launch = self.launch(stage.path)
-        assert launch is not None
+        if launch is None:
+            raise InputError(f"{self.stage_dir(stage.path)} was removed while {stage.path} ran; run again to make it")
         found = {role: content_of(self._hashed_outputs(path)) for role, path in stage.inputs.items()}
         changed = [stage.inputs[role] for role, content in found.items() if launch.input_contents[role] != content]
         if changed:

@@ -118,7 +118,7 @@ def load_attribute(path: Path, attribute: str) -> Any:
         raise RecipeError(f"{path.name}: {explain(None, error)}") from None
     except RecipeError as error:
         raise RecipeError(f"{path.name}: {error}") from None
-    except Exception as error:  # whatever a user's file raises is the user's mistake
+    except (Exception, SystemExit) as error:  # whatever a user's file raises is the user's mistake
         line = next((frame.lineno for frame in reversed(traceback.extract_tb(error.__traceback__)) if frame.filename == str(path)), None)
         where = f"{path.name} line {line}" if line else path.name
         raise RecipeError(f"{where}: {type(error).__name__}: {error}; correct the file") from None

@@ -34,28 +34,19 @@ class Launches:
         self.done_earlier = {stage.path for stage in stages if run.state(stage) == "done"}
         self.titles = {stage.path: f"[{number}/{len(stages)}] {stage.path}" for number, stage in enumerate(stages, 1)}
         self.pids: dict[str, int] = {}
-        self.stopped: list[str] = []
         self.guard = threading.Lock()
 
     def run(self) -> int:
         """Run all that is not done; return how many stages ran. Raises `StageError` once nothing more can be done."""
-        try:
-            failures = schedule.run(self.stages, self.machine.slots, self.needs, self.work, self.stop)
-        except KeyboardInterrupt:
-            names = " and ".join(self.stopped) or "the run"
-            raise StageError(f"{names} was interrupted; the same command continues it") from None
+        failures = schedule.run(self.stages, self.machine.slots, self.needs, self.work, self.processes.stop)
+        paths = " and ".join(failure.stage.path for failure in failures)
+        if self.processes.signals and failures:
+            raise StageError(f"{paths} was interrupted; the same command continues it")
         if len(failures) > 1:
-            paths = " and ".join(failure.stage.path for failure in failures)
             raise StageError(f"{paths} failed; what was finished is kept, and the same command continues it")
         for failure in failures:
             raise failure.error
         return len(self.stages) - len(self.done_earlier)
-
-    def stop(self) -> None:
-        """End what runs."""
-        with self.guard:
-            self.stopped = list(self.pids)
-        self.processes.stop()
 
     def needs(self, stage: Stage) -> int:
         """The slots a stage takes: one to find that it is done."""
@@ -71,11 +62,12 @@ class Launches:
             self.run_dir.checked_content(stage.path)
             self.announce(f"{title}: done earlier")
             return
+        self.processes.refuse_interrupted()
         self.announce(f"{title}: {'continues' if self.run_dir.state(stage) == 'partial' else 'starts'}")
         try:
             seconds = _launch(stage, self.run_dir, _share(self.machine, stage, slots), self.processes, partial(self.name, stage))
         except HarnessError as error:
-            if self.machine.slots > 1:
+            if self.machine.slots > 1 and not self.processes.signals:
                 self.announce(f"{title}: {error}")
             raise
         finally:
