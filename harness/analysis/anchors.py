@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 
 from harness.analysis.comparability import AVERAGE, published_claims, rules_against
 from harness.analysis.published import Claim
-from harness.analysis.scores import RunScores, TaskColumn, load_scores
+from harness.analysis.scores import RunScores, TaskColumn, estimate_of, load_scores
 from harness.contracts import Score
 from harness.errors import RecipeError
-from harness.evaluation.statistics import t_of
 from harness.paper import NOT_STATED
 from harness.recipe import Anchor, Figure, Recipe
 
@@ -109,7 +108,7 @@ def _task_figure(anchor: Anchor, column: TaskColumn, score: Score | None, claim:
         row=claim.row,
         task=column.label,
         ours=value,
-        stderr=score.stderr if score else None,
+        stderr=estimate_of(score, column).stderr if score else None,
         n=score.n if score else None,
         published=claim.value,
         source=_source(claim),
@@ -127,11 +126,11 @@ def _outcome(anchor: Anchor, column: TaskColumn, score: Score | None, claim: Cla
         return f"unscored{differing}"
     if score.limit is None and not score.n_unscored:
         return f"{_all_questions(score, claim)}{differing or '; same rules'}"
-    interval = t_of(score.values, column.cluster)
-    if interval is None:
-        return f"too few questions for an interval{differing}"
-    inside = interval[0] <= claim.value <= interval[1]
-    position = f"{'inside' if inside else 'outside'} our 95 % interval {interval[0]:.2f} to {interval[1]:.2f}"
+    found = estimate_of(score, column)
+    if found.low is None or found.high is None:
+        return f"too little spread for an interval{differing}"
+    inside = found.low <= claim.value <= found.high
+    position = f"{'inside' if inside else 'outside'} our 95 % interval {found.low:.2f} to {found.high:.2f}"
     return f"{position}{differing}"
 
 

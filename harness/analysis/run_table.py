@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from harness.analysis.claims import check_claims
 from harness.analysis.comparability import AVERAGE, claim_for, formula_notes, reasons_against, shown_tables
-from harness.analysis.differences import REFERENCE, compare_rows, comparisons, delta, from_published, iteration_steps, with_holm
+from harness.analysis.differences import REFERENCE, compare_rows, comparisons, delta, from_published, iteration_steps, rounded
 from harness.analysis.published import Claim, claims
 from harness.analysis.published_gains import summary
-from harness.analysis.scores import RunScores, TaskColumn, load_scores
+from harness.analysis.scores import RunScores, TaskColumn, estimate_of, load_scores
 from harness.analysis.table_schema import Cell, Part, Published, PublishedTable, ResultTable
 from harness.artifact import RunDir
 from harness.plan import plan
@@ -30,7 +30,7 @@ def collect(run: Path, scores: RunScores | None = None) -> ResultTable:
         summary=recipe.summary,
         rows=scores.rows,
         columns=scores.columns,
-        cells=tuple(with_holm([cell for row in scores.rows for cell in _row(scores, row)])),
+        cells=tuple(cell for row in scores.rows for cell in _row(scores, row)),
         comparisons=tuple(comparisons(scores)),
         from_sft=tuple(compare_rows(scores, row, REFERENCE) for row in scores.rows if row != REFERENCE),
         gains=tuple(iteration_steps(scores)),
@@ -56,12 +56,15 @@ def _cell(scores: RunScores, row: str, column: TaskColumn) -> Cell:
     if score is None:
         return Cell(row=row, column=column.label, status="not run", **published)
     difference = None if row == REFERENCE else scores.difference(row, REFERENCE, column)
+    found = estimate_of(score, column)
     return Cell(
         row=row,
         column=column.label,
         status="unscored" if score.value is None else "scored",
         value=score.value,
-        stderr=score.stderr,
+        stderr=found.stderr,
+        low=rounded(found.low),
+        high=rounded(found.high),
         n=score.n,
         n_unscored=score.n_unscored,
         delta=delta(REFERENCE, difference.paired) if difference else None,
@@ -96,6 +99,8 @@ def _average(scores: RunScores, row: str) -> Cell:
         status="scored",
         value=mean.value,
         stderr=mean.stderr,
+        low=rounded(mean.low),
+        high=rounded(mean.high),
         n=mean.n + mean.n_unscored,
         n_unscored=mean.n_unscored,
         delta=None if row == REFERENCE else delta(REFERENCE, scores.average_difference(row, REFERENCE, scores.leaderboard)),

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from harness.config import Strict
 
-LAYOUT = 1
+LAYOUT = 2
 """Version of the layout of tables.json; it grows when a field changes its meaning or goes away."""
 
 Unit = Literal["percent", "points", "nats"]
@@ -40,7 +40,10 @@ class Column(Strict):
 
 
 class Delta(Strict):
-    """`row - against`, paired over `n` questions, with its 95 % interval. `p` is two-sided; `p_holm` corrects it for the table's size."""
+    """`row - against`, paired over `n` questions, with its 95 % interval and the two-sided `p` of the interval's own test.
+
+    Interval and p are None where the sample shows no spread.
+    """
 
     against: str
     difference: float
@@ -48,7 +51,6 @@ class Delta(Strict):
     high: float | None
     n: int
     p: float | None
-    p_holm: float | None = None
     method: str
 
 
@@ -65,6 +67,7 @@ class Cell(Strict):
     """One row's result on one column. `comparable` and `reasons` speak about `published`; None means nothing was published.
 
     `from_published` is ours less the published number, only where they may be compared.
+    `stderr` and the 95 % interval are None where the sample cannot tell them.
     status: scored; unscored (answered, not one verdict readable); incomplete (an average that lacks tasks); not run.
     """
 
@@ -73,6 +76,8 @@ class Cell(Strict):
     status: Literal["scored", "unscored", "incomplete", "not run"]
     value: float | None = None
     stderr: float | None = None
+    low: float | None = None
+    high: float | None = None
     n: int | None = None
     n_unscored: int = 0
     delta: Delta | None = None
@@ -173,7 +178,8 @@ class Spread(Strict):
 class SeedComparison(Strict):
     """The last iteration against another row on one column (or 'mean over tasks') in every run, and over all runs.
 
-    `pooled` pairs each question's mean over the runs; `over_seeds` is the t interval over the runs' differences.
+    `pooled` pairs each question's mean over the runs; `over_seeds` is the t interval over the runs' differences. The verdict is that of
+    `over_seeds`, of `pooled` where there is one run.
     """
 
     row: str

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from harness.analysis.differences import ABSENT, DECIMALS, delta_text
+from harness.analysis.differences import ABSENT, DECIMALS, RULE, delta_text
 from harness.analysis.published import GAINS
 from harness.analysis.table_schema import Cell, Column, Part, PublishedTable, ResultTable, SeedTable
 from harness.report.formatting import arrow_note, heading, lacking_text, outcome_text, questions_text, value_text
@@ -49,11 +49,12 @@ def seed_blocks(table: SeedTable) -> list[Block]:
     )
     last = Block(
         "Last iteration",
-        ("", "task", *table.runs, "pooled over questions", "over seeds", "pooled says"),
+        ("", "task", *table.runs, "pooled over questions", "over seeds", "verdict"),
         lasts,
         (
-            "95 % paired intervals. Pooled: each question's mean over these runs, paired over questions; it speaks about these seeds. "
-            "Over seeds: t interval over the runs' differences; it speaks about another seed.",
+            "Paired. Pooled: each question's mean over these runs, paired over questions; it speaks about these seeds. "
+            "Over seeds: t interval over the runs' differences; it speaks about another seed, and is what the verdict says. "
+            f"{RULE}.",
         ),
     )
     return [_claims(table), spread, last]
@@ -68,10 +69,14 @@ def _claims(table: ResultTable | SeedTable) -> Block:
     return Block("The paper's claims", ("these runs" if seeds else "this run", "claim"), grid, (*told, rule), is_prose=True)
 
 
+ALL_ALIKE = "Where all answers are alike the exact 95 % interval stands in place of an error."
+
+
 def _scores(table: ResultTable) -> Block:
     notes, mark = _footnotes(table.cells)
     grid = [(row, *(value_text(table.cell(row, c.label), c) + mark(table.cell(row, c.label)) for c in table.columns)) for row in table.rows]
-    lines = [f"Value ± standard error; percent, except MT-Bench in points of 10 and kl in nats. {arrow_note(table.columns)}".strip()]
+    about = f"Value ± standard error; percent, except MT-Bench in points of 10 and kl in nats. {arrow_note(table.columns)}"
+    lines = [about.strip(), *([ALL_ALIKE] if any(cell.stderr is None and cell.low is not None for cell in table.cells) else [])]
     return Block("Scores", _header(table), tuple(grid), (*lines, *notes, *(f"Note: {note}." for note in table.notes)))
 
 
@@ -88,8 +93,7 @@ def _deltas(table: ResultTable) -> Block:
     grid = tuple(
         (row, *(delta_text(table.cell(row, c.label).delta, c, p=True) for c in table.columns)) for row in table.rows if row != "sft"
     )
-    num = sum(cell.delta is not None and cell.delta.p is not None for cell in table.cells)
-    lines = (f"Row - sft on the same questions, 95 % interval; p after Holm's correction for the {num} differences of this table.",)
+    lines = (f"Row - sft on the same questions. {RULE}.",)
     means = {one.row: one for one in table.from_sft}
     grid = tuple((*line, delta_text(means[line[0]].mean, None) + lacking_text(means[line[0]])) for line in grid)
     return Block("Difference from sft", (*_header(table), "mean over tasks"), grid, lines)
@@ -106,7 +110,7 @@ def _steps(table: ResultTable) -> Block:
             printed.setdefault((gain.table, gain.task), []).append(f"{gain.row} {gain.value:+.2f}")
     lines = [f"{where} prints as gains on {task}: {', '.join(found)}." for (where, task), found in printed.items()]
     header = ("", *(f"{one.row} - {one.against}" for one in table.gains))
-    return Block("Gain of each iteration", header, tuple(means + grid), ("95 % paired intervals, one comparison at a time.", *lines))
+    return Block("Gain of each iteration", header, tuple(means + grid), (f"{RULE}.", *lines))
 
 
 def _mt_bench(table: ResultTable) -> Iterator[Block]:
@@ -155,7 +159,7 @@ def _comparisons(table: ResultTable) -> Block:
     header = ("", *(f"{one.row} - {one.against}" for one in table.comparisons))
     lines = [f"{one.row} against {one.against}: {one.verdict}." for one in table.comparisons]
     over = sorted({f"Mean over {', '.join(one.mean_over)}." for one in table.comparisons if one.mean_over})
-    return Block("Last iteration", header, grid, (*lines, *over, "95 % paired intervals, one comparison at a time."))
+    return Block("Last iteration", header, grid, (*lines, *over, f"{RULE}."))
 
 
 def _published(table: ResultTable, one: PublishedTable) -> Block:

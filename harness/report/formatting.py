@@ -15,10 +15,17 @@ def value_text(cell: Cell, column: Column) -> str:
     if cell.value is None:
         return cell.notes[0] if cell.status == "incomplete" else cell.status
     digits = DECIMALS[column.unit]
-    text = f"{cell.value:.{digits}f}" + ("" if cell.stderr is None else f" ± {cell.stderr:.{digits}f}")
+    text = f"{cell.value:.{digits}f}{_error_text(cell, digits)}"
     if cell.n_unscored:
         text += f", unscored {cell.n_unscored}/{cell.n}"
     return text if column.n in (None, cell.n) else f"{text}, n {cell.n}"
+
+
+def _error_text(cell: Cell, digits: int) -> str:
+    """The standard error, or the interval where all answers are alike."""
+    if cell.stderr is not None:
+        return f" ± {cell.stderr:.{digits}f}"
+    return "" if cell.low is None or cell.high is None else f" [{cell.low:.{digits}f}, {cell.high:.{digits}f}]"
 
 
 def heading(column: Column) -> str:
