@@ -64,9 +64,10 @@ class Published(Strict):
 
 
 class Cell(Strict):
-    """One row's result on one column. `comparable` and `reasons` speak about `published`; None means nothing was published.
+    """One row's result on one column. The marks and `reasons` speak about `published`; None means nothing was published.
 
-    `from_published` is ours less the published number, only where they may be compared.
+    `same_evaluation`: the two numbers differ by their weights and chance alone; `from_published` is ours less theirs, only there.
+    `comparable`: the weights are the published ones or trained alike, too. `training_reasons` are those of `reasons` that deny it.
     `stderr` and the 95 % interval are None where the sample cannot tell them.
     status: scored; unscored (answered, not one verdict readable); incomplete (an average that lacks tasks); not run.
     """
@@ -84,12 +85,15 @@ class Cell(Strict):
     published: Published | None = None
     from_published: Delta | None = None
     comparable: bool | None = None
+    same_evaluation: bool | None = None
     reasons: tuple[str, ...] = ()
+    training_reasons: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
 class PublishedTable(Strict):
-    """Numbers as printed elsewhere: {row: {task: value}} over the tasks the recipe has, and why each task is not comparable to ours.
+    """Numbers as printed elsewhere: {row: {task: value}} over the tasks the recipe has, and why the evaluation of each task is not
+    ours.
 
     `notes` holds what the source says about a row, `gains` which of the printed gains exceed their own sampling error.
     """

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from harness.analysis.differences import ABSENT, DECIMALS, RULE, delta_text
 from harness.analysis.published import GAINS
 from harness.analysis.table_schema import Cell, Column, Part, PublishedTable, ResultTable, SeedTable
-from harness.report.formatting import arrow_note, heading, lacking_text, outcome_text, questions_text, value_text
+from harness.report.formatting import arrow_note, comparable_text, heading, lacking_text, outcome_text, questions_text, value_text
 
 
 def blocks(table: ResultTable) -> list[Block]:
@@ -141,14 +141,17 @@ def _beside(table: ResultTable) -> Iterator[Block]:
             value_text(cell, columns[cell.column]),
             f"{cell.published.value:.2f}" if cell.published else ABSENT,
             delta_text(cell.from_published, columns[cell.column]),
-            "yes" if cell.comparable else "no " + " ".join(f"({numbers[reason]})" for reason in cell.reasons),
+            comparable_text(cell, numbers),
         )
         for cell in cells
     )
     if grid:
-        lines = ("A difference is printed only where the two may be compared; 95 % unpaired interval.",)
+        lines = (
+            "Same evaluation: the numbers differ by weights and chance. And training: the weights are the published ones or trained alike. "
+            "A difference is printed only under the same evaluation; 95 % unpaired interval.",
+        )
         reasons = tuple(f"({number}) {reason}." for reason, number in numbers.items())
-        yield Block("Beside the published numbers", ("", "ours", "published", "ours - published", "comparable"), grid, lines + reasons)
+        yield Block("Beside the published numbers", ("", "ours", "published", "ours - published", "same"), grid, lines + reasons)
 
 
 def _comparisons(table: ResultTable) -> Block:
@@ -167,7 +170,7 @@ def _published(table: ResultTable, one: PublishedTable) -> Block:
     grid = tuple((row, *(_printed(table, one, row, task) for task in tasks)) for row in one.rows)
     lines = [f"As printed in {one.where}; protocol: {one.protocol}."]
     if any(not reasons for reasons in one.reasons.values()):
-        lines.append("In parentheses: ours, under the same protocol.")
+        lines.append("In parentheses: ours, under the same evaluation.")
     for reasons in dict.fromkeys(found for found in one.reasons.values() if found):
         barred = [task for task, found in one.reasons.items() if found == reasons]
         lines.append(f"Not comparable with ours, {', '.join(barred)}: {'; '.join(reasons)}.")
@@ -189,7 +192,7 @@ def _printed(table: ResultTable, one: PublishedTable, row: str, task: str) -> st
     value = one.rows[row].get(task)
     if value is None:
         return "not reported"
-    ours = [cell for cell in table.cells if (cell.row, cell.column) == (row, task) and cell.value is not None and cell.comparable]
+    ours = [cell for cell in table.cells if (cell.row, cell.column) == (row, task) and cell.value is not None and cell.same_evaluation]
     here = [cell for cell in ours if cell.published is not None and cell.published.table == one.table]
     return f"{value:.2f}" + (f" ({here[0].value:.2f})" if here else "")
 

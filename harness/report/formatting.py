@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from harness.analysis.differences import ABSENT, DECIMALS, delta_text, direction
 from harness.analysis.table_schema import Cell, Column, Comparison, Delta
@@ -50,6 +50,12 @@ def outcome_text(found: Delta | None, column: Column) -> str:
 
 def lacking_text(one: Comparison) -> str:
     return f" ({len(one.mean_over)} of {len(one.mean_over) + len(one.missing)} tasks)" if one.missing else ""
+
+
+def comparable_text(cell: Cell, numbers: Mapping[str, int]) -> str:
+    """'evaluation and training' or 'evaluation' where those are the same, and the reasons against the rest."""
+    same = "evaluation and training" if cell.comparable else "evaluation" if cell.same_evaluation else "no"
+    return " ".join([same, *(f"({numbers[reason]})" for reason in cell.reasons)])
 
 
 LIMIT = 4000
