@@ -21,8 +21,8 @@ GOAL_MET = "goal met"
 NOISE = "within noise"
 UNDECIDED = "undecided: too little spread for an interval"
 RULE = (
-    "Intervals are at 95 % for one comparison at a time; p is below 0.05 exactly where the interval leaves 0 out, "
-    "which one of 20 differences does by chance"
+    "95 % intervals, one comparison at a time: of 20 differences that are none, one leaves 0 out by chance; "
+    "p is below 0.05 exactly where the interval leaves 0 out"
 )
 
 

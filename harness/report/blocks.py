@@ -69,7 +69,7 @@ def _claims(table: ResultTable | SeedTable) -> Block:
     return Block("The paper's claims", ("these runs" if seeds else "this run", "claim"), grid, (*told, rule), is_prose=True)
 
 
-ALL_ALIKE = "Where all answers are alike the exact 95 % interval stands in place of an error."
+ALL_ALIKE = "Where all answers of a task are alike, its 95 % interval and that of an average over it stand in place of an error."
 
 
 def _scores(table: ResultTable) -> Block:
