@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -45,7 +46,7 @@ def check(difference: Delta) -> None:
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda path: path.relative_to(RESULTS).as_posix())
-def test_a_runs_tables_agree(run) -> None:  # type: ignore[no-untyped-def]
+def test_a_runs_tables_agree(run: Path) -> None:
     """One difference has one interval and one p in all tables; no 'better' beside a p above 0.05."""
     table = collect(run)
     seen: dict[tuple[str, str, str], Delta] = {}
@@ -63,7 +64,7 @@ def test_a_runs_tables_agree(run) -> None:  # type: ignore[no-untyped-def]
 
 
 @pytest.mark.parametrize("sweep", SWEEPS, ids=lambda path: path.name)
-def test_a_sweeps_verdicts_agree(sweep) -> None:  # type: ignore[no-untyped-def]
+def test_a_sweeps_verdicts_agree(sweep: Path) -> None:
     """A comparison's verdict and a claim's are those of the interval over seeds, where there are several."""
     table: SeedTable = compare_variants(sweep)
     for one in table.comparisons:
