@@ -61,7 +61,8 @@ class Point(NamedTuple):
 class Curve(NamedTuple):
     """One quantity over `num_points` logged steps: where the runs part (None: nowhere), and ours - theirs from there on, or in all.
 
-    `low` and `high` are a 95 % t interval over the logged steps, `p` is two-sided, times the number of quantities that are compared (Bonferroni).
+    `low` and `high` are a 95 % t interval over the logged steps, `p` is two-sided, times the number of quantities
+    compared (Bonferroni).
     """
 
     quantity: str
