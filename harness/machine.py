@@ -15,6 +15,27 @@ StageKind = Literal["model", "prompts", "preferences", "generate", "train", "eva
 MACHINES_DIR = shipped("machines")
 
 
+class Request(Strict):
+    """What a stage's job asks of Slurm; what is None or absent is left to the cluster."""
+
+    nodes: int = Field(default=1, gt=0)
+    """Nodes of the job; what follows is asked of each of them."""
+    gpus: int = Field(default=0, ge=0)
+    """GPUs; a generation or an evaluation uses as many devices as its job has."""
+    cpus: int = Field(default=1, gt=0)
+    """CPU cores."""
+    memory_gb: float | None = None
+    """Main memory, in GB."""
+    minutes: int = Field(gt=0)
+    """Time limit. A job that reaches it goes back to the queue, and its stage continues from its state."""
+    partition: str | None = None
+    """As sbatch takes it."""
+    account: str | None = None
+    """As sbatch takes it."""
+    options: dict[str, str] = {}
+    """Further options of sbatch by their long names, such as {"qos": "low"}."""
+
+
 class Machine(Strict):
     """Devices, batch sizes per device, and how stages are launched."""
 
@@ -54,6 +75,10 @@ class Machine(Strict):
     """Room for stages side by side: CPU cores, or devices."""
     slots_of: dict[StageKind, int] = {}
     """Slots that a stage of a kind takes; a kind that is not named takes all. On GPUs they are the devices it sees."""
+    slurm: Request | None = None
+    """What each stage's job asks of Slurm, whose queue the stages then go through; None: they run here."""
+    slurm_of: dict[StageKind, Request] = {}
+    """The requests of kinds of stages that ask for something else than `slurm`."""
     launcher: tuple[str, ...] = ("{python}",)
     """The command before `-m harness stage DIR` of a training stage; '{python}' is the interpreter."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
@@ -115,6 +140,7 @@ def check(machine: Machine, recipe: Recipe) -> None:
 def default_for(num_parameters: float) -> Machine:
     """The shipped machine with the least memory that holds fp32 weights, gradients and RMSProp state (12 bytes a parameter)."""
     needed = 12 * num_parameters / 1e9
-    shipped_machines = sorted((load(name) for name in available()), key=lambda m: m.memory_gb * m.num_devices)
+    here = [machine for machine in map(load, available()) if machine.slurm is None]
+    shipped_machines = sorted(here, key=lambda m: m.memory_gb * m.num_devices)
     fitting = [machine for machine in shipped_machines if machine.memory_gb * machine.num_devices >= needed]
     return (fitting or shipped_machines)[0 if fitting else -1]

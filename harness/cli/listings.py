@@ -8,7 +8,7 @@ Layouts (stable; a new field may be added, none is renamed):
               warnings: [too little memory, or a judge past or near its shutdown],
               schedule, deviations}
     schedule  [{iteration, opponent, pairs_from, pairs, beta, learning_rate, epochs, steps}]
-    status    [{path, state, seconds, peak_memory_mb, outputs}]
+    status    [{path, state, seconds, peak_memory_mb, outputs, job: its job in Slurm's queue, or null}]
     diff      [{field, left, right, left_reason, right_reason}]
     deviations [{field, kind, stated, used, source, where, reason}]
 """
@@ -28,6 +28,7 @@ from harness.plan import opponent_of, steps_of
 from harness.recipe import Recipe
 from harness.runs.costs import Cost, estimate
 from harness.runs.runner import survey
+from harness.runs.slurm import queued
 
 
 def recipe_list() -> Listing:
@@ -100,7 +101,7 @@ def _warnings(stages: Listing, machine: Machine) -> list[str]:
 
 def status_list(recipe: Recipe, run: RunDir) -> Listing:
     """What stands on disk for each planned stage."""
-    found = []
+    found, jobs = [], queued(run)
     for stage, state in survey(recipe, run):
         record = run.record(stage.path) if state == "done" else None
         found.append(
@@ -110,6 +111,7 @@ def status_list(recipe: Recipe, run: RunDir) -> Listing:
                 "seconds": record.seconds if record else None,
                 "peak_memory_mb": record.peak_memory_mb if record else None,
                 "outputs": len(record.outputs) if record else None,
+                "job": str(jobs[stage.path]) if stage.path in jobs else None,
             }
         )
     return found

@@ -15,6 +15,7 @@ from harness.analysis.deviations import deviation_list
 from harness.artifact import RunDir, read_recipe
 from harness.cli import checks, listings, pairs, publish
 from harness.cli import explain as explaining
+from harness.cli import fetch as fetching
 from harness.cli import watch as watching
 from harness.cli.printing import (
     DryRunOption,
@@ -36,7 +37,7 @@ from harness.cli.printing import (
 from harness.errors import USER_ERROR_EXIT, HarnessError, InputError, MachineError, StageError
 from harness.report import bundle as bundling
 from harness.report import tables as tabulating
-from harness.runs import runner
+from harness.runs import runner, slurm
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.add_typer(pairs.app)
@@ -112,6 +113,17 @@ def plan(recipe: RecipeArg, out_dir: OutOption = None, machine: MachineOption = 
 
 
 @app.command()
+def fetch(recipe: RecipeArg, dry_run: DryRunOption = False, format: FormatOption = "text") -> None:
+    """Put what RECIPE needs from the Hub into the caches; its stages then run without a network. Lists every file with its size."""
+    wanted = fetching.repositories(recipes.load(recipe))
+    rows = [file._asdict() for repository in wanted for file in fetching.files(repository)]
+    show(f"{recipe}: files of {len(wanted)} repositories, {sum(row['size'] or 0 for row in rows):,} bytes", rows, format)
+    for repository in () if dry_run else wanted:
+        announce(f"{repository.kind} {repository.name}")
+        fetching.fetch(repository)
+
+
+@app.command()
 def status(
     recipe: RecipeArg,
     out_dir: OutOption = None,
@@ -124,7 +136,19 @@ def status(
     if watch:
         watching.watch(loaded, run, out)
     else:
-        show(f"{loaded.name}: stages", listings.status_list(loaded, run), format)
+        rows = listings.status_list(loaded, run)
+        show(f"{loaded.name}: stages", rows, format, () if any(row["job"] for row in rows) else ("job",))
+
+
+@app.command()
+def cancel(recipe: RecipeArg, out_dir: OutOption = None) -> None:
+    """Cancel the jobs that RECIPE has in Slurm's queue, running ones too. What they had finished is kept."""
+    loaded = recipes.load(recipe)
+    jobs = slurm.cancel(RunDir(out_dir or Path("results") / loaded.name))
+    for path, job in jobs.items():
+        out.print(f"{path}: {job} is cancelled", markup=False)
+    if not jobs:
+        out.print(f"{loaded.name} has no jobs in the queue", markup=False)
 
 
 @app.command(name="recipes")

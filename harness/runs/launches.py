@@ -71,7 +71,7 @@ class Launches:
             return
         self.announce(f"{title}: {'continues' if self.run_dir.state(stage) == 'partial' else 'starts'}")
         try:
-            seconds = _launch(stage, self.run_dir, _share(self.machine, stage, slots), self.processes, partial(self.name, stage))
+            seconds = launch(stage, self.run_dir, _share(self.machine, stage, slots), self.processes, partial(self.name, stage))
         except HarnessError as error:
             if self.machine.slots > 1:
                 self.announce(f"{title}: {error}")
@@ -104,7 +104,7 @@ def _visible(slots: Sequence[int]) -> dict[str, str]:
     return {"CUDA_VISIBLE_DEVICES": ",".join(devices[slot] for slot in slots)}
 
 
-def _launch(stage: Stage, run: RunDir, machine: Machine, processes: Processes, started: Started) -> float:
+def launch(stage: Stage, run: RunDir, machine: Machine, processes: Processes, started: Started) -> float:
     """Run one stage's process to its end and write its record; return its seconds."""
     directory = run.stage_dir(stage.path)
     python = _interpreter(stage, machine)

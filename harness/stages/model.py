@@ -40,11 +40,15 @@ def run(spec: dict[str, Any], inputs: Mapping[str, Path], out: Path, machine: Ma
 
 def _from_hub(ref: ModelRef, target: Path) -> None:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    wanted = {"revision": ref.revision, "allow_patterns": HUB_FILES}
     try:
         with naming_full_disk(target):
-            snapshot_download(ref.name, revision=ref.revision, local_dir=target, allow_patterns=HUB_FILES)
+            try:
+                _copy(Path(snapshot_download(ref.name, local_files_only=True, **wanted)), target)  # what `harness fetch` brought
+            except LocalEntryNotFoundError:
+                snapshot_download(ref.name, local_dir=target, **wanted)
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise InputError(
             f"model {ref.name}@{ref.revision} could not be loaded: {first_line(error)}; check the name, the network and HF_TOKEN"
@@ -58,7 +62,11 @@ def _from_path(ref: ModelRef, target: Path) -> None:
     source = Path(ref.name).expanduser()
     if not (source / "config.json").is_file() or not list(source.glob("*.safetensors")):
         raise InputError(f"model directory {ref.name} has no config.json with *.safetensors; expected a saved transformers checkpoint")
-    target.mkdir(parents=True)
+    _copy(source, target)
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.mkdir(parents=True, exist_ok=True)
     for pattern in HUB_FILES:
         for path in source.glob(pattern):
             shutil.copyfile(path, target / path.name)

@@ -31,6 +31,8 @@ from tests.synthetic_runs import small_recipe, write_run
 
 COMMANDS: dict[str, Command] = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
 SELECTING = {
+    "cancel": {"out_dir"},
+    "fetch": {"dry_run", "format"},
     "reproduce": {"out_dir", "machine", "only", "dry_run", "help_"},
     "plan": {"out_dir", "machine", "format"},
     "status": {"out_dir", "format", "watch"},

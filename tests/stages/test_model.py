@@ -53,7 +53,11 @@ def hub(saved: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, byt
     def serve(files: dict[str, bytes]) -> list[dict[str, object]]:
         calls: list[dict[str, object]] = []
 
-        def download(repo: str, *, revision: str, local_dir: Path, allow_patterns: list[str]) -> None:
+        def download(
+            repo: str, *, revision: str, allow_patterns: list[str], local_dir: Path = Path("cache"), local_files_only: bool = False
+        ) -> None:
+            if local_files_only:
+                raise LocalEntryNotFoundError("not in the cache")
             calls.append({"repo": repo, "revision": revision})
             notes = local_dir / ".cache" / "huggingface" / "notes"
             notes.parent.mkdir(parents=True, exist_ok=True)
@@ -119,6 +123,17 @@ def test_hub_model_is_its_pinned_revision(hub: Callable[..., list[dict[str, obje
     calls = hub({**files, "pytorch_model.bin": b"pickle", "modeling_own.py": b"raise SystemExit"})
     assert content(make(HUB, tmp_path)) == content(saved)
     assert calls == [{"repo": "org/model", "revision": "a" * 40}]
+
+
+def test_fetched_model_is_taken_from_the_cache(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the cache holds whole is not asked of the Hub again, so a node without a network can make the stage."""
+
+    def cached(repo: str, *, local_files_only: bool = False, **_: object) -> str:
+        assert local_files_only, "the Hub was asked"
+        return str(saved)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", cached)
+    assert content(make(HUB, tmp_path)) == content(saved)
 
 
 def test_hub_model_without_safetensors_is_refused(hub: Callable[..., object], tmp_path: Path) -> None:
