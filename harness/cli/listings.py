@@ -9,6 +9,7 @@ Layouts (stable; a new field may be added, none is renamed):
               schedule, deviations}
     schedule  [{iteration, opponent, pairs_from, pairs, beta, learning_rate, epochs, steps}]
     status    [{path, state, seconds, peak_memory_mb, outputs, job: its job in Slurm's queue, or null}]
+    fetch     [{repository, revision, file, size, cached}]
     diff      [{field, left, right, left_reason, right_reason}]
     deviations [{field, kind, stated, used, source, where, reason}]
 """

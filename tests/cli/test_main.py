@@ -158,7 +158,7 @@ def test_help_of_reproduce_lists_recipes_and_of_a_recipe_its_schedule(harness: C
 
 LAYOUTS: dict[str, tuple[Sequence[str], set[str]]] = {
     "recipes": (("recipes",), {"name", "summary", "model", "iterations", "file"}),
-    "status": (("status", "tiny"), {"path", "state", "seconds", "peak_memory_mb", "outputs"}),
+    "status": (("status", "tiny"), {"path", "state", "seconds", "peak_memory_mb", "outputs", "job"}),
     "diff": (("diff", "zephyr-7b", "zephyr-7b-release"), {"field", "left", "right", "left_reason", "right_reason"}),
 }
 

@@ -74,7 +74,7 @@ class Run:
         listed = self.cluster.call("squeue", "--noheader", "--states=all", "--format=%i|%j|%T").splitlines()
         rows = [line.split("|") for line in listed]
         ours = job_name(RunDir(self.out), "")
-        return [f"{number} {name}" for number, name, state in rows if name.endswith(ours) and (not states or state in states)]
+        return sorted(f"{number} {name}" for number, name, state in rows if name.endswith(ours) and (not states or state in states))
 
     def wait_until_it_runs(self, stage: str) -> str:
         """The number of the stage's job, once its stage has begun."""
