@@ -81,6 +81,8 @@ class Machine(Strict):
     """The requests of kinds of stages that ask for something else than `slurm`."""
     launcher: tuple[str, ...] = ("{python}",)
     """The command before `-m harness stage DIR` of a training stage; '{python}' is the interpreter."""
+    replica_launcher: tuple[str, ...] = ("{python}",)
+    """The same of a generation and an evaluation, whose replicas may need a Ray cluster around them."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     """What gets every step's metrics beside `log.jsonl`."""
     env: dict[str, str] = {}

@@ -1,44 +1,35 @@
 """Four nodes of 8 x A100-80G under Slurm: training by `accelerate` over them, generation by one engine a GPU through Ray.
 Written for it; not run by us.
 
-Start the Ray cluster inside the allocation, then the harness on its first node; run directory and environment are on a shared disk:
-
-    HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-    srun --nodes=1 --ntasks=1 -w "$HEAD" ray start --head --port=6379 --block &
-    srun --nodes=3 --ntasks=3 -x "$HEAD" ray start --address="$HEAD:6379" --block &
-    RAY_ADDRESS="$HEAD:6379" MAIN_HOST="$HEAD" harness reproduce zephyr-7b-vllm --machine slurm-ray
+Each stage is a job. One of generation or evaluation starts a Ray cluster over its nodes, works in it and ends it; run directory and
+environment are on a disk that all nodes see.
 """
 
-from harness.machine import Machine
+from harness.machine import Request, load
 
-machine = Machine(
-    name="slurm-ray",
-    summary="4 nodes of 8 x A100-80G, Slurm and Ray, bf16, FSDP2 (not run by us)",
-    device="cuda",
-    num_devices=32,
-    micro_batch=2,
-    opponent_batch=16,
-    generate_batch=64,
-    generate_shard=1024,
-    evaluate_batch=16,
-    gradient_checkpointing=True,
-    checkpoint_every_seconds=900.0,
-    num_replicas=32,
-    replicas_on="ray",
-    launcher=(
-        "srun",
-        "--overlap",
-        "--ntasks-per-node=1",
-        "bash",
-        "-c",
-        'exec {python} -m accelerate.commands.launch --num_processes=32 --num_machines=4 --machine_rank="$SLURM_NODEID" '
-        '--main_process_ip="$MAIN_HOST" --main_process_port=29500 --mixed_precision=no --dynamo_backend=no --use_fsdp '
-        "--fsdp_version=2 --fsdp_auto_wrap_policy=TRANSFORMER_BASED_WRAP --fsdp_state_dict_type=FULL_STATE_DICT "
-        '--no_python {python} "$@"',
-        "launch",
-    ),
-    peak_tflops=312.0,
-    mfu=0.3,
-    generate_tokens_per_second=2200.0,
-    memory_gb=80.0,
+HEAD = '$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)'
+SRUN = ("srun", "--ntasks-per-node=1", "--cpus-per-task=64", "--gpus-per-node=8", "--kill-on-bad-exit=1", "bash", "-c")
+TRAIN = (
+    f'exec "$0" -m accelerate.commands.launch --num_processes=32 --num_machines=4 --machine_rank="$SLURM_NODEID" '
+    f'--main_process_ip="{HEAD}" --main_process_port=29500 --mixed_precision=no --dynamo_backend=no --use_fsdp '
+    "--fsdp_version=2 --fsdp_auto_wrap_policy=TRANSFORMER_BASED_WRAP --fsdp_state_dict_type=FULL_STATE_DICT "
+    '--no_python "$0" "$@"'
 )
+RAY = f'PATH="$(dirname "$0"):$PATH" exec ray symmetric-run --address="{HEAD}:6379" --min-nodes="$SLURM_JOB_NUM_NODES" -- "$0" "$@"'
+NODES = Request(nodes=4, gpus=8, cpus=64, memory_gb=512, minutes=24 * 60)
+
+changes = {
+    "name": "slurm-ray",
+    "summary": "Slurm, 4 nodes of 8 x A100-80G and Ray, bf16, FSDP2 (not run by us)",
+    "num_devices": 32,
+    "micro_batch": 2,
+    "generate_shard": 1024,
+    "num_replicas": 32,
+    "replicas_on": "ray",
+    "slurm": NODES,
+    "slurm_of": load("slurm-a100x8").slurm_of,
+    "launcher": (*SRUN, TRAIN, "{python}"),
+    "replica_launcher": (*SRUN, RAY, "{python}"),
+    "mfu": 0.3,
+}
+machine = load("a100x8").model_copy(update=changes)

@@ -133,12 +133,16 @@ def threads_of(machine: Machine) -> dict[str, str]:
 
 def _forks(stage: Stage, machine: Machine, python: str) -> bool:
     """Whether the stage needs nothing but this interpreter, on a machine that forks its stages."""
-    return machine.fork_stages and python == sys.executable and (stage.kind != "train" or machine.launcher == ("{python}",))
+    return machine.fork_stages and python == sys.executable and _launcher(stage, machine) == ("{python}",)
 
 
 def _command(stage: Stage, machine: Machine, python: str, directory: Path) -> list[str]:
-    launcher = machine.launcher if stage.kind == "train" else ("{python}",)
-    return [*(part.format(python=python) for part in launcher), "-m", "harness", "stage", str(directory)]
+    return [*(part.format(python=python) for part in _launcher(stage, machine)), "-m", "harness", "stage", str(directory)]
+
+
+def _launcher(stage: Stage, machine: Machine) -> tuple[str, ...]:
+    launchers = {"train": machine.launcher, "generate": machine.replica_launcher, "evaluate": machine.replica_launcher}
+    return launchers.get(stage.kind, ("{python}",))
 
 
 def _interpreter(stage: Stage, machine: Machine) -> str:

@@ -46,7 +46,7 @@ def survey(recipe: Recipe, run: RunDir) -> list[Surveyed]:
 def reproduce(recipe: Recipe, run: RunDir, machine: Machine, only: str | None, announce: Announce) -> int:
     """Run what is missing of `recipe` in `run`, or of the stages matching the glob `only`; return how many stages ran."""
     stages = _selected(plan(recipe), only)
-    with locks.hold(run.path) as lock, Processes(environment(machine), lock) as processes:
+    with locks.hold(run.path) as lock:
         if machine.slurm is None:
             slurm.refuse_queued(run)
         _refuse_stale(recipe, run)
@@ -59,7 +59,8 @@ def reproduce(recipe: Recipe, run: RunDir, machine: Machine, only: str | None, a
         write_atomic(run.path / ".gitignore", "\n".join([*ignored, ""]).encode())
         if machine.slurm is not None:
             return slurm.Jobs(stages, run, machine, announce).run()
-        return Launches(stages, run, machine, processes, announce).run()
+        with Processes(environment(machine), lock) as processes:
+            return Launches(stages, run, machine, processes, announce).run()
 
 
 def run_stage(directory: Path) -> None:

@@ -85,10 +85,10 @@ def refuse_queued(run: RunDir) -> None:
 
 
 class StageJob:
-    """The body of a stage's job. It looks at the run when it starts, which may be hours later or for the second time."""
+    """The body of a stage's job. It looks at the run when it starts, which may be hours later, by newer code, or for the second time."""
 
     def __init__(self, root: Path, stage_path: str, machine: Machine) -> None:
-        self.root, self.stage_path, self.machine = root, stage_path, machine
+        self.root, self.stage_path, self.machine = root, stage_path, machine.model_dump_json()
         self.before, self.idle_runs = dict[str, int](), 0
 
     def __call__(self) -> None:
@@ -123,9 +123,9 @@ class StageJob:
             raise StaleError(f"{self.stage_path} was made under another identity; harness reproduce shows the difference")
         if state == "done":
             return
-        folder, env = run.path / JOBS / stage.path, launches.environment(self.machine)
-        with locks.hold_here(folder) as lock, Processes(env, lock) as processes:
-            launches.launch(stage, run, self.machine, processes, lambda pid: None)
+        machine, folder = Machine.model_validate_json(self.machine), run.path / JOBS / stage.path
+        with locks.hold_here(folder) as lock, Processes(launches.environment(machine), lock) as processes:
+            launches.launch(stage, run, machine, processes, lambda pid: None)
 
 
 class Jobs:
