@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +21,8 @@ from harness.cli.main import app
 from harness.errors import InputError
 from harness.recipe import load
 from tests import SMALL
+from tests.fake_hub import serving
+from tests.tiny_checkpoints import word_checkpoint
 
 COMMIT = "c" * 40
 ZEPHYR = load("zephyr-7b")
@@ -90,3 +96,39 @@ def test_offline_says_what_to_check(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     with pytest.raises(InputError, match=r"model .*@[0-9a-f]{40} could not be fetched: Cannot reach .*; check the network"):
         fetch.files(fetch.repositories(ZEPHYR)[0])
+
+
+OFFLINE = """
+import sys
+from pathlib import Path
+from harness.recipe import ModelRef
+from harness.cli import fetch
+from harness.machine import load
+from harness.stages import model
+ref = ModelRef(source="hub", name="org/model", revision="a" * 40)
+if sys.argv[1] == "fetch":
+    wanted = fetch.Repository("model", ref.name, ref.revision, tuple(model.HUB_FILES))
+    before, _, after = fetch.files(wanted), fetch.fetch(wanted), fetch.files(wanted)
+    print([(file.file, file.size, file.cached) for file in before if file.file == "config.json"], all(file.cached for file in after))
+else:
+    model.run({"model": ref.model_dump(mode="json")}, {}, Path(sys.argv[1]), load("cpu"))
+"""
+
+
+def test_fetched_model_becomes_a_checkpoint_offline(tmp_path: Path) -> None:
+    """The real client: listed and fetched from a Hub on this machine, then, with HF_HUB_OFFLINE and no Hub, a whole model stage."""
+    saved = word_checkpoint(tmp_path / "saved")
+    env = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
+    env.pop("HF_HUB_CACHE", None)
+    with serving(saved) as address:
+        command = [sys.executable, "-c", OFFLINE, "fetch"]
+        done = subprocess.run(command, env={**env, "HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0"}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    size = (saved / "config.json").stat().st_size
+    assert done.stdout.strip() == f"[('config.json', {size}, False)] True"
+    out = tmp_path / "stage"
+    done = subprocess.run([sys.executable, "-c", OFFLINE, str(out)], env={**env, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert {path.name: path.read_bytes() for path in (out / "checkpoint").iterdir()} == {
+        path.name: path.read_bytes() for path in saved.iterdir()
+    }
