@@ -1,6 +1,8 @@
 """The only code that knows the layout on disk: what a stage is, what it leaves behind, and whether that may be used.
 
     RUN/recipe.json            the recipe as planned
+    RUN/files/                 copies of the components and task folders of the user's own that it names
+    RUN/local/                 links to the data files it names; these are not committed
     RUN/iter1/train/
         stage.json             first: fingerprint, the whole spec, inputs, provenance of every launch
         ...                    outputs
@@ -15,13 +17,15 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from harness import files
 from harness.config import Strict, flatten
 from harness.errors import InputError
-from harness.files import Output, digest, dump, hash_file, read_model, write_atomic
+from harness.files import PINNED, Output, digest, dump, hash_file, keep, kept, link, read_model, write_atomic
 from harness.machine import Machine
-from harness.recipe import Recipe
+from harness.recipe import OWN_KINDS, PromptSource, Recipe, map_references, pinned_parts
 
 State = Literal["missing", "partial", "done", "stale"]
+FILES_DIR, DATA_DIR = "files", "local"
 STAGE_FILE, DONE_FILE, RECIPE_FILE, LOG_FILE = "stage.json", "done.json", "recipe.json", "log.jsonl"
 
 
@@ -201,4 +205,29 @@ def read_recipe(run: Path) -> Recipe:
     path = run / RECIPE_FILE
     if not path.exists():
         raise InputError(f"{run} holds no {RECIPE_FILE}; expected the directory of a run such as results/tiny")
+    look_in(run)
     return read_model(Recipe, path)
+
+
+def write_recipe(run: Path, recipe: Recipe) -> None:
+    """`recipe.json`, which names files of the user's own by their content, and those files beside it."""
+
+    def store(kind: str, name: str, owner: Strict) -> str:
+        path = Path(name)
+        if kind == "data" and isinstance(owner, PromptSource) and path.is_absolute():
+            link(path, str(owner.revision), run / DATA_DIR)
+        elif kind != "data" and (name.endswith(".py") or kind in OWN_KINDS):
+            keep(path, run / FILES_DIR)
+        elif PINNED.fullmatch(name) and name.partition("@")[0].endswith(".py"):
+            keep(kept(name), run / FILES_DIR)
+        return name
+
+    map_references(recipe, store)
+    look_in(run)
+    write_atomic(run / RECIPE_FILE, dump(pinned_parts(recipe)))
+
+
+def look_in(run: Path) -> None:
+    """Let this process and those it starts find the files kept with a run."""
+    for folder in (FILES_DIR, DATA_DIR):
+        files.look_in(run / folder)

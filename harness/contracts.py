@@ -1,6 +1,8 @@
 """The contracts, on one page. A component is one file; its name in a recipe is its file's name; there is no registry.
 
-Every component has `VERSION: int`, part of the identity of what it makes: bump it when its numbers change.
+Every component has `VERSION: int`, part of the identity of what it makes: bump it when its numbers change. A recipe may name instead
+the path of a Python file of the user's own, relative to the recipe's file, or a module that an installed package offers in the entry-point
+group `harness.KIND` (`harness.objectives`). What is not harness's own has the sha256 of its file in the identity as well.
 
     sources/NAME.py      load(spec: PromptSource) -> list[Row]
                          prompts and real responses, in training order
@@ -21,21 +23,24 @@ Every component has `VERSION: int`, part of the identity of what it makes: bump 
 
 from __future__ import annotations
 
-import ast
 import importlib
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from harness.config import Strict
-from harness.errors import RecipeError, suggest
+from harness.config import Strict, constant, functions_in, load_module
+from harness.errors import RecipeError
+from harness.files import bare_name, component_file, is_shipped, offered, pin
 from harness.machine import Machine
 from harness.recipe import Benchmark, Lora, ModelRef, Optimizer, PromptSource, Sampling
+from harness.recipe_parts import title
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+OWN_MODULE = "harness_own_"
+"""What the name of a module that is not harness's own begins with."""
 Kind = Literal["sources", "engines", "objectives", "benchmarks", "judges"]
-
 
 class Row(NamedTuple):
     """An instruction with the response a human or a stronger model gave. `prompt` is a list of chat messages."""
@@ -129,58 +134,46 @@ class Result(NamedTuple):
 
 def load(kind: Kind, name: str) -> Any:
     """The module of component `name`."""
-    _path(kind, name)
-    return importlib.import_module(f"harness.components.{kind}.{name}")
+    path = component_file(kind, name)
+    if is_shipped(kind, path):
+        return importlib.import_module(f"harness.components.{kind}.{name}")
+    if not bare_name(name).endswith(".py"):
+        return importlib.import_module(offered(f"harness.{kind}")[bare_name(name)])
+    module = f"{OWN_MODULE}{pin(path)}"
+    return sys.modules.get(module) or load_module(path, module)
 
 
 def version(kind: Kind, name: str) -> int:
     """The component's VERSION, read from its source without importing it."""
-    return int(_constant(_path(kind, name), "VERSION", "1"))
+    return int(constant(component_file(kind, name), "VERSION", "1"))
 
 
 def branches(objective: str) -> tuple[str, ...]:
     """The responses an objective scores, read from its source without importing it."""
-    return tuple(_constant(_path("objectives", objective), "BRANCHES", '("real", "generated")'))
+    return tuple(constant(component_file("objectives", objective), "BRANCHES", '("real", "generated")'))
 
 
 def has_opponent(objective: str) -> bool:
     """Whether an objective reads the opponent's log-probabilities, read from its source without importing it."""
-    return bool(_constant(_path("objectives", objective), "OPPONENT", "True"))
+    return bool(constant(component_file("objectives", objective), "OPPONENT", "True"))
 
 
 def grade(objective: str) -> str:
     """How certain an objective's formula is, "A" to "D", read from its source without importing it."""
-    return str(_constant(_path("objectives", objective), "GRADE", '"D"'))
+    return str(constant(component_file("objectives", objective), "GRADE", '"D"'))
 
 
 def parameters(objective: str) -> tuple[str, ...]:
     """What an objective's `loss` takes beside `beta`: its keyword-only arguments, read from its source without importing it."""
     defined = functions("objectives", objective)
     if "loss" not in defined:
-        raise RecipeError(f"{objective}.py defines no `loss`; add `def loss(logps: PairLogps, beta: float) -> Tensor`")
+        raise RecipeError(f"{title(objective)}.py defines no `loss`; add `def loss(logps: PairLogps, beta: float) -> Tensor`")
     return defined["loss"]
 
 
 def functions(kind: Kind, name: str) -> dict[str, tuple[str, ...]]:
     """{function: its keyword-only arguments} of a component, read from its source without importing it."""
-    body = ast.parse(_path(kind, name).read_text()).body
-    return {node.name: tuple(argument.arg for argument in node.args.kwonlyargs) for node in body if isinstance(node, ast.FunctionDef)}
-
-
-def _constant(path: Path, constant: str, example: str) -> Any:
-    for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == constant for t in node.targets):
-            return ast.literal_eval(node.value)
-    raise RecipeError(f"{path.name} states no {constant}; add `{constant} = {example}`")
-
-
-def _path(kind: Kind, name: str) -> Path:
-    folder = Path(__file__).parent / "components" / kind
-    path = folder / f"{name}.py"
-    if not path.is_file():
-        known = [p.stem for p in folder.glob("*.py") if p.stem != "__init__"]
-        raise RecipeError(f"no {kind.removesuffix('s')} called {name!r}{suggest(name, known)}")
-    return path
+    return functions_in(component_file(kind, name))
 
 
 class Score(Strict):

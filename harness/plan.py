@@ -28,7 +28,8 @@ from harness.contracts import (
     version,
 )
 from harness.errors import RecipeError, suggest
-from harness.recipe import Benchmark, Finetuning, ModelRef, PairTraining, PromptSource, Recipe
+from harness.files import pinned
+from harness.recipe import Benchmark, Finetuning, ModelRef, PairTraining, PromptSource, Recipe, pinned_parts
 
 PIPELINE_VERSIONS = {"train": 1, "generate": 1, "evaluate": 1, "model": 1, "prompts": 1, "preferences": 1}
 
@@ -79,8 +80,8 @@ def steps_of(recipe: Recipe, t: int) -> int:
 
 def folder_of(benchmark: Benchmark, benchmarks: Sequence[Benchmark]) -> str:
     """Where a benchmark's results lie: under its name and, where the recipe has it under several protocols, under each protocol."""
-    same = [one for one in benchmarks if one.name == benchmark.name]
-    return benchmark.name if len(same) == 1 else f"{benchmark.name}/{benchmark.protocol}"
+    same = [one for one in benchmarks if one.title == benchmark.title]
+    return benchmark.title if len(same) == 1 else f"{benchmark.title}/{benchmark.protocol}"
 
 
 def _anchors(recipe: Recipe) -> Iterator[Stage]:
@@ -108,7 +109,7 @@ def _iterations(recipe: Recipe, sft: Stage, prompts: Stage) -> list[Stage]:
 
 def _generate(recipe: Recipe, t: int, policy: Stage, prompts: Stage) -> Stage:
     spec = GenerateSpec(
-        engine=recipe.engine,
+        engine=pinned("engines", recipe.engine),
         sampling=recipe.sampling,
         template=recipe.generation_template,
         dtype=_dtype(recipe),
@@ -122,7 +123,7 @@ def _self_play(recipe: Recipe, t: int, policy: Stage, prompts: Stage, responses:
     iteration = recipe.iterations[t]
     spec = _train_spec(
         recipe,
-        objective=recipe.objective,
+        objective=pinned("objectives", recipe.objective),
         parameters=_checked_parameters(recipe.objective, iteration.parameters, f"iterations.{t}"),
         beta=iteration.beta,
         learning_rate=iteration.learning_rate,
@@ -162,7 +163,7 @@ def _rivals(recipe: Recipe, made: dict[str, Stage]) -> list[Stage]:
 def _rival(recipe: Recipe, row: str, rival: PairTraining, inputs: dict[str, Stage]) -> Stage:
     spec = _train_spec(
         recipe,
-        objective=rival.objective,
+        objective=pinned("objectives", rival.objective),
         parameters=_checked_parameters(rival.objective, rival.parameters, f"rivals.{row}"),
         beta=rival.beta,
         learning_rate=rival.learning_rate,
@@ -180,12 +181,12 @@ def _preferences(path: str, source: PromptSource) -> Stage:
     if "load_preferences" not in functions("sources", source.source):
         raise RecipeError(f"source {source.source!r} holds no preferences; name one that defines `load_preferences`")
     versions = {**_versions("preferences"), "source": version("sources", source.source)}
-    return make_stage(path, "preferences", PreferencesSpec(prompts=source), versions, {})
+    return make_stage(path, "preferences", PreferencesSpec(prompts=pinned_parts(source)), versions, {})
 
 
 def _prompts(path: str, source: PromptSource) -> Stage:
     versions = {**_versions("prompts"), "source": version("sources", source.source)}
-    return make_stage(path, "prompts", PromptsSpec(prompts=source), versions, {})
+    return make_stage(path, "prompts", PromptsSpec(prompts=pinned_parts(source)), versions, {})
 
 
 def _finetune(recipe: Recipe, row: str, sft: Finetuning, policy: Stage, prompts: Stage) -> list[Stage]:
@@ -227,9 +228,9 @@ def _train_spec(recipe: Recipe, **values: object) -> TrainSpec:
 
 
 def _evaluate(recipe: Recipe, policy: Policy) -> list[Stage]:
-    stages = []
+    stages, engine = [], pinned("engines", recipe.engine)
     for benchmark in recipe.benchmarks:
-        spec = EvaluateSpec(benchmark=benchmark, engine=recipe.engine, precision=recipe.precision, seed=recipe.seed)
+        spec = EvaluateSpec(benchmark=pinned_parts(benchmark), engine=engine, precision=recipe.precision, seed=recipe.seed)
         versions = {**_versions("evaluate"), "benchmark": version("benchmarks", benchmark.name)}
         if benchmark.judge:
             versions["judge"] = version("judges", benchmark.judge.name)

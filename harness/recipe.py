@@ -7,25 +7,30 @@ Where it runs is a `Machine` (harness/machine.py) and never part of a recipe.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
 from harness.config import Strict, build, find, load_attribute, shipped
 from harness.errors import RecipeError
+from harness.files import PINNED, pin, pinned
 from harness.recipe_parts import (
     Anchor,
     Benchmark,
+    Engine,
     Figure,
     Finetuning,
     Iteration,
     Judge,
     Lora,
     ModelRef,
+    Objective,
     Optimizer,
     PairTraining,
     PromptSource,
+    Reference,
     Sampling,
     Sizes,
     Task,
@@ -39,6 +44,14 @@ __all__ = [
 RECIPES_DIR = shipped("recipes")
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]*")
 ROW_PATTERN = re.compile(r"[a-z0-9][a-z0-9._+-]*")
+OWN_KINDS = ("data", "task_folders")
+"""Kinds of reference that always are a path."""
+LOCAL = "local"
+"""The source whose `dataset` is a file or folder of the user's own."""
+
+Part = TypeVar("Part")
+Change = Callable[[str, str, Strict], str]
+"""From a reference's kind, its name and the part of the recipe it stands in to another name."""
 
 
 class Recipe(Strict):
@@ -60,12 +73,12 @@ class Recipe(Strict):
     rivals: dict[str, PairTraining] = {}
     anchors: dict[str, Anchor] = {}
     prompts: PromptSource
-    engine: str
+    engine: Engine
     sampling: Sampling
     generation_template: Literal["alpaca", "chat"]
     training_template: Literal["alpaca", "chat", "zephyr"]
     tokenization: Literal["release", "modern"]
-    objective: str = "spin"
+    objective: Objective = "spin"
     grouping: Literal["pairs", "groups"] = "pairs"
     accepted_checks: tuple[str, ...] = ()
     lora: Lora | None = None
@@ -145,7 +158,51 @@ def load(name_or_file: str) -> Recipe:
     recipe = load_attribute(path, "recipe")
     if not isinstance(recipe, Recipe):
         raise RecipeError(f"{path.name}: `recipe` is a {type(recipe).__name__}, expected a harness.recipe.Recipe")
-    return recipe
+    return located(recipe, path.parent)
+
+
+def located(part: Part, folder: Path) -> Part:
+    """`part` with paths to files of the user's own, which are written relative to `folder`, as absolute ones."""
+
+    def absolute(kind: str, name: str, owner: Strict) -> str:
+        is_path = kind in OWN_KINDS or name.endswith(".py")
+        return str((folder / Path(name).expanduser()).resolve()) if is_path else name
+
+    return map_references(part, absolute)
+
+
+def map_references(part: Part, change: Change) -> Part:
+    """A copy of a recipe or a part of one in which every name of a component, data file or task folder is what `change` makes of it."""
+    changed: Any = part
+    if isinstance(part, Strict):
+        found = {name: _mapped(part, name, change) for name in type(part).model_fields}
+        changed = part.model_copy(update={name: new for name, new in found.items() if new is not getattr(part, name)})
+    elif isinstance(part, tuple):
+        changed = tuple(map_references(item, change) for item in part)
+    elif isinstance(part, dict):
+        changed = {name: map_references(item, change) for name, item in part.items()}
+    return part if changed == part else changed
+
+
+def _mapped(owner: Strict, name: str, change: Change) -> Any:
+    value = getattr(owner, name)
+    kind = next((mark.kind for mark in type(owner).model_fields[name].metadata if isinstance(mark, Reference)), None)
+    if isinstance(owner, PromptSource) and owner.source == LOCAL and name == "dataset":
+        kind = "data"
+    return map_references(value, change) if kind is None or value is None else change(kind, value, owner)
+
+
+def pinned_parts(part: Part) -> Part:
+    """A copy of a recipe or a part of one whose every reference is pinned; a data file's own revision says which bytes it is."""
+
+    def change(kind: str, name: str, owner: Strict) -> str:
+        if kind == "data":
+            return Path(name).name
+        if kind == "task_folders":
+            return name if PINNED.fullmatch(name) else pin(Path(name))
+        return pinned(kind, name)
+
+    return map_references(part, change)
 
 
 def available() -> dict[str, Path]:

@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 import re
-from typing import Literal, Self
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
 from harness.config import Strict
+
+
+class Reference(NamedTuple):
+    """Marks a field that names a component of this kind, or the user's own file or folder that stands in for one."""
+
+    kind: str
+
+
+def title(name: str) -> str:
+    """A component's name as shown: `mine` of `/home/me/mine.py` and of `mine.py@DIGEST`."""
+    return Path(name).name.partition("@")[0].removesuffix(".py")
+
+
+Source = Annotated[str, Reference("sources")]
+Engine = Annotated[str, Reference("engines")]
+Objective = Annotated[str, Reference("objectives")]
+BenchmarkName = Annotated[str, Reference("benchmarks")]
+JudgeName = Annotated[str, Reference("judges")]
 
 REVISION_PATTERN = re.compile(r"[0-9a-f]{40}")
 
@@ -39,7 +58,7 @@ class PromptSource(Strict):
     (16 hex digits), so that the same rows are found in any revision and any order; `num_prompts` is then their count.
     """
 
-    source: str
+    source: Source
     dataset: str
     config: str | None = None
     revision: str | None = None
@@ -130,7 +149,7 @@ class PairTraining(Strict):
     `prompts` names preference data: chosen is real, rejected is generated. None: the prompts and responses of iteration 0.
     """
 
-    objective: str = "dpo"
+    objective: Objective = "dpo"
     start: str = "sft"
     prompts: PromptSource | None = None
     beta: float = Field(gt=0)
@@ -159,7 +178,7 @@ class Judge(Strict):
     from the environment. A rule-based judge needs neither.
     """
 
-    name: str = "mt_bench_single"
+    name: JudgeName = "mt_bench_single"
     model: str | None = None
     revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
     temperature: float = 0.0
@@ -170,11 +189,16 @@ class Judge(Strict):
 class Benchmark(Strict):
     """A component of harness/benchmarks with its tasks. `protocol` names the rules the scores were made under."""
 
-    name: str
+    name: BenchmarkName
     protocol: str
     tasks: tuple[Task, ...]
     judge: Judge | None = None
     max_new_tokens: int | None = None
+
+    @property
+    def title(self) -> str:
+        """Its name as shown, and the name of its results' folder."""
+        return title(self.name)
 
 
 class Figure(Strict):

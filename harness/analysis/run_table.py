@@ -61,7 +61,7 @@ def columns_of(recipe: Recipe, scores: Scores) -> Iterator[Column]:
         metric = score.metric if score else source.task.metric
         yield Column(
             label=source.label,
-            benchmark=source.benchmark.name,
+            benchmark=source.benchmark.title,
             task=source.task.name,
             metric=metric,
             unit=_unit(source, metric),

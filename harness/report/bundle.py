@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from harness.analysis.run_table import collect
-from harness.artifact import DONE_FILE, RECIPE_FILE, STAGE_FILE, RunDir, read_recipe
+from harness.artifact import DONE_FILE, FILES_DIR, RECIPE_FILE, STAGE_FILE, RunDir, read_recipe
 from harness.config import Strict
 from harness.errors import HarnessError, InputError
 from harness.files import Output, dump, hash_file, naming_full_disk
@@ -71,6 +71,7 @@ def verify_bundle(path: Path) -> tuple[list[Damage], list[str], int]:
 
 def _files(run: Path) -> Iterator[Path]:
     yield run / RECIPE_FILE
+    yield from sorted(path for path in (run / FILES_DIR).rglob("*") if path.is_file())
     yield from (run / TABLES_DIR / name for name in FILES.values())
     if (run / REPORT).exists():
         yield run / REPORT

@@ -13,12 +13,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.artifact import DONE_FILE, RECIPE_FILE, STAGE_FILE, Accepted, Launch, RunDir, Stage, State, difference
-from harness.errors import InputError, MachineError, StageError, StaleError, suggest
+from harness.artifact import DATA_DIR, DONE_FILE, STAGE_FILE, Accepted, Launch, RunDir, Stage, State, difference, look_in, write_recipe
+from harness.config import line_in
+from harness.contracts import OWN_MODULE
+from harness.errors import HarnessError, InputError, MachineError, RecipeError, StageError, StaleError, suggest
 from harness.files import dump, hash_file, write_atomic
 from harness.machine import Machine
 from harness.plan import plan
@@ -60,8 +63,8 @@ def reproduce(recipe: Recipe, run: RunDir, machine: Machine, only: str | None, a
             aside = recorded.set_aside(run)
             announce(f"{run.path} held records without weights, as a clone brings them: they are in {aside} now, and all is made anew")
         _refuse_unready(stages, run)
-        write_atomic(run.path / RECIPE_FILE, dump(recipe))
-        write_atomic(run.path / ".gitignore", "\n".join([*recorded.UNCOMMITTED, "*.tmp", ".lock", ""]).encode())
+        write_recipe(run.path, recipe)
+        write_atomic(run.path / ".gitignore", "\n".join([*recorded.UNCOMMITTED, f"/{DATA_DIR}/", "*.tmp", ".lock", ""]).encode())
         ran = 0
         for number, stage in enumerate(stages, 1):
             title = f"[{number}/{len(stages)}] {stage.path}"
@@ -87,8 +90,25 @@ def run_stage(directory: Path) -> None:
     for _ in Path(stage.path).parts:
         root = root.parent
     os.environ.update(_threads(launch.machine))
+    look_in(root)
     module = importlib.import_module(f"harness.stages.{stage.kind}")
-    module.run(stage.spec, {role: root / path for role, path in stage.inputs.items()}, directory, launch.machine)
+    with _naming_own_files():
+        module.run(stage.spec, {role: root / path for role, path in stage.inputs.items()}, directory, launch.machine)
+
+
+@contextmanager
+def _naming_own_files() -> Iterator[None]:
+    """Turn an exception that passed through a component of the user's own into an error that names its file and line."""
+    try:
+        yield
+    except HarnessError:
+        raise
+    except Exception as error:
+        own = [Path(str(module.__file__)) for name, module in [*sys.modules.items()] if name.startswith(OWN_MODULE)]
+        for path in own:
+            if line := line_in(path, error):
+                raise RecipeError(f"{path.name} line {line}: {type(error).__name__}: {error}; correct the file") from error
+        raise
 
 
 def accept(recipe: Recipe, run: RunDir, stage_path: str, because: str) -> list[tuple[str, Any, Any]]:
