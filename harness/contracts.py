@@ -4,9 +4,9 @@ Every component has `VERSION: int`, part of the identity of what it makes: bump 
 the path of a Python file of the user's own, relative to the recipe's file, or a module that an installed package offers in the entry-point
 group `harness.KIND` (`harness.objectives`). What is not harness's own has the sha256 of its file in the identity as well.
 
-    sources/NAME.py      load(spec: PromptSource) -> list[Row]
-                         prompts and real responses, in training order
-                         load_preferences(spec) -> list[Preference], where the source holds preferences
+    sources/NAME.py      load(spec: PromptSource) -> Iterable[Row | LeftOut]
+                         prompts and real responses, in training order, and what cannot be trained on, with the reason
+                         load_preferences(spec) -> Iterable[Preference | LeftOut], where the source holds preferences
     engines/NAME.py      open_engine(checkpoint: Path, dtype: str, machine: Machine) -> Engine
                          Engine.generate(requests: Sequence[Request]) -> list[Response], in the order of the requests
     objectives/NAME.py   BRANCHES: tuple[str, ...]       the responses scored: a beginning of ("real", "generated", "proto")
@@ -57,6 +57,13 @@ class Preference(NamedTuple):
     prompt: list[dict[str, str]]
     chosen: str
     rejected: str
+
+
+class LeftOut(NamedTuple):
+    """What a source holds and cannot give: why, in the same words for every such row, and the row as text (untrusted)."""
+
+    reason: str
+    row: str
 
 
 class Request(NamedTuple):

@@ -19,6 +19,7 @@ from harness.files import PINNED, pin, pinned
 from harness.recipe_parts import (
     Anchor,
     Benchmark,
+    Columns,
     Engine,
     Figure,
     Finetuning,
@@ -37,7 +38,7 @@ from harness.recipe_parts import (
 )
 
 __all__ = [
-    "Anchor", "Benchmark", "Figure", "Finetuning", "Iteration", "Judge", "Lora", "ModelRef", "Optimizer", "PairTraining",
+    "Anchor", "Benchmark", "Columns", "Figure", "Finetuning", "Iteration", "Judge", "Lora", "ModelRef", "Optimizer", "PairTraining",
     "PromptSource", "Recipe", "Sampling", "Sizes", "Task", "available", "load", "replace",
 ]  # fmt: skip
 

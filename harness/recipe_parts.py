@@ -29,6 +29,7 @@ BenchmarkName = Annotated[str, Reference("benchmarks")]
 JudgeName = Annotated[str, Reference("judges")]
 
 REVISION_PATTERN = re.compile(r"[0-9a-f]{40}")
+CONTENT_PATTERN = re.compile(r"[0-9a-f]{64}")
 
 
 class ModelRef(Strict):
@@ -51,11 +52,25 @@ class ModelRef(Strict):
         return self
 
 
+class Columns(Strict):
+    """What a data set calls its columns, where not by a usual name: of a whole dialogue, of a prompt and its response, of preferences."""
+
+    messages: str | None = None
+    prompt: str | None = None
+    response: str | None = None
+    chosen: str | None = None
+    rejected: str | None = None
+
+
 class PromptSource(Strict):
     """Which instructions are trained on: `num_prompts` rows of `split` after a shuffle with `shuffle_seed`.
 
     `source` names a component of harness/components/sources. `prompt_ids`, where given, names the rows by the sha256 of their prompts
     (16 hex digits), so that the same rows are found in any revision and any order; `num_prompts` is then their count.
+
+    Of the source `local`, `dataset` is a file or folder, its path relative to the recipe's file, and `revision` what `harness pin` prints
+    of it. Of a dialogue the `response` is the first of the assistant, as in the paper, or the last, which then answers all that stands
+    before it.
     """
 
     source: Source
@@ -66,6 +81,8 @@ class PromptSource(Strict):
     num_prompts: int = Field(gt=0)
     shuffle_seed: int = 42
     prompt_ids: tuple[str, ...] = ()
+    columns: Columns = Field(default=Columns(), exclude_if=lambda value: value == Columns())
+    response: Literal["first", "last"] = Field(default="first", exclude_if=lambda value: value == "first")
 
     @model_validator(mode="after")
     def _is_pinned(self) -> Self:
@@ -78,6 +95,11 @@ def _check_pinned(source: str, name: str, revision: str | None) -> None:
         raise ValueError(
             f"{name} is pinned to revision {revision!r}; expected a 40-hex commit, since a branch or tag can be overwritten "
             "(find it under 'History' on the Hub)"
+        )
+    if source == "local" and not CONTENT_PATTERN.fullmatch(revision or ""):
+        raise ValueError(
+            f"{name} is pinned to revision {revision!r}; expected the sha256 of its content, so that a changed file is not trained on "
+            f"unnoticed: run `harness pin {name}`"
         )
     if source == "package" and not revision:
         raise ValueError(f"package {name} has no revision; expected the distribution's version")

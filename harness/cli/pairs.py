@@ -10,6 +10,7 @@ import typer
 from harness import machine as machines
 from harness.artifact import RunDir, read_recipe
 from harness.cli.printing import IterationArg, MachineOption, OutOption, RecipeArg, RunArg, announce, load, out, table
+from harness.files import hash_content
 from harness.report import tables as tabulating
 from harness.runs import exchange, sweeps
 from harness.runs.pair_files import Layout
@@ -62,3 +63,9 @@ def import_pairs(
     loaded, place = load(recipe, None)
     run = RunDir(out_dir or Path("results") / loaded.name)
     announce(f"{exchange.import_pairs(loaded, run, place, iteration, source, split, because)} pairs are iter{iteration}'s in {run.path}")
+
+
+@app.command()
+def pin(path: Annotated[Path, typer.Argument(metavar="FILE", help="A data file or folder.")]) -> None:
+    """Print the sha256 of a file's or folder's content: the `revision` of a source `local`."""
+    out.print(hash_content(path), markup=False)

@@ -13,16 +13,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.contracts import PreferencesSpec, Row, load
+from harness.contracts import Preference, PreferencesSpec, Row, load
 from harness.files import write_atomic
 from harness.machine import Machine
-from harness.stages.prompts import write_prompts
+from harness.stages.prompts import usable
+from harness.training.pairs import dump_rows
 
 
 def run(spec: dict[str, Any], inputs: Mapping[str, Path], out: Path, machine: Machine) -> None:
     """Load, check and write the preferences; too few or a prompt given twice is an error."""
     source = PreferencesSpec.model_validate(spec).prompts
-    found = load("sources", source.source).load_preferences(source)[: source.num_prompts]
+    found: list[Preference] = usable(out, source, load("sources", source.source).load_preferences(source))
     lines = [{"prompt_id": one.prompt_id, "response": one.rejected, "finish_reason": "stop"} for one in found]
-    write_prompts(out, source, [Row(one.prompt_id, one.prompt, one.chosen) for one in found])
+    write_atomic(out / "prompts.jsonl", dump_rows([Row(one.prompt_id, one.prompt, one.chosen) for one in found]))
     write_atomic(out / "responses" / "00000.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
