@@ -16,6 +16,7 @@ group `harness.KIND` (`harness.objectives`). What is not harness's own has the s
                          loss(logps: PairLogps, beta: float, *, mu: float) -> Tensor (B,), one loss per pair;
                          what it takes by keyword only ("mu") is what the recipe states as `parameters`, all of it
     benchmarks/NAME.py   open_benchmark(job: Job) -> Callable[[Task], Result]; the model is loaded once, then tasks are scored
+                         check(benchmark: Benchmark) -> None, where names can be checked before anything runs and without heavy imports
     judges/NAME.py       NEEDS_MODEL: bool; parse(verdict: str) -> float | None; and to get the verdict
                          a model's: render(turn: Turn, templates: Mapping[str, Mapping[str, str]]) -> list[dict[str, str]]
                          a rule's: decide(turn: Turn) -> str
@@ -148,6 +149,13 @@ def load(kind: Kind, name: str) -> Any:
         return importlib.import_module(offered(f"harness.{kind}")[bare_name(name)])
     module = f"{OWN_MODULE}{pin(path)}"
     return sys.modules.get(module) or load_module(path, module)
+
+
+def check_tasks(benchmarks: tuple[Benchmark, ...]) -> None:
+    """A `RecipeError` for a task that its benchmark knows to be none, as far as benchmarks can tell before anything runs."""
+    for benchmark in benchmarks:
+        if "check" in functions("benchmarks", benchmark.name):
+            load("benchmarks", benchmark.name).check(benchmark)
 
 
 def version(kind: Kind, name: str) -> int:

@@ -26,6 +26,7 @@ Source = Annotated[str, Reference("sources")]
 Engine = Annotated[str, Reference("engines")]
 Objective = Annotated[str, Reference("objectives")]
 BenchmarkName = Annotated[str, Reference("benchmarks")]
+TaskFolder = Annotated[str, Reference("task_folders")]
 JudgeName = Annotated[str, Reference("judges")]
 
 REVISION_PATTERN = re.compile(r"[0-9a-f]{40}")
@@ -183,11 +184,14 @@ class PairTraining(Strict):
 
 
 class Task(Strict):
-    """A task of a benchmark. `limit` questions are asked (of each subtask, where `subtasks` are named); None asks all."""
+    """A task of a benchmark. `limit` questions are asked (of each subtask, where `subtasks` are named); None asks all.
+
+    The benchmark `lm_eval` takes the task's own first metric for `first`.
+    """
 
     name: str
     shots: int | None = None
-    metric: str
+    metric: str = "first"
     limit: int | None = Field(default=None, gt=0)
     subtasks: tuple[str, ...] = ()
 
@@ -209,13 +213,19 @@ class Judge(Strict):
 
 
 class Benchmark(Strict):
-    """A component of harness/benchmarks with its tasks. `protocol` names the rules the scores were made under."""
+    """A component of harness/benchmarks with its tasks. `protocol` names the rules the scores were made under.
+
+    Of the benchmark `lm_eval`, `task_folder` holds YAML files of the user's own, its path relative to the recipe's file, and
+    `chat_template` asks in the tokenizer's chat format, few-shot examples as turns.
+    """
 
     name: BenchmarkName
     protocol: str
     tasks: tuple[Task, ...]
     judge: Judge | None = None
     max_new_tokens: int | None = None
+    task_folder: TaskFolder | None = Field(default=None, exclude_if=lambda value: value is None)
+    chat_template: bool = Field(default=False, exclude_if=lambda value: not value)
 
     @property
     def title(self) -> str:
