@@ -26,7 +26,7 @@ Source = Annotated[str, Reference("sources")]
 Engine = Annotated[str, Reference("engines")]
 Objective = Annotated[str, Reference("objectives")]
 BenchmarkName = Annotated[str, Reference("benchmarks")]
-TaskFolder = Annotated[str, Reference("task_folders")]
+TaskFolder = Annotated[str | None, Reference("task_folders")]
 JudgeName = Annotated[str, Reference("judges")]
 
 REVISION_PATTERN = re.compile(r"[0-9a-f]{40}")
@@ -224,7 +224,7 @@ class Benchmark(Strict):
     tasks: tuple[Task, ...]
     judge: Judge | None = None
     max_new_tokens: int | None = None
-    task_folder: TaskFolder | None = Field(default=None, exclude_if=lambda value: value is None)
+    task_folder: TaskFolder = Field(default=None, exclude_if=lambda value: value is None)
     chat_template: bool = Field(default=False, exclude_if=lambda value: not value)
 
     @property
