@@ -29,11 +29,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from pydantic import Field
+
 from harness.config import Strict, constant, functions_in, load_module
 from harness.errors import RecipeError
 from harness.files import bare_name, component_file, is_shipped, offered, pin
 from harness.machine import Machine
-from harness.recipe import Benchmark, Lora, ModelRef, Optimizer, PromptSource, Sampling
+from harness.recipe import Benchmark, Chat, Lora, ModelRef, Optimizer, PromptSource, Sampling
 from harness.recipe_parts import title
 
 if TYPE_CHECKING:
@@ -131,6 +133,7 @@ class Job(NamedTuple):
     precision: str
     seed: int
     workspace: Path
+    chat: Chat = Chat()
 
 
 class Result(NamedTuple):
@@ -236,6 +239,7 @@ class GenerateSpec(Strict):
     engine: str
     sampling: Sampling
     template: str
+    chat: Chat = Field(default=Chat(), exclude_if=lambda value: value == Chat())
     dtype: str
     seed: int
 
@@ -258,6 +262,7 @@ class TrainSpec(Strict):
     num_steps: int | None
     global_batch_size: int
     template: str
+    chat: Chat = Field(default=Chat(), exclude_if=lambda value: value == Chat())
     tokenization: str
     max_length: int
     max_prompt_length: int
@@ -271,6 +276,7 @@ class EvaluateSpec(Strict):
     """Stage `evaluate`: `scores/TASK.json` and `samples/TASK.jsonl`. Input: policy."""
 
     benchmark: Benchmark
+    chat: Chat = Field(default=Chat(), exclude_if=lambda value: value == Chat())
     engine: str
     precision: str
     seed: int

@@ -112,6 +112,7 @@ def _generate(recipe: Recipe, t: int, policy: Stage, prompts: Stage) -> Stage:
         engine=pinned("engines", recipe.engine),
         sampling=recipe.sampling,
         template=recipe.generation_template,
+        chat=recipe.chat,
         dtype=_dtype(recipe),
         seed=recipe.seed + t,
     )
@@ -215,6 +216,7 @@ def _train_spec(recipe: Recipe, **values: object) -> TrainSpec:
     return TrainSpec.model_validate(
         {
             "template": recipe.training_template,
+            "chat": recipe.chat,
             "tokenization": recipe.tokenization,
             "max_length": recipe.max_length,
             "max_prompt_length": recipe.max_prompt_length,
@@ -230,7 +232,8 @@ def _train_spec(recipe: Recipe, **values: object) -> TrainSpec:
 def _evaluate(recipe: Recipe, policy: Policy) -> list[Stage]:
     stages, engine = [], pinned("engines", recipe.engine)
     for benchmark in recipe.benchmarks:
-        spec = EvaluateSpec(benchmark=pinned_parts(benchmark), engine=engine, precision=recipe.precision, seed=recipe.seed)
+        own = pinned_parts(benchmark)
+        spec = EvaluateSpec(benchmark=own, chat=recipe.chat, engine=engine, precision=recipe.precision, seed=recipe.seed)
         versions = {**_versions("evaluate"), "benchmark": version("benchmarks", benchmark.name)}
         if benchmark.judge:
             versions["judge"] = version("judges", benchmark.judge.name)

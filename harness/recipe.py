@@ -19,6 +19,7 @@ from harness.files import PINNED, pin, pinned
 from harness.recipe_parts import (
     Anchor,
     Benchmark,
+    Chat,
     Columns,
     Engine,
     Figure,
@@ -38,7 +39,7 @@ from harness.recipe_parts import (
 )
 
 __all__ = [
-    "Anchor", "Benchmark", "Columns", "Figure", "Finetuning", "Iteration", "Judge", "Lora", "ModelRef", "Optimizer", "PairTraining",
+    "Anchor", "Benchmark", "Chat", "Columns", "Figure", "Finetuning", "Iteration", "Judge", "Lora", "ModelRef", "Optimizer", "PairTraining",
     "PromptSource", "Recipe", "Sampling", "Sizes", "Task", "available", "load", "replace",
 ]  # fmt: skip
 
@@ -78,6 +79,7 @@ class Recipe(Strict):
     sampling: Sampling
     generation_template: Literal["alpaca", "chat"]
     training_template: Literal["alpaca", "chat", "zephyr"]
+    chat: Chat = Field(default=Chat(), exclude_if=lambda value: value == Chat())
     tokenization: Literal["release", "modern"]
     objective: Objective = "spin"
     grouping: Literal["pairs", "groups"] = "pairs"
@@ -115,6 +117,12 @@ class Recipe(Strict):
     def _anchors_stand_alone(self) -> Self:
         if self.anchors and (self.iterations or self.pretraining or self.sft or self.controls or self.rivals):
             raise ValueError("a recipe with anchors trains nothing; expected no iterations, pretraining, sft, controls or rivals")
+        return self
+
+    @model_validator(mode="after")
+    def _chat_arguments_have_a_template(self) -> Self:
+        if self.chat.template_args and "chat" not in (self.generation_template, self.training_template):
+            raise ValueError("chat.template_args are arguments of the model's own chat template; expected the template 'chat' somewhere")
         return self
 
     @model_validator(mode="after")

@@ -115,6 +115,18 @@ class Sampling(Strict):
     add_bos: bool = False
 
 
+class Chat(Strict):
+    """How prompts are put into the model's chat format. `template_args` go to its chat template ({"enable_thinking": False}).
+
+    `system_prompt` stands before every dialogue that has none of its own. What a model says up to the last `thinking_ends` ("</think>")
+    is no part of an answer that is scored or judged.
+    """
+
+    template_args: dict[str, bool | int | float | str] = {}
+    system_prompt: str | None = None
+    thinking_ends: str | None = None
+
+
 class Optimizer(Strict):
     """torch's optimizer of that name, its schedule and clipping. `warmup_ratio` is a share of the scheduled steps."""
 

@@ -4,7 +4,7 @@ The model was tuned on more and better data than UltraChat, so real responses ne
 A plan: not run here. Learning rates are the paper's for 7B and not tuned for this size.
 """
 
-from harness.recipe import ModelRef, PromptSource, Sampling, Sizes, load, replace
+from harness.recipe import Chat, ModelRef, PromptSource, Sampling, Sizes, load, replace
 
 base = load("zephyr-7b")
 
@@ -17,6 +17,7 @@ recipe = replace(
     sampling=Sampling(temperature=1.0, top_p=1.0, max_new_tokens=512),
     generation_template="chat",
     training_template="chat",
+    chat=Chat(template_args={"enable_thinking": False}),
     claims=None,
     sizes=Sizes(num_parameters=6.0e8, prompt_tokens=170, real_tokens=280, generated_tokens=350),
     because={
@@ -28,5 +29,6 @@ recipe = replace(
         "sampling.max_new_tokens": "longer than the release's 256, so that length alone tells real from generated less often",
         "generation_template": "the model only knows its chat template",
         "training_template": "as in generation",
+        "chat": "UltraChat's responses hold no thinking; the template's default would have the model answer with some",
     },
 )

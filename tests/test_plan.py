@@ -8,7 +8,7 @@ import pytest
 from harness import recipe as recipes
 from harness.errors import RecipeError
 from harness.plan import plan, rows, steps_of
-from harness.recipe import Iteration, Recipe, load, replace
+from harness.recipe import Chat, Iteration, Recipe, load, replace
 
 
 def with_beta(recipe: Recipe, t: int, beta: float) -> Recipe:
@@ -34,6 +34,17 @@ def test_changed_beta_makes_stale_exactly_what_follows() -> None:
     changed = {path for path in before if before[path] != after[path]}
     expected = {path for path in before if path.startswith(("iter2/", "iter3/", "iter1/train", "iter1/eval"))}
     assert changed == expected
+
+
+def test_chat_settings_bear_identity_only_where_stated() -> None:
+    """A recipe without them has the specs it always had; with them every generation, training and evaluation is another."""
+    recipe = load("tiny")
+    assert all("chat" not in stage.spec for stage in plan(recipe))
+    before = {stage.path: stage.fingerprint for stage in plan(recipe)}
+    changed = plan(replace(recipe, name="changed", chat=Chat(system_prompt="Be brief.")))
+    assert {stage.path for stage in changed if stage.fingerprint == before[stage.path]} == {"sft/model", "prompts", "pretraining/prompts"}
+    with pytest.raises(RecipeError, match=r"chat\.template_args are arguments of the model's own chat template"):
+        replace(load("zephyr-7b"), name="x", generation_template="alpaca", training_template="zephyr", chat=Chat(template_args={"a": 1}))
 
 
 def test_name_summary_and_reasons_bear_no_identity() -> None:

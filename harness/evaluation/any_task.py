@@ -24,7 +24,7 @@ from harness.contracts import Job, Result, Score
 from harness.errors import InputError, RecipeError, first_line, suggest
 from harness.evaluation.lm_eval_model import DTYPES, SharedPromptLM
 from harness.evaluation.lm_eval_suite import silence, standard_error
-from harness.recipe import Task
+from harness.recipe import Chat, Task
 
 SERVED = ("multiple_choice", "loglikelihood", "generate_until")
 """Output types that `SharedPromptLM` answers."""
@@ -72,6 +72,8 @@ class Tasks:
             else:
                 settings = {"dtype": DTYPES[job.precision], "device": machine.device, "batch_size": machine.evaluate_batch}
                 self._models[served] = HFLM(pretrained=str(job.checkpoint), add_bos_token=False, **settings)
+            self._models[served].chat_template_args = dict(job.chat.template_args)
+            self._models[served].think_end_token = job.chat.thinking_ends
         return self._models[served]
 
 
@@ -99,6 +101,7 @@ def _score(tasks: Tasks, task: Task) -> Result:
         bootstrap_iters=0,
         apply_chat_template=job.benchmark.chat_template,
         fewshot_as_multiturn=job.benchmark.chat_template,
+        system_instruction=job.chat.system_prompt if job.benchmark.chat_template else None,
         gen_kwargs={"max_gen_toks": job.benchmark.max_new_tokens} if job.benchmark.max_new_tokens else None,
     )
     assert found is not None
@@ -154,6 +157,7 @@ def _summary(
             "dtype": job.precision,
             "add_bos": False,
             "chat_template": "tokenizer's" if job.benchmark.chat_template else None,
+            **({"chat": job.chat.model_dump()} if job.chat != Chat() else {}),
             "unit": "percent" if scale != 1.0 else "lm-eval's",
             "limit": task.limit,
             "subtasks": len(names),

@@ -32,6 +32,7 @@ def run(spec: dict[str, Any], inputs: Mapping[str, Path], out: Path, machine: Ma
         precision=stage.precision,
         seed=stage.seed,
         workspace=out / "workspace",
+        chat=stage.chat,
     )
     if missing:
         _score(job, missing, out)

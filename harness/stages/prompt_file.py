@@ -58,7 +58,8 @@ class PromptFile:
         ]
 
     def _token_ids(self, row: dict[str, Any]) -> list[int]:
-        return prompt_ids(self.tokenizer, self.settings.template, row["prompt"], self.settings.sampling.add_bos)
+        settings = self.settings
+        return prompt_ids(self.tokenizer, settings.template, row["prompt"], settings.sampling.add_bos, settings.chat)
 
 
 def seed_of(seed: int, prompt_id: str) -> int:

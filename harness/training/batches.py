@@ -116,7 +116,7 @@ class Batches(NamedTuple):
 
 def encode(tokenizer: Any, shared: Shared, settings: TrainSpec) -> Group:
     """The token ids of pairs that share a prompt, under the recipe's template, tokenization and lengths."""
-    encoding = Encoding(settings.template, settings.tokenization, settings.max_length, settings.max_prompt_length)
+    encoding = Encoding(settings.template, settings.tokenization, settings.max_length, settings.max_prompt_length, settings.chat)
     prompt, responses = encode_pairs(tokenizer, shared, encoding)
     return Group(prompt.ids, [r.ids for r in responses], prompt.keys, [r.keys for r in responses])
 
