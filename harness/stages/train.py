@@ -43,6 +43,16 @@ from harness.training.policy import is_deepspeed_launch, load_policy, make_optim
 from harness.training.step_costs import ModelSizes, measure, naming_the_setting, peak_memory_gb, step_flops
 from harness.training.token_audit import audit
 
+TRL_NAMES = {
+    "rewards/chosen": "rewards/real",
+    "rewards/rejected": "rewards/generated",
+    "rewards/accuracies": "rewards/accuracy",
+    "rewards/margins": "rewards/margin",
+    "logps/chosen": "logps/real",
+    "logps/rejected": "logps/generated",
+}
+"""{what TRL's DPOTrainer calls a quantity: what it is called here}."""
+
 
 class Training(NamedTuple):
     """What a step needs."""
@@ -129,7 +139,7 @@ def _train(training: Training, opponent: Mapping[str, Logps], out: Path, identit
         advance(start)
         for step in range(start, num_steps):
             line = _step(training, opponent, step)
-            accelerator.log({name: value for name, value in line.items() if value is not None}, step=step)
+            accelerator.log(tracked(line), step=step)
             if accelerator.is_main_process:
                 log.write(json.dumps(line) + "\n")
                 log.flush()
@@ -139,6 +149,12 @@ def _train(training: Training, opponent: Mapping[str, Logps], out: Path, identit
             if accelerator.check_trigger():
                 save_state(accelerator, out, identity, step + 1)
                 last_saved = time.monotonic()
+
+
+def tracked(line: Mapping[str, Any]) -> dict[str, Any]:
+    """What trackers get of a step's line: what there is, and under TRL's names as well what TRL's dashboards show."""
+    known = {name: value for name, value in line.items() if value is not None}
+    return {**known, **{theirs: known[ours] for theirs, ours in TRL_NAMES.items() if ours in known}}
 
 
 def _step(training: Training, opponent: Mapping[str, Logps], step: int) -> dict[str, Any]:

@@ -502,6 +502,14 @@ def test_trackers_get_the_log(inputs: dict[str, Path], tmp_path: Path) -> None:
     assert [event.value for event in events.Scalars("loss")] == pytest.approx([line["loss"] for line in log])
 
 
+def test_trackers_get_trls_names_too() -> None:
+    """Promise: a dashboard made for TRL's DPOTrainer shows the same values; what a step has not is left out."""
+    line = {"loss": 0.5, "rewards/real": 1.0, "rewards/accuracy": 0.75, "rewards/generated": None}
+    assert harness.stages.train.tracked(line) == {
+        "loss": 0.5, "rewards/real": 1.0, "rewards/chosen": 1.0, "rewards/accuracy": 0.75, "rewards/accuracies": 0.75,
+    }  # fmt: skip
+
+
 def test_what_a_step_costs(inputs: dict[str, Path], tmp_path: Path) -> None:
     """Promise: lengths are token means over the batch, and utilisation is FLOPs over time and the machine's peak."""
     _, log = train(inputs, tmp_path / "out", spec(num_steps=1, global_batch_size=10), machine())
