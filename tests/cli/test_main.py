@@ -43,6 +43,7 @@ SELECTING = {
     "stage": set(),
     "sweep": {"out_dir", "machine", "dry_run"},
     "export": {"out_dir", "layout"},
+    "pin": set(),
     "import-pairs": {"because", "split", "out_dir"},
     "anchors": {"out_dir", "machine", "dry_run", "format"},
     "import-judgments": {"format"},
