@@ -21,10 +21,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.contracts import Request, Row, load
+from harness.contracts import Demonstration, Request, load
 from harness.files import read_jsonl
 from harness.machine import Machine
-from harness.training.pairs import dump_rows
+from harness.training.pairs import write_demonstrations
 
 BATCHES = (16, 32, 64)
 TIE = 1e-3
@@ -122,8 +122,8 @@ def stage(engine: Any, work: Work, machine: Machine, folder: Path) -> Callable[[
             return type("Recorder", (), {"generate": staticmethod(answer)})
 
     generate.load = lambda kind, name: Opened
-    rows = [Row(str(i), [{"role": "user", "content": line["prompt"]}], "") for i, line in enumerate(read_jsonl(work.prompts))]
-    (folder / "prompts.jsonl").write_bytes(dump_rows(rows))
+    rows = [Demonstration(str(i), [{"role": "user", "content": line["prompt"]}], "") for i, line in enumerate(read_jsonl(work.prompts))]
+    write_demonstrations(folder / "prompts.jsonl", rows)
     (folder / "checkpoint").symlink_to(work.checkpoint)
     sampling = {"temperature": 0.0, "max_new_tokens": work.num_tokens}
     spec = {"engine": "vllm", "sampling": sampling, "template": "chat", "dtype": "float32", "seed": 0}

@@ -11,13 +11,13 @@ import datasets
 from transformers import AutoTokenizer
 
 from harness.artifact import DONE_FILE, Record
-from harness.contracts import Row, TrainSpec
+from harness.contracts import Demonstration, TrainSpec
 from harness.files import dump
 from harness.lm.group_logps import Group
 from harness.machine import Machine
 from harness.recipe import Optimizer
 from harness.training.batches import Batches, plan_steps, share_prompts
-from harness.training.pairs import dump_rows, read_pairs
+from harness.training.pairs import read_pairs, write_demonstrations
 
 DATASET = "trl-lib/ultrafeedback_binarized"
 BETA, LEARNING_RATE, SEED = 0.1, 1e-6, 0
@@ -46,7 +46,7 @@ def write_inputs(model: Path, size: Size, folder: Path) -> dict[str, Path]:
     if not (inputs["policy"] / "checkpoint").exists():
         (inputs["policy"] / "checkpoint").symlink_to(model.resolve())
     made = [_row(row) for row in rows]
-    (inputs["prompts"] / "prompts.jsonl").write_bytes(dump_rows([row for row, _ in made]))
+    write_demonstrations(inputs["prompts"] / "prompts.jsonl", [row for row, _ in made])
     for t, role in enumerate(("responses1", "responses0")):
         texts = [made[(i + t) % len(made)][1] for i in range(len(made))]
         answers = [
@@ -59,10 +59,10 @@ def write_inputs(model: Path, size: Size, folder: Path) -> dict[str, Path]:
     return inputs
 
 
-def _row(row: dict[str, Any]) -> tuple[Row, str]:
+def _row(row: dict[str, Any]) -> tuple[Demonstration, str]:
     question, answer = row["chosen"][:2]
     prompt_id = hashlib.sha256(question["content"].encode()).hexdigest()
-    return Row(prompt_id, [{"role": "user", "content": question["content"]}], answer["content"]), row["rejected"][1]["content"]
+    return Demonstration(prompt_id, [{"role": "user", "content": question["content"]}], answer["content"]), row["rejected"][1]["content"]
 
 
 def settings(size: Size, grouping: str, num_iterations: int) -> TrainSpec:

@@ -15,13 +15,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import TypedDict
 
 from harness import files
-from harness.config import Strict, flatten
+from harness.config import InnerPath, Strict, flatten
 from harness.errors import InputError
-from harness.files import PINNED, Output, digest, dump, hash_file, keep, kept, link, read_model, write_atomic
-from harness.machine import Machine
+from harness.files import PINNED, Hashes, Output, digest, dump, keep, kept, link, read_model, write_atomic
+from harness.machine import Machine, recorded
 from harness.recipe import OWN_KINDS, PromptSource, Recipe, map_references, pinned_parts
 
 State = Literal["missing", "partial", "done", "stale"]
@@ -35,11 +36,13 @@ class Stage(Strict):
     `fingerprint` is sha256 of canonical JSON of (kind, spec, versions, fingerprints of the inputs).
     """
 
-    path: str
+    model_config = ConfigDict(strict=True)
+
+    path: InnerPath
     kind: str
     spec: dict[str, Any]
     versions: dict[str, int] = {}
-    inputs: dict[str, str] = {}
+    inputs: dict[str, InnerPath] = {}
     input_fingerprints: dict[str, str] = {}
     fingerprint: str
 
@@ -52,27 +55,44 @@ class Accepted(Strict):
     because: str
 
 
+class Provenance(TypedDict, total=False):
+    """Where a launch came from: what `runs.provenance.collect` found then, and which run or file it was taken from. All may be absent."""
+
+    __pydantic_config__ = ConfigDict(extra="allow", strict=True)  # type: ignore[misc]
+
+    commit: str | None
+    dirty: bool | None
+    command: str
+    python: str
+    versions: dict[str, str]
+    platform: str
+    processor: str
+    num_cpus: int | None
+    threads: dict[str, str]
+    shared_from: str
+    imported: dict[str, Any]
+
+
 class Launch(Strict):
     """`stage.json`: the stage, the machine of the last launch, and where each launch came from."""
 
     stage: Stage
     machine: Machine
     input_contents: dict[str, str] = {}
-    launches: list[dict[str, Any]] = []
+    launches: list[Provenance] = []
     accepted: list[Accepted] = []
 
 
 class Record(Strict):
-    """`done.json`. `content` is the sha256 of the outputs' names and hashes, the log with its timings left out.
+    """`done.json`. `content` is `content_of` the outputs; `peak_memory_mb` is that of the stage's process."""
 
-    `peak_memory_mb` is that of the stage's process.
-    """
+    model_config = ConfigDict(strict=True)
 
     fingerprint: str
-    outputs: dict[str, Output]
+    outputs: dict[InnerPath, Output]
     content: str
-    seconds: float
-    peak_memory_mb: float
+    seconds: float = Field(ge=0)
+    peak_memory_mb: float = Field(ge=0)
 
 
 class RunDir:
@@ -80,6 +100,7 @@ class RunDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.hashes = Hashes()
 
     def stage_dir(self, stage_path: str) -> Path:
         return self.path / stage_path
@@ -103,23 +124,40 @@ class RunDir:
         path = self.stage_dir(stage_path) / DONE_FILE
         return read_model(Record, path) if path.exists() else None
 
-    def begin(self, stage: Stage, machine: Machine, provenance: dict[str, Any]) -> None:
+    def begin(self, stage: Stage, machine: Machine, provenance: Provenance) -> None:
         """Write `stage.json` for a launch; the inputs must be whole, and what lies there already must have a `stage.json`."""
         earlier, folder = self.launch(stage.path), self.stage_dir(stage.path)
         if earlier is None and ((folder / DONE_FILE).exists() or any(_outputs(folder))):
             raise InputError(f"{folder} holds files but no {STAGE_FILE} that says what made them; remove {folder} and run again")
         launch = Launch(
             stage=stage,
-            machine=machine,
-            input_contents=self.checked_inputs(stage),
+            machine=recorded(machine),
+            input_contents=self._as_used(stage, {role: self.read_content(path) for role, path in stage.inputs.items()}),
             launches=[*(earlier.launches if earlier else []), provenance],
             accepted=earlier.accepted if earlier else [],
         )
         write_atomic(folder / STAGE_FILE, dump(launch))
 
     def checked_inputs(self, stage: Stage) -> dict[str, str]:
-        """{role: content hash} of the inputs, which must be whole and those that work already begun in `stage` was made from."""
-        found = {role: self.checked_content(path) for role, path in stage.inputs.items()}
+        """{role: content hash} of the inputs, by record: whole, and those that work already begun in `stage` was made from."""
+        return self._as_used(stage, {role: self.checked_content(path) for role, path in stage.inputs.items()})
+
+    def refuse_changed_inputs(self, stage: Stage) -> None:
+        """Raise `InputError` unless the inputs are still what they were when `stage` began; what it made is then never built upon."""
+        launch = self.launch(stage.path)
+        if launch is None:
+            raise InputError(f"{self.stage_dir(stage.path)} was removed while {stage.path} ran; run again to make it")
+        found = {role: content_of(self._hashed_outputs(path)) for role, path in stage.inputs.items()}
+        changed = [stage.inputs[role] for role, content in found.items() if launch.input_contents[role] != content]
+        if changed:
+            write_atomic(self.stage_dir(stage.path) / STAGE_FILE, dump(launch.model_copy(update={"input_contents": found})))
+            raise InputError(
+                f"{' and '.join(changed)} changed while {stage.path} read it; put it back (or remove it to make it again), "
+                f"remove {stage.path}, and run again"
+            )
+
+    def _as_used(self, stage: Stage, found: dict[str, str]) -> dict[str, str]:
+        """`found` ({role: content hash}), where no work already begun in `stage` was made from other bytes."""
         launch = self.launch(stage.path)
         used = launch.input_contents if launch else {}
         changed = [stage.inputs[role] for role, content in found.items() if used.get(role, content) != content]
@@ -139,31 +177,57 @@ class RunDir:
             path = self.stage_dir(stage_path) / name
             size = path.stat().st_size if path.exists() else None
             if size != output.size:
-                found = "is missing" if size is None else f"has {size} bytes"
+                state = "is missing" if size is None else f"has {size} bytes"
                 part = "checkpoint" if name.startswith("checkpoint/") else name  # a checkpoint is whole or absent
                 raise InputError(
-                    f"{stage_path}/{name} {found}, its record says {output.size} bytes; "
+                    f"{stage_path}/{name} {state}, its record says {output.size} bytes; "
                     f"remove {stage_path}/{DONE_FILE} and {stage_path}/{part}, and run again to rebuild it"
                 )
         return record.content
 
+    def read_content(self, stage_path: str) -> str:
+        """As `checked_content`, from the bytes of all files that are there now, as a stage that is about to read them finds them."""
+        self.checked_content(stage_path)
+        record = self.record(stage_path)
+        assert record is not None
+        found = self._hashed_outputs(stage_path)
+        for name in sorted({*found, *record.outputs} - {LOG_FILE}):
+            if name not in record.outputs:
+                raise InputError(f"{stage_path}/{name} is not in its stage's record; remove it: what reads the stage would read it too")
+            if found.get(name) != record.outputs[name]:
+                raise InputError(
+                    f"{stage_path}/{name} is not what its record says (its sha256 differs); put back the file, or remove {stage_path} "
+                    "to make it again"
+                )
+        return content_of(found)
+
+    def _hashed_outputs(self, stage_path: str) -> dict[str, Output]:
+        """{name: hash} of the files in a stage's directory, and of those recorded where a folder of them is a link to another disk."""
+        folder, record = self.stage_dir(stage_path), self.record(stage_path)
+        paths = {*_outputs(folder), *(folder / name for name in (record.outputs if record else ()) if (folder / name).exists())}
+        return {str(path.relative_to(folder)): self.hashes.of(path) for path in sorted(paths)}
+
     def finish(self, stage: Stage, seconds: float, peak_memory_mb: float) -> Record:
         """Hash the outputs and write `done.json`."""
-        folder = self.stage_dir(stage.path)
-        outputs = {str(path.relative_to(folder)): hash_file(path) for path in sorted(_outputs(folder))}
+        outputs = self._hashed_outputs(stage.path)
         record = Record(
             fingerprint=stage.fingerprint,
             outputs=outputs,
-            content=digest({name: output.sha256 for name, output in outputs.items() if name != LOG_FILE}),
+            content=content_of(outputs),
             seconds=round(seconds, 2),
             peak_memory_mb=round(peak_memory_mb, 1),
         )
-        write_atomic(folder / DONE_FILE, dump(record))
+        write_atomic(self.stage_dir(stage.path) / DONE_FILE, dump(record))
         return record
 
     def stages(self) -> list[str]:
         """Paths of the stages found on disk."""
         return sorted(str(path.parent.relative_to(self.path)) for path in self.path.rglob(STAGE_FILE))
+
+    def strays(self, stage_path: str, record: Record) -> list[str]:
+        """Files in a stage's directory that `record` does not list."""
+        folder = self.stage_dir(stage_path)
+        return sorted({str(path.relative_to(folder)) for path in _outputs(folder)} - set(record.outputs))
 
     def finished(self) -> dict[str, str]:
         """{fingerprint: path} of the stages whose work is done."""
@@ -182,16 +246,37 @@ def make_stage(path: str, kind: str, spec: BaseModel, versions: Mapping[str, int
         versions=dict(versions),
         inputs={role: stage.path for role, stage in inputs.items()},
         input_fingerprints=fingerprints,
-        fingerprint=digest([kind, values, dict(versions), fingerprints]),
+        fingerprint=digest([kind, _identity(values), dict(versions), fingerprints]),
     )
 
 
-def difference(found: Stage, planned: Stage) -> list[tuple[str, Any, Any]]:
+def fingerprint_of(stage: Stage) -> str:
+    """The fingerprint that follows from what `stage` states."""
+    return digest([stage.kind, stage.spec, stage.versions, stage.input_fingerprints])
+
+
+def content_of(outputs: Mapping[str, Output]) -> str:
+    """The sha256 of the outputs' names and hashes, the log with its timings left out."""
+    return digest({name: output.sha256 for name, output in outputs.items() if name != LOG_FILE})
+
+
+def difference(recorded: Stage, planned: Stage) -> list[tuple[str, Any, Any]]:
     """(field, on disk, planned) for each field that made the identities differ."""
-    old, new = (
-        flatten({"kind": s.kind, "spec": s.spec, "versions": s.versions, "inputs": s.input_fingerprints}) for s in (found, planned)
-    )
+    old, new = (_compared(stage) for stage in (recorded, planned))
     return [(field, old.get(field), new.get(field)) for field in sorted({*old, *new}) if old.get(field) != new.get(field)]
+
+
+def _compared(stage: Stage) -> dict[str, Any]:
+    parts = {"kind": stage.kind, "spec": _identity(stage.spec), "versions": stage.versions, "inputs": stage.input_fingerprints}
+    return flatten(parts)
+
+
+def _identity(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """`spec` without the sha256 that a model's file is checked against: name and version say which file it is."""
+    model = spec.get("model")
+    if not isinstance(model, dict):
+        return dict(spec)
+    return {**spec, "model": {name: value for name, value in model.items() if name != "sha256"}}
 
 
 def _outputs(folder: Path) -> Iterator[Path]:

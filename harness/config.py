@@ -6,27 +6,64 @@ import ast
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Self, TypeVar, get_args
+from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from harness.errors import RecipeError, suggest
 
+UNKNOWN_FIELD = "unknown_field"
+
 
 class Strict(BaseModel):
-    """Frozen data whose unknown fields are errors, in `model_copy` too, where pydantic would keep them unseen."""
+    """Frozen data whose unknown fields are errors, in `model_copy` too, where pydantic would keep them unseen. Numbers are finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_its_fields_alone(cls, values: Any) -> Any:
+        for name in values if isinstance(values, Mapping) else ():
+            if name not in cls.model_fields:
+                hint = suggest(str(name), cls.model_fields)
+                raise PydanticCustomError(UNKNOWN_FIELD, "no such field{hint}", {"name": name, "hint": hint})
+        return values
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """A validated copy with `update`; values are frozen, so there is nothing to copy deeply."""
-        return build(type(self), **{**{name: getattr(self, name) for name in type(self).model_fields}, **(update or {})})
+        """A validated copy with `update`, in which what was never stated keeps its default; values are frozen: nothing to copy deeply."""
+        return build(type(self), **{**{name: getattr(self, name) for name in self.model_fields_set}, **(update or {})})
 
 
 Model = TypeVar("Model", bound=BaseModel)
+MAX_PARTS, MAX_LENGTH = 12, 1000
+"""Of a path inside a directory."""
+
+
+def _is_inside(path: str) -> str:
+    """`path`, where it leads from a directory into that directory on every system; else a ValueError."""
+    parts = path.split("/")
+    if any(part in ("", ".", "..") for part in parts) or "\\" in path or ":" in path or not path.isprintable():
+        raise ValueError("is no path inside a directory (found an absolute one, '..', or characters that no name has)")
+    if len(parts) > MAX_PARTS or len(path) > MAX_LENGTH:
+        raise ValueError(f"is a path of more than {MAX_PARTS} names or {MAX_LENGTH} characters")
+    return path
+
+
+def is_name(name: str) -> str:
+    """`name`, where a file can have it; else a ValueError."""
+    if "/" in name:
+        raise ValueError("becomes a file's name, so it holds no '/'")
+    return _is_inside(name)
+
+
+InnerPath = Annotated[str, AfterValidator(_is_inside)]
+"""A path relative to a directory, in it."""
+FileName = Annotated[str, AfterValidator(is_name)]
+"""A name that a file can have."""
 
 
 def build(kind: type[Model], **values: Any) -> Model:
@@ -38,32 +75,21 @@ def build(kind: type[Model], **values: Any) -> Model:
 
 
 def explain(kind: type[BaseModel] | None, error: ValidationError) -> str:
-    """The first mistake in one line: the field, what was found, and the near one where it is misspelt."""
-    first = min(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
-    field = ".".join(str(part) for part in first["loc"])
+    """The first mistake in one line: the field and what was found, or the near one where a field is misspelt."""
+    first = min(error.errors(), key=lambda item: item["type"] != UNKNOWN_FIELD)
     title = kind.__name__ if kind else error.title
-    if first["type"] == "extra_forbidden":
-        known = _fields_of(title, first["loc"][:-1])
-        return f"{title} has no field {field!r}{suggest(str(first['loc'][-1]), known)}"
-    found = f" (found {first['input']!r})" if isinstance(first["input"], (str, int, float)) else ""
-    return f"{title}{'.' + field if field else ''}: {first['msg'].removeprefix('Value error, ')}{found}"
+    if first["type"] == UNKNOWN_FIELD:
+        field = ".".join(map(str, (*first["loc"], first["ctx"]["name"])))
+        return f"{title} has no field {field!r}{first['ctx']['hint']}"
+    field = "".join(f".{part}" for part in first["loc"])
+    value = f" (found {first['input']!r})" if isinstance(first["input"], (str, int, float)) else ""
+    return f"{title}{field}: {first['msg'].removeprefix('Value error, ')}{value}"
 
 
-def _fields_of(title: str, parents: tuple[int | str, ...]) -> list[str]:
-    """The fields of the model found by following `parents` from the model called `title`."""
-    model = next((cls for cls in Strict.__subclasses__() if cls.__name__ == title), None)
-    for part in parents:
-        if model is not None and part in model.model_fields:
-            model = next(_models_in(model.model_fields[str(part)].annotation), None)
-    return list(model.model_fields) if model else []
-
-
-def _models_in(annotation: Any) -> Iterator[type[Strict]]:
-    """The models a field's type mentions: of `tuple[Task, ...]` and `Judge | None` the one inside."""
-    if isinstance(annotation, type) and issubclass(annotation, Strict):
-        yield annotation
-    for inner in get_args(annotation):
-        yield from _models_in(inner)
+def first_fault(error: ValidationError) -> str:
+    """Where data from outside is wrong first, and how, in one line; nothing of the data's own text."""
+    fault = error.errors(include_input=False, include_url=False)[0]
+    return ": ".join(filter(None, (".".join(map(str, fault["loc"])), fault["msg"])))
 
 
 def shipped(folder: str) -> Path:
@@ -105,7 +131,7 @@ def load_module(path: Path, name: str) -> ModuleType:
         raise RecipeError(f"{path.name}: {explain(None, error)}") from None
     except RecipeError as error:
         raise RecipeError(f"{path.name}: {error}") from None
-    except Exception as error:  # whatever a user's file raises is the user's mistake
+    except (Exception, SystemExit) as error:  # whatever a user's file raises is the user's mistake
         raise _mistake(path, error) from None
     return module
 
@@ -136,14 +162,14 @@ def _parse(path: Path) -> ast.Module:
         raise _mistake(path, error) from None
 
 
-def _mistake(path: Path, error: Exception) -> RecipeError:
+def _mistake(path: Path, error: BaseException) -> RecipeError:
     line = error.lineno if isinstance(error, SyntaxError) else line_in(path, error)
     where = f"{path.name} line {line}" if line else path.name
     message = error.msg if isinstance(error, SyntaxError) else str(error)
     return RecipeError(f"{where}: {type(error).__name__}: {message}; correct the file")
 
 
-def line_in(path: Path, error: Exception) -> int | None:
+def line_in(path: Path, error: BaseException) -> int | None:
     """The innermost line of the file at `path` that `error` passed through."""
     return next((frame.lineno for frame in reversed(traceback.extract_tb(error.__traceback__)) if frame.filename == str(path)), None)
 

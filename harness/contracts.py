@@ -1,10 +1,11 @@
 """The contracts, on one page. A component is one file; its name in a recipe is its file's name; there is no registry.
 
-Every component has `VERSION: int`, part of the identity of what it makes: bump it when its numbers change. A recipe may name instead
-the path of a Python file of the user's own, relative to the recipe's file, or a module that an installed package offers in the entry-point
+Every component has `VERSION: int`, part of the identity of what it makes: bump it when its numbers change. A benchmark may state
+{protocol: int} instead, so that a change under one protocol leaves the others' finished work as it is. A recipe may name instead of one
+of harness's own the path of a Python file, relative to the recipe's file, or a module that an installed package offers in the entry-point
 group `harness.KIND` (`harness.objectives`). What is not harness's own has the sha256 of its file in the identity as well.
 
-    sources/NAME.py      load(spec: PromptSource) -> Iterable[Row | LeftOut]
+    sources/NAME.py      load(spec: PromptSource) -> Iterable[Demonstration | LeftOut]
                          prompts and real responses, in training order, and what cannot be trained on, with the reason
                          load_preferences(spec) -> Iterable[Preference | LeftOut], where the source holds preferences
     engines/NAME.py      open_engine(checkpoint: Path, dtype: str, machine: Machine) -> Engine
@@ -12,12 +13,14 @@ group `harness.KIND` (`harness.objectives`). What is not harness's own has the s
     objectives/NAME.py   BRANCHES: tuple[str, ...]       the responses scored: a beginning of ("real", "generated", "proto")
                          OPPONENT: bool                  whether `loss` reads the opponent's log-probabilities
                          GRADE: str                      how certain its formula is: "A" read in the primary text, "B" from
-                                                         released code, "C" from secondary sources, "D" our own reading
+                                                         released code, "C" from secondary sources ("C+": one quotes
+                                                         the paper), "D" our own reading
                          loss(logps: PairLogps, beta: float, *, mu: float) -> Tensor (B,), one loss per pair;
-                         what it takes by keyword only ("mu") is what the recipe states as `parameters`, all of it
+                         the recipe's `parameters` give each keyword-only argument ("mu") its value
     benchmarks/NAME.py   open_benchmark(job: Job) -> Callable[[Task], Result]; the model is loaded once, then tasks are scored
                          check(benchmark: Benchmark) -> None, where names can be checked before anything runs and without heavy imports
-    judges/NAME.py       NEEDS_MODEL: bool; parse(verdict: str) -> float | None; and to get the verdict
+    judges/NAME.py       NEEDS_MODEL: bool; parse(verdict: str) -> float | None
+                         is_fallback(verdict: str) -> bool       whether that rating was read by a looser rule; and to get the verdict
                          a model's: render(turn: Turn, templates: Mapping[str, Mapping[str, str]]) -> list[dict[str, str]]
                          a rule's: decide(turn: Turn) -> str
 """
@@ -26,6 +29,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -35,7 +39,7 @@ from harness.config import Strict, constant, functions_in, load_module
 from harness.errors import RecipeError
 from harness.files import bare_name, component_file, is_shipped, offered, pin
 from harness.machine import Machine
-from harness.recipe import Benchmark, Chat, Lora, ModelRef, Optimizer, PromptSource, Sampling
+from harness.recipe import Benchmark, Chat, Lora, ModelRef, Optimizer, PromptSource, Recipe, Sampling
 from harness.recipe_parts import title
 
 if TYPE_CHECKING:
@@ -44,8 +48,12 @@ if TYPE_CHECKING:
 OWN_MODULE = "harness_own_"
 """What the name of a module that is not harness's own begins with."""
 Kind = Literal["sources", "engines", "objectives", "benchmarks", "judges"]
+DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+"""torch's name of each precision of a recipe."""
 
-class Row(NamedTuple):
+
+
+class Demonstration(NamedTuple):
     """An instruction with the response a human or a stronger model gave. `prompt` is a list of chat messages."""
 
     prompt_id: str
@@ -124,7 +132,10 @@ class Turn(NamedTuple):
 
 
 class Job(NamedTuple):
-    """One benchmark on one checkpoint. A component may keep unfinished work under `workspace`."""
+    """One benchmark on one checkpoint. A component may keep unfinished work under `workspace`.
+
+    `inputs` are the directories of the stage's other inputs by role, and `encoding` how pairs become token ids, where it has them.
+    """
 
     checkpoint: Path
     benchmark: Benchmark
@@ -134,6 +145,13 @@ class Job(NamedTuple):
     seed: int
     workspace: Path
     chat: Chat = Chat()
+    inputs: Mapping[str, Path] = {}
+    encoding: PairEncoding | None = None
+
+    @property
+    def dtype(self) -> str:
+        """'float32' or 'bfloat16', as engines take it."""
+        return DTYPES[self.precision]
 
 
 class Result(NamedTuple):
@@ -161,9 +179,13 @@ def check_tasks(benchmarks: tuple[Benchmark, ...]) -> None:
             load("benchmarks", benchmark.name).check(benchmark)
 
 
-def version(kind: Kind, name: str) -> int:
-    """The component's VERSION, read from its source without importing it."""
-    return int(constant(component_file(kind, name), "VERSION", "1"))
+def version(kind: Kind, name: str, protocol: str | None = None) -> int:
+    """The component's VERSION, read from its source without importing it.
+
+    Where it states one for each protocol, a protocol it does not know is at 1: a record of one can be read, running one is refused.
+    """
+    stated = constant(component_file(kind, name), "VERSION", "1")
+    return int(stated.get(protocol, 1) if isinstance(stated, dict) else stated)
 
 
 def branches(objective: str) -> tuple[str, ...]:
@@ -222,7 +244,7 @@ class ModelSpec(Strict):
 
 
 class PromptsSpec(Strict):
-    """Stage `prompts`: `prompts.jsonl`, one `Row` a line, in training order."""
+    """Stage `prompts`: `prompts.jsonl`, one `Demonstration` a line, in training order."""
 
     prompts: PromptSource
 
@@ -272,11 +294,36 @@ class TrainSpec(Strict):
     seed: int
 
 
+class PairEncoding(Strict):
+    """How text becomes token ids where pairs are trained on; lengths in tokens, `max_length` for prompt and response together."""
+
+    template: str
+    chat: Chat = Field(default=Chat(), exclude_if=lambda value: value == Chat())
+    tokenization: str
+    max_length: int
+    max_prompt_length: int
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> PairEncoding:
+        """That of the recipe's training."""
+        return cls(
+            template=recipe.training_template,
+            chat=recipe.chat,
+            tokenization=recipe.tokenization,
+            max_length=recipe.max_length,
+            max_prompt_length=recipe.max_prompt_length,
+        )
+
+
 class EvaluateSpec(Strict):
-    """Stage `evaluate`: `scores/TASK.json` and `samples/TASK.jsonl`. Input: policy."""
+    """Stage `evaluate`: `scores/TASK.json` and `samples/TASK.jsonl`. Input: policy.
+
+    Benchmark `held_out` has an `encoding`, and the inputs opponent, prompts, generated (by the opponent) and, of a trained row, trained.
+    """
 
     benchmark: Benchmark
     chat: Chat = Field(default=Chat(), exclude_if=lambda value: value == Chat())
     engine: str
     precision: str
     seed: int
+    encoding: PairEncoding | None = Field(default=None, exclude_if=lambda value: value is None)

@@ -20,7 +20,10 @@ import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+USER_ERROR_EXIT = 1
 LISTED = 12
+STOPPED_EXIT = 75
+"""Exit code of a stage that SIGTERM ended after it had saved what it had done (EX_TEMPFAIL: the same command continues it)."""
 
 
 class HarnessError(Exception):

@@ -13,13 +13,14 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata, util
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 
 from harness.config import Model, Strict, functions_in
 from harness.errors import InputError, MachineError, RecipeError, suggest
@@ -31,12 +32,24 @@ DIGITS = 16
 REQUIRED = {"sources": "load", "engines": "open_engine", "objectives": "loss", "benchmarks": "open_benchmark", "judges": "parse"}
 """The function every component of a kind defines."""
 
+FULL_DISK_WORDS = (
+    "No space left on device",
+    "Disk quota exceeded",
+    "os error 28",
+    "Not enough disk space",
+    "inline_container.cc",  # torch's writer, which does not say why it could not write
+)
+SETTLED_SECONDS = 2.0
+"""More than the coarsest clock of a file system in use."""
+
 
 class Output(Strict):
     """A file a stage left: bytes and sha256."""
 
-    size: int
-    sha256: str
+    model_config = ConfigDict(strict=True)
+
+    size: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
 def canonical(value: Any) -> str:
@@ -62,17 +75,34 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 @contextmanager
 def naming_full_disk(path: Path) -> Iterator[None]:
-    """Turn ENOSPC into an error that says what to do."""
+    """Turn a full disk, whichever library met it, into an error that says what to do."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except BaseException as error:  # torch's sharded states raise one that is no Exception
+        if not is_disk_full(error):
             raise
         free = shutil.disk_usage(path.parent if path.parent.exists() else Path.cwd()).free
         raise MachineError(
             f"disk full while writing {path.name} ({free / 2**20:.0f} MiB free); nothing finished is lost: "
             "free space and run the same command again"
         ) from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Indented JSON, newline at the end."""
+    write_atomic(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def write_jsonl(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """A JSON object a line, text unescaped."""
+    write_atomic(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether a write failed for want of space or quota: by its number, or by what safetensors, tokenizers and torch say of it."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return any(words in str(error) for words in FULL_DISK_WORDS)
 
 
 def dump(value: BaseModel) -> bytes:
@@ -90,8 +120,54 @@ def read_model(kind: type[Model], path: Path) -> Model:
 
 
 def hash_file(path: Path) -> Output:
+    """Size and sha256 of a plain file; a device or a pipe, which might never end, is an `InputError`."""
+    return _hash_stamped(path)[1]
+
+
+class Stamp(NamedTuple):
+    """What the file system says of a file's bytes. The kernel alone sets `ctime_ns`: a copy that keeps size, inode and mtime changes it."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+class Hashes:
+    """Hashes of files in one process, each read once while its stamp stays.
+
+    A file that changed within `SETTLED_SECONDS` before it was read is read again next time: two changes so near may bear one time.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[Stamp, Output] = {}
+
+    def of(self, path: Path) -> Output:
+        """As `hash_file`."""
+        found = self._known.get(_stamp(path.stat()))
+        if found is None:
+            began = time.time_ns()
+            stamp, found = _hash_stamped(path)
+            if began - stamp.ctime_ns > SETTLED_SECONDS * 1e9:
+                self._known[stamp] = found
+        return found
+
+
+def _hash_stamped(path: Path) -> tuple[Stamp, Output]:
+    """The hash and the stamp of the file it was made of; a file that changes meanwhile is an `InputError`."""
+    if not path.is_file():
+        raise InputError(f"{path} is missing or no plain file; expected a file that a stage wrote")
     with open(path, "rb") as file:
-        return Output(size=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+        before = _stamp(os.fstat(file.fileno()))
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        if _stamp(os.fstat(file.fileno())) != before:
+            raise InputError(f"{path} changed while it was read; wait for what writes it to end, and run again")
+    return before, Output(size=before.size, sha256=sha256)
+
+
+def _stamp(found: os.stat_result) -> Stamp:
+    return Stamp(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:

@@ -1,11 +1,12 @@
-"""Where a recipe runs. Nothing here may change a number beyond floating-point noise, so nothing here enters a fingerprint."""
+"""Where a recipe runs. Nothing here may affect results beyond floating-point noise, so nothing here enters a fingerprint."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from harness.config import Strict, find, load_attribute, shipped
 from harness.errors import MachineError, RecipeError
@@ -13,57 +14,124 @@ from harness.recipe import Recipe
 
 StageKind = Literal["model", "prompts", "preferences", "generate", "train", "evaluate"]
 MACHINES_DIR = shipped("machines")
+SHOWN_NAMES = frozenset(("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "TOKENIZERS_PARALLELISM", "TQDM_DISABLE", "RAY_ADDRESS"))
+SHOWN_PREFIXES = (
+    "ACCELERATE_", "CUBLAS_", "DS_", "FSDP_", "GLOO_", "HF_DATASETS_OFF", "HF_HUB_OFF", "KMP_", "MKL_", "NCCL_", "OMP_", "OPENBLAS_",
+    "PYTORCH_", "TORCH", "TRANSFORMERS_OFF", "VLLM_",
+)  # fmt: skip
+SECRET_WORDS = re.compile("KEY|TOKEN|SECRET|PASS|CREDENTIAL|AUTH")
+NOT_RECORDED = "(not recorded)"
+"""In the place of the value of a variable that is on no list of variables without secrets."""
 
 
 class Machine(Strict):
-    """Devices, batch sizes per device, and how training is launched.
-
-    `micro_batch` counts pairs per device and forward pass. `launcher` is the command put before `-m harness stage DIR` of a
-    training stage ('{python}' is the interpreter). `fork_stages` imports the libraries once a run and forks each stage from there, which a
-    machine with CUDA cannot. `trackers` get every step's metrics beside `log.jsonl`. A judge's endpoint is asked
-    `judge_threads` things at a time; a request that fails or takes over `judge_timeout_seconds` is asked again up to `judge_retries` times.
-    `peak_tflops` (per device, at the training precision) is what a step's utilisation is measured against; it, `mfu` and
-    `generate_tokens_per_second` (per device, of a model of 1e9 parameters) feed estimates.
-
-    `python` names the interpreter of a kind of stage ('generate', 'train', 'evaluate') where it is not this one; harness must be
-    installed there too. `vllm` holds arguments of `vllm.LLM` (harness/components/engines/vllm.py lists which).
-
-    Generation runs `num_replicas` engines, each on `tensor_parallel` devices: as processes of this node, or as actors of the Ray cluster
-    that RAY_ADDRESS names (of this node where it names none). lm-eval's tasks are shared out likewise, one device each. `replica_env`
-    gives each process variables of its own; without it each sees its own share of the CUDA devices. `server` is the base URL of the
-    server that an `openai_api` recipe generates with.
-    """
+    """Devices, batch sizes per device, and how stages are launched."""
 
     name: str
+    """As `--machine` takes it."""
     summary: str
+    """One line for lists."""
     device: Literal["cpu", "cuda"] = "cpu"
+    """What a device is: a process on the CPU, or a GPU."""
     num_devices: int = Field(default=1, gt=0)
+    """Devices, which is processes, of a training, over all nodes; it must divide every global batch."""
+    num_nodes: int = Field(default=1, gt=0)
+    """Nodes that the devices are on, equally many on each."""
     num_threads: int | None = None
+    """CPU threads of each process; None leaves the number to torch."""
     micro_batch: int = Field(default=8, gt=0)
+    """Pairs of one forward and backward pass on a device; more pairs of a global batch are accumulated."""
     opponent_batch: int = Field(default=16, gt=0)
+    """Prompts, with all their responses, that a device scores at a time before step 0, for the opponent's log-probabilities."""
     generate_batch: int = Field(default=32, gt=0)
+    """Prompts that an engine answers at a time (`hf`), or requests open at a time (`openai_api`); vLLM batches by itself."""
     generate_shard: int = Field(default=256, gt=0)
+    """Prompts of one file of responses: what a killed generation loses at most, and what a replica is handed at a time."""
     evaluate_batch: int = Field(default=4, gt=0)
+    """Questions that an evaluation works on at a time, on a device."""
     judge_threads: int = Field(default=8, gt=0)
+    """Requests to a judge's endpoint open at a time."""
     judge_retries: int = Field(default=5, ge=0)
+    """How often a failed request to the judge is sent again."""
     judge_timeout_seconds: float = Field(default=180.0, gt=0)
+    """Seconds after which a request to the judge has failed."""
     gradient_checkpointing: bool = False
+    """Whether training recomputes activations: less memory, about a third more time."""
     checkpoint_every_seconds: float = 600.0
+    """Seconds of training between states that a killed run continues from."""
     fork_stages: bool = False
+    """Whether stages are forked from one process that has imported the libraries; not with CUDA."""
+    slots: int = Field(default=1, gt=0)
+    """Room for stages side by side: CPU cores, or devices."""
+    slots_of: dict[StageKind, int] = {}
+    """Slots that a stage of a kind takes; a kind that is not named takes all. On GPUs they are the devices it sees."""
     launcher: tuple[str, ...] = ("{python}",)
+    """The command before `-m harness stage DIR` of a training stage; '{python}' is the interpreter, '{num_devices}' all devices,
+    '{num_nodes}' and '{node_devices}' the nodes and the devices of each."""
+    sharding: Literal["none", "fsdp2", "fsdp2_offload"] = "none"
+    """What the processes of a training divide among them: nothing, or weights, gradients and optimizer state (FSDP2); with offload
+    these wait in host memory while they are not used."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """What gets every step's metrics beside `log.jsonl`."""
     env: dict[str, str] = {}
+    """Environment variables of every stage."""
     python: dict[StageKind, str] = {}
+    """Interpreter of a kind of stage where it is not this one; harness must be installed there too."""
     vllm: dict[str, bool | int | float | str] = {}
+    """Arguments of `vllm.LLM`; harness/components/engines/vllm.py lists which."""
     tensor_parallel: int = Field(default=1, gt=0)
-    num_replicas: int = Field(default=1, gt=0)
+    """Devices of one engine, over which its weights are divided."""
+    num_replicas: int = Field(default_factory=lambda stated: _one_a_device(stated), gt=0)
+    """Engines that generate at a time, and processes that share lm-eval's tasks, these on one device each; where not stated, as many
+    as a node's GPUs allow."""
     replicas_on: Literal["node", "ray"] = "node"
+    """Where replicas run: processes of this node, or actors of the Ray cluster RAY_ADDRESS names (of this node where it is unset)."""
     replica_env: tuple[dict[str, str], ...] = ()
+    """Variables of each replica's own; empty: each sees its own share of the CUDA devices."""
     server: str | None = None
+    """Base URL of the server an `openai_api` recipe generates with."""
     peak_tflops: float
+    """Of one device, at the training precision: what utilisation is measured against, and estimates are made with."""
     mfu: float = 0.3
+    """Share of `peak_tflops` that estimates assume training and scoring to reach."""
     generate_tokens_per_second: float
+    """Of one device and a model of 1e9 parameters; estimates divide it by the model's size."""
     memory_gb: float
+    """Of one device, in units of 1e9 bytes; a node's is this times its devices."""
+
+    @model_validator(mode="after")
+    def _keeps_secrets_out_of_records(self) -> Self:
+        """The stage reads these from its record, so a secret must not stand in them."""
+        hidden = sorted({name for one in self.replica_env for name in one if not is_shown(name)})
+        if hidden:
+            raise ValueError(f"replica_env sets {', '.join(hidden)}; a record would show its value: set it in `env`, for all replicas")
+        if self.server is not None and "@" in self.server:
+            raise ValueError("server holds a user or password, which a record would show; give the key by ENGINE_API_KEY")
+        return self
+
+
+def recorded(machine: Machine) -> Machine:
+    """`machine` as records and bundles may show it: of the variables that are not known to hold no secret, the names alone."""
+    return machine.model_copy(update={"env": {name: value if is_shown(name) else NOT_RECORDED for name, value in machine.env.items()}})
+
+
+def is_shown(name: str) -> bool:
+    """Whether the variable's value may stand in a record."""
+    return name in SHOWN_NAMES or (name.startswith(SHOWN_PREFIXES) and not SECRET_WORDS.search(name))
+
+
+def _one_a_device(stated: dict[str, Any]) -> int:
+    """Engines on the GPUs of a node: as many as `tensor_parallel` allows; one on CPUs."""
+    needed = {"num_devices", "num_nodes", "tensor_parallel"}
+    if stated.get("device") != "cuda" or not needed <= stated.keys():
+        return 1
+    return max(int(stated["num_devices"] // stated["num_nodes"] // stated["tensor_parallel"]), 1)
+
+
+def launcher(machine: Machine, python: str) -> list[str]:
+    """The words before `-m harness stage DIR` of a training stage, their templates filled in."""
+    known = {"python": python, "num_devices": machine.num_devices, "num_nodes": machine.num_nodes}
+    return [part.format(**known, node_devices=machine.num_devices // machine.num_nodes) for part in machine.launcher]
 
 
 def load(name_or_file: str) -> Machine:
@@ -92,11 +160,3 @@ def check(machine: Machine, recipe: Recipe) -> None:
                 f"{recipe.name}'s {field} of {batch} pairs cannot be divided among the {machine.num_devices} devices of machine "
                 f"{machine.name!r}; use a machine whose number of devices divides {batch}"
             )
-
-
-def default_for(num_parameters: float) -> Machine:
-    """The shipped machine with the least memory that holds fp32 weights, gradients and RMSProp state (12 bytes a parameter)."""
-    needed = 12 * num_parameters / 1e9
-    shipped_machines = sorted((load(name) for name in available()), key=lambda m: m.memory_gb * m.num_devices)
-    fitting = [machine for machine in shipped_machines if machine.memory_gb * machine.num_devices >= needed]
-    return (fitting or shipped_machines)[0 if fitting else -1]

@@ -4,6 +4,7 @@
     prompts ───────────────────────────────────────┼─ sft/eval/*
                                                    └─ iter0/generate ─ iter0/train ─ iter0/eval/* ─ iter1/generate ─ ...
     dpo/preferences ─ dpo/train ─ dpo/eval/*          where the recipe has rivals
+    held_out/prompts ─ sft/held_out ─ iter0/eval/held_out       where the recipe has held-out prompts: the opponent answers them
 
 Each stage's spec is the part of the recipe that can change its result, and nothing else: changing iteration 1's beta
 makes stale exactly iter1/train and what follows it.
@@ -12,13 +13,15 @@ makes stale exactly iter1/train and what follows it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from harness.artifact import Stage, make_stage
 from harness.contracts import (
+    DTYPES,
     EvaluateSpec,
     GenerateSpec,
     ModelSpec,
+    PairEncoding,
     PreferencesSpec,
     PromptsSpec,
     TrainSpec,
@@ -29,16 +32,32 @@ from harness.contracts import (
 )
 from harness.errors import RecipeError, suggest
 from harness.files import pinned
-from harness.recipe import Benchmark, Finetuning, ModelRef, PairTraining, PromptSource, Recipe, pinned_parts
+from harness.recipe import (
+    ITERATION_PATTERN,
+    Benchmark,
+    Finetuning,
+    Lora,
+    ModelRef,
+    PairTraining,
+    PromptSource,
+    Recipe,
+    pinned_parts,
+)
 
 PIPELINE_VERSIONS = {"train": 1, "generate": 1, "evaluate": 1, "model": 1, "prompts": 1, "preferences": 1}
 
 
-class Policy(NamedTuple):
-    """A row of the tables: its name and the stage whose `checkpoint/` it is."""
+class Row(NamedTuple):
+    """A row of the tables. `train_stage` is the path of the stage whose `checkpoint/` it is, None where the weights cannot be pinned.
 
-    row: str
-    stage: Stage
+    `iteration` is t of an iteration. `opponent` is the row that an iteration or a rival starts from and is trained against.
+    """
+
+    name: str
+    kind: Literal["sft", "control", "rival", "iteration", "anchor"]
+    train_stage: str | None
+    iteration: int | None = None
+    opponent: str | None = None
 
 
 def plan(recipe: Recipe) -> tuple[Stage, ...]:
@@ -53,23 +72,61 @@ def plan(recipe: Recipe) -> tuple[Stage, ...]:
     sft = stages[0]
     for row, tuning in (("pretraining", recipe.pretraining), ("sft", recipe.sft)):
         if tuning:
-            stages += _finetune(recipe, row, tuning, sft, prompts)
+            stages += _finetune(recipe, row, tuning, {"policy": sft, "prompts": prompts}, None)
             sft = stages[-1]
-    stages += _evaluate(recipe, Policy("sft", sft))
+    stages += _evaluate(recipe, _Policy("sft", sft, sft), prompts if recipe.sft else None)
     for row, control in recipe.controls.items():
-        stages += _finetune(recipe, row, control, sft, prompts)
-        stages += _evaluate(recipe, Policy(row, stages[-1]))
+        stages += _finetune(recipe, row, control, {"policy": sft, "prompts": prompts}, recipe.lora)
+        stages += _evaluate(recipe, _Policy(row, stages[-1], sft), prompts)
     stages += _iterations(recipe, sft, prompts)
-    return (*stages, *_rivals(recipe, {"sft": sft, "prompts": prompts, **{stage.path: stage for stage in stages}}))
+    stages += _rivals(recipe, {"sft": sft, "prompts": prompts, **{stage.path: stage for stage in stages}})
+    return tuple({stage.path: stage for stage in stages}.values())  # rows with one opponent share its answers to the held-out prompts
 
 
 def rows(recipe: Recipe) -> tuple[str, ...]:
+    """The names of the tables' rows, in order."""
+    return tuple(row.name for row in table_rows(recipe))
+
+
+def table_rows(recipe: Recipe) -> tuple[Row, ...]:
     """The rows of the tables, in order: a rival stands before the iterations, or after them where it starts from one."""
     if recipe.anchors:
-        return tuple(recipe.anchors)
-    iterations = tuple(f"iter{t}" for t in range(len(recipe.iterations)))
-    late = tuple(row for row in recipe.rivals if row not in baselines(recipe))
-    return (*baselines(recipe), *iterations, *late)
+        return tuple(Row(name, "anchor", f"{name}/model" if anchor.model else None) for name, anchor in recipe.anchors.items())
+    sft = Row("sft", "sft", "sft/train" if recipe.sft else "pretraining/train" if recipe.pretraining else "sft/model")
+    controls = [Row(name, "control", f"{name}/train") for name in recipe.controls]
+    rivals = [Row(name, "rival", f"{name}/train", opponent=rival.start) for name, rival in recipe.rivals.items()]
+    iterations = [Row(f"iter{t}", "iteration", f"iter{t}/train", t, opponent_of(t)) for t in range(len(recipe.iterations))]
+    early = [rival for rival in rivals if rival.name in baselines(recipe)]
+    return (sft, *controls, *early, *iterations, *(rival for rival in rivals if rival not in early))
+
+
+def baselines(recipe: Recipe) -> tuple[str, ...]:
+    """The rows no iteration had a part in: what the last iteration is compared with."""
+    names = ["sft", *recipe.controls]
+    for row, rival in recipe.rivals.items():
+        if rival.start in names:
+            names.append(row)
+    return tuple(names)
+
+
+def contests(recipe: Recipe) -> tuple[tuple[str, str], ...]:
+    """(row, against): the last iteration against every baseline, and a rival that goes on from an iteration against its start."""
+    if not recipe.iterations:
+        return ()
+    last = f"iter{len(recipe.iterations) - 1}"
+    late = [(row, rival.start) for row, rival in recipe.rivals.items() if row not in baselines(recipe)]
+    return (*((last, against) for against in baselines(recipe)), *late)
+
+
+def iteration_of(row: str) -> int | None:
+    """t of the row `iterT`; None of any other row."""
+    match = ITERATION_PATTERN.fullmatch(row)
+    return int(match[1]) if match else None
+
+
+def opponent_of(t: int) -> str:
+    """The row that iteration t is trained against, and that generated its responses."""
+    return f"iter{t - 1}" if t else "sft"
 
 
 def steps_of(recipe: Recipe, t: int) -> int:
@@ -80,7 +137,7 @@ def steps_of(recipe: Recipe, t: int) -> int:
 
 def folder_of(benchmark: Benchmark, benchmarks: Sequence[Benchmark]) -> str:
     """Where a benchmark's results lie: under its name and, where the recipe has it under several protocols, under each protocol."""
-    same = [one for one in benchmarks if one.title == benchmark.title]
+    same = [other for other in benchmarks if other.title == benchmark.title]
     return benchmark.title if len(same) == 1 else f"{benchmark.title}/{benchmark.protocol}"
 
 
@@ -89,7 +146,7 @@ def _anchors(recipe: Recipe) -> Iterator[Stage]:
         if anchor.model is not None:
             model = _model(f"{row}/model", anchor.model)
             yield model
-            yield from _evaluate(recipe, Policy(row, model))
+            yield from _evaluate(recipe, _Policy(row, model, model), None)
 
 
 def _model(path: str, ref: ModelRef) -> Stage:
@@ -100,45 +157,41 @@ def _iterations(recipe: Recipe, sft: Stage, prompts: Stage) -> list[Stage]:
     stages: list[Stage] = []
     policy, responses = sft, dict[int, Stage]()
     for t in range(len(recipe.iterations)):
-        responses[t] = _generate(recipe, t, policy, prompts)
+        responses[t] = _generate(recipe, f"iter{t}/generate", recipe.seed + t, policy, prompts)
         trained = _self_play(recipe, t, policy, prompts, responses)
-        stages += [responses[t], trained, *_evaluate(recipe, Policy(f"iter{t}", trained))]
+        stages += [responses[t], trained, *_evaluate(recipe, _Policy(f"iter{t}", trained, policy), prompts)]
         policy = trained
     return stages
 
 
-def _generate(recipe: Recipe, t: int, policy: Stage, prompts: Stage) -> Stage:
+def _generate(recipe: Recipe, path: str, seed: int, policy: Stage, prompts: Stage) -> Stage:
     spec = GenerateSpec(
         engine=pinned("engines", recipe.engine),
         sampling=recipe.sampling,
         template=recipe.generation_template,
         chat=recipe.chat,
-        dtype=_dtype(recipe),
-        seed=recipe.seed + t,
+        dtype=DTYPES[recipe.precision],
+        seed=seed,
     )
     versions = {**_versions("generate"), "engine": version("engines", recipe.engine)}
-    return make_stage(f"iter{t}/generate", "generate", spec, versions, {"policy": policy, "prompts": prompts})
+    return make_stage(path, "generate", spec, versions, {"policy": policy, "prompts": prompts})
 
 
 def _self_play(recipe: Recipe, t: int, policy: Stage, prompts: Stage, responses: dict[int, Stage]) -> Stage:
     iteration = recipe.iterations[t]
-    spec = _train_spec(
-        recipe,
-        objective=pinned("objectives", recipe.objective),
-        parameters=_checked_parameters(recipe.objective, iteration.parameters, f"iterations.{t}"),
-        beta=iteration.beta,
-        learning_rate=iteration.learning_rate,
-        optimizer=recipe.optimizer,
-        schedule_epochs=iteration.schedule_epochs,
-        stop_after_epochs=iteration.stop_after_epochs,
-        num_steps=None,
-        global_batch_size=recipe.global_batch_size,
-        lora=recipe.lora,
-    )
     inputs = {"policy": policy, "prompts": prompts, **{f"responses{i}": responses[i] for i in iteration.pairs_from}}
     if "proto" in branches(recipe.objective):
         inputs["proto"] = responses[0]
-    return make_stage(f"iter{t}/train", "train", spec, _train_versions(recipe.objective), inputs)
+    training = PairTraining(
+        objective=recipe.objective,
+        beta=iteration.beta,
+        parameters=iteration.parameters,
+        learning_rate=iteration.learning_rate,
+        num_epochs=iteration.schedule_epochs,
+        global_batch_size=recipe.global_batch_size,
+        optimizer=recipe.optimizer,
+    )
+    return _train(recipe, f"iter{t}", training, inputs, recipe.lora, stop_after_epochs=iteration.stop_after_epochs)
 
 
 def _rivals(recipe: Recipe, made: dict[str, Stage]) -> list[Stage]:
@@ -155,27 +208,10 @@ def _rivals(recipe: Recipe, made: dict[str, Stage]) -> list[Stage]:
         pairs = {"prompts": made["prompts"], "responses0": made["iter0/generate"]}
         if rival.prompts:
             pairs = dict.fromkeys(pairs, data[rival.prompts])
-        trained = _rival(recipe, row, rival, {"policy": start, **pairs})
+        trained = _train(recipe, row, rival, {"policy": start, **pairs}, recipe.lora)
         made[trained.path] = trained
-        stages += [trained, *_evaluate(recipe, Policy(row, trained))]
+        stages += [trained, *_evaluate(recipe, _Policy(row, trained, start), made["prompts"])]
     return stages
-
-
-def _rival(recipe: Recipe, row: str, rival: PairTraining, inputs: dict[str, Stage]) -> Stage:
-    spec = _train_spec(
-        recipe,
-        objective=pinned("objectives", rival.objective),
-        parameters=_checked_parameters(rival.objective, rival.parameters, f"rivals.{row}"),
-        beta=rival.beta,
-        learning_rate=rival.learning_rate,
-        optimizer=rival.optimizer,
-        schedule_epochs=rival.num_epochs,
-        stop_after_epochs=rival.num_epochs,
-        num_steps=None,
-        global_batch_size=rival.global_batch_size,
-        lora=recipe.lora,
-    )
-    return make_stage(f"{row}/train", "train", spec, _train_versions(rival.objective), inputs)
 
 
 def _preferences(path: str, source: PromptSource) -> Stage:
@@ -190,110 +226,104 @@ def _prompts(path: str, source: PromptSource) -> Stage:
     return make_stage(path, "prompts", PromptsSpec(prompts=pinned_parts(source)), versions, {})
 
 
-def _finetune(recipe: Recipe, row: str, sft: Finetuning, policy: Stage, prompts: Stage) -> list[Stage]:
+def _finetune(recipe: Recipe, row: str, tuning: Finetuning, inputs: dict[str, Stage], lora: Lora | None) -> list[Stage]:
     """The training of `row`, after a stage for its own prompts where it has some."""
-    is_control = sft.num_epochs is None
-    steps = sum(steps_of(recipe, t) for t in range(len(recipe.iterations))) if is_control else None
-    own = [_prompts(f"{row}/prompts", sft.prompts)] if sft.prompts else []
-    spec = _train_spec(
-        recipe,
+    own = [_prompts(f"{row}/prompts", tuning.prompts)] if tuning.prompts else []
+    num_steps = tuning.num_steps
+    if num_steps is None and tuning.num_epochs is None:
+        num_steps = sum(steps_of(recipe, t) for t in range(len(recipe.iterations)))
+    training = PairTraining(
         objective="sft",
-        parameters={},
         beta=1.0,
-        learning_rate=sft.learning_rate,
-        optimizer=sft.optimizer,
-        schedule_epochs=sft.num_epochs or 1,
-        stop_after_epochs=sft.num_epochs or 1,
-        num_steps=sft.num_steps or steps,
-        global_batch_size=sft.global_batch_size,
-        lora=recipe.lora if is_control else None,
+        learning_rate=tuning.learning_rate,
+        num_epochs=tuning.num_epochs or 1,
+        global_batch_size=tuning.global_batch_size,
+        optimizer=tuning.optimizer,
     )
-    inputs = {"policy": policy, "prompts": own[0] if own else prompts}
-    return [*own, make_stage(f"{row}/train", "train", spec, _train_versions("sft"), inputs)]
+    return [*own, _train(recipe, row, training, {**inputs, "prompts": own[0]} if own else inputs, lora, num_steps=num_steps)]
 
 
-def _train_spec(recipe: Recipe, **values: object) -> TrainSpec:
-    return TrainSpec.model_validate(
-        {
-            "template": recipe.training_template,
-            "chat": recipe.chat,
-            "tokenization": recipe.tokenization,
-            "max_length": recipe.max_length,
-            "max_prompt_length": recipe.max_prompt_length,
-            "grouping": recipe.grouping,
-            "accepted_checks": recipe.accepted_checks,
-            "precision": recipe.precision,
-            "seed": recipe.seed,
-            **values,
-        }
+def _train(
+    recipe: Recipe,
+    row: str,
+    training: PairTraining,
+    inputs: dict[str, Stage],
+    lora: Lora | None,
+    *,
+    stop_after_epochs: int | None = None,
+    num_steps: int | None = None,
+) -> Stage:
+    """The training stage of any row; what `training` does not say is the recipe's. The objective `sft` reads no second response."""
+    spec = TrainSpec(
+        objective=pinned("objectives", training.objective),
+        parameters=_checked_parameters(row, training),
+        grouping=recipe.grouping,
+        beta=training.beta,
+        learning_rate=training.learning_rate,
+        optimizer=training.optimizer,
+        schedule_epochs=training.num_epochs,
+        stop_after_epochs=stop_after_epochs or training.num_epochs,
+        num_steps=num_steps,
+        global_batch_size=training.global_batch_size,
+        **dict(PairEncoding.of(recipe)),
+        accepted_checks=recipe.accepted_checks,
+        lora=lora,
+        precision=recipe.precision,
+        seed=recipe.seed,
     )
+    versions = {**_versions("train"), "objective": version("objectives", training.objective)}
+    return make_stage(f"{row}/train", "train", spec, versions, inputs)
 
 
-def _evaluate(recipe: Recipe, policy: Policy) -> list[Stage]:
-    stages, engine = [], pinned("engines", recipe.engine)
-    for benchmark in recipe.benchmarks:
-        own = pinned_parts(benchmark)
-        spec = EvaluateSpec(benchmark=own, chat=recipe.chat, engine=engine, precision=recipe.precision, seed=recipe.seed)
-        versions = {**_versions("evaluate"), "benchmark": version("benchmarks", benchmark.name)}
-        if benchmark.judge:
-            versions["judge"] = version("judges", benchmark.judge.name)
-        path = f"{policy.row}/eval/{folder_of(benchmark, recipe.benchmarks)}"
-        stages.append(make_stage(path, "evaluate", spec, versions, {"policy": policy.stage}))
-    return stages
-
-
-def _checked_parameters(objective: str, stated: dict[str, float], where: str) -> dict[str, float]:
+def _checked_parameters(row: str, training: PairTraining) -> dict[str, float]:
     """What the recipe states, where that is exactly what the objective takes."""
-    taken = parameters(objective)
+    stated, taken = training.parameters, parameters(training.objective)
     if set(stated) != set(taken):
+        t = iteration_of(row)
         raise RecipeError(
-            f"{where} states the parameters {sorted(stated)}, objective {objective!r} takes {sorted(taken)}; "
-            "give each of them a value in `parameters`, and no other"
+            f"{f'rivals.{row}' if t is None else f'iterations.{t}'} states the parameters {sorted(stated)}, "
+            f"objective {training.objective!r} takes {sorted(taken)}; give each of them a value in `parameters`, and no other"
         )
     return stated
 
 
-def _train_versions(objective: str) -> dict[str, int]:
-    return {**_versions("train"), "objective": version("objectives", objective)}
+class _Policy(NamedTuple):
+    """A row's name, the stage whose `checkpoint/` it is, and that of its opponent, which for `sft` is itself."""
+
+    row: str
+    stage: Stage
+    opponent: Stage
+
+
+def _evaluate(recipe: Recipe, policy: _Policy, trained: Stage | None) -> list[Stage]:
+    """The evaluations of a row; before that of held-out prompts those prompts and its opponent's answers.
+
+    `trained` makes the prompts its training here has seen, if any.
+    """
+    stages, engine = [], pinned("engines", recipe.engine)
+    for benchmark in recipe.benchmarks:
+        inputs, encoding = {"policy": policy.stage}, None
+        if benchmark.name == "held_out" and recipe.held_out:
+            prompts = _prompts("held_out/prompts", recipe.held_out)
+            answers = _generate(recipe, f"{policy.opponent.path.split('/')[0]}/held_out", recipe.seed, policy.opponent, prompts)
+            stages += [prompts, answers]
+            inputs |= {"opponent": policy.opponent, "prompts": prompts, "generated": answers, **({"trained": trained} if trained else {})}
+            encoding = PairEncoding.of(recipe)
+        spec = EvaluateSpec(
+            benchmark=pinned_parts(benchmark),
+            chat=recipe.chat,
+            engine=engine,
+            precision=recipe.precision,
+            seed=recipe.seed,
+            encoding=encoding,
+        )
+        versions = {**_versions("evaluate"), "benchmark": version("benchmarks", benchmark.name, benchmark.protocol)}
+        if benchmark.judge:
+            versions["judge"] = version("judges", benchmark.judge.name)
+        path = f"{policy.row}/eval/{folder_of(benchmark, recipe.benchmarks)}"
+        stages.append(make_stage(path, "evaluate", spec, versions, inputs))
+    return stages
 
 
 def _versions(kind: str) -> dict[str, int]:
     return {kind: PIPELINE_VERSIONS[kind]}
-
-
-def _dtype(recipe: Recipe) -> str:
-    return "bfloat16" if recipe.precision == "bf16" else "float32"
-
-
-def baselines(recipe: Recipe) -> tuple[str, ...]:
-    """The rows no iteration had a part in: what the last iteration is compared with."""
-    found = ["sft", *recipe.controls]
-    for row, rival in recipe.rivals.items():
-        if rival.start in found:
-            found.append(row)
-    return tuple(found)
-
-
-def contests(recipe: Recipe) -> tuple[tuple[str, str], ...]:
-    """(row, against): the last iteration against every baseline, and a rival that goes on from an iteration against its start."""
-    if not recipe.iterations:
-        return ()
-    last = f"iter{len(recipe.iterations) - 1}"
-    late = [(row, rival.start) for row, rival in recipe.rivals.items() if row not in baselines(recipe)]
-    return (*((last, against) for against in baselines(recipe)), *late)
-
-
-def steps_at_equal_flops(recipe: Recipe, global_batch_size: int) -> int:
-    """Steps of further SFT that cost what all iterations cost: generation, the opponent's forward passes and training together.
-
-    Example: 100 prompts, one iteration of 10 steps of 10 pairs, lengths 10 + 10 + 10: generation 2 * 100 * 20, opponent 2 * 100 * 30,
-    training 6 * 10 * 10 * 30 make 28 000 per parameter; an SFT step of 10 rows is 6 * 10 * 20 = 1200, so 23 steps.
-    """
-    sizes, num = recipe.sizes, recipe.prompts.num_prompts
-    row = sizes.prompt_tokens + sizes.real_tokens + sizes.generated_tokens
-    spent = 0.0
-    for t, iteration in enumerate(recipe.iterations):
-        generation = 2 * num * (sizes.prompt_tokens + sizes.generated_tokens)
-        opponent = 2 * num * len(iteration.pairs_from) * row
-        spent += generation + opponent + 6 * steps_of(recipe, t) * recipe.global_batch_size * row
-    return round(spent / (6 * global_batch_size * (sizes.prompt_tokens + sizes.real_tokens)))

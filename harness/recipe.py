@@ -1,4 +1,4 @@
-"""What a reproduction is: every value that can change a number, as frozen data.
+"""What a reproduction is: every setting that can affect results, as frozen data.
 
 A recipe is a Python file with a module-level `recipe = Recipe(...)`, or `recipe = replace(base, name=..., ..., because={...})`.
 Where it runs is a `Machine` (harness/machine.py) and never part of a recipe.
@@ -50,6 +50,7 @@ OWN_KINDS = ("data", "task_folders")
 """Kinds of reference that always are a path."""
 LOCAL = "local"
 """The source whose `dataset` is a file or folder of the user's own."""
+ITERATION_PATTERN = re.compile(r"iter([0-9]+)")
 
 Part = TypeVar("Part")
 Change = Callable[[str, str, Strict], str]
@@ -57,45 +58,70 @@ Change = Callable[[str, str, Strict], str]
 
 
 class Recipe(Strict):
-    """A reproduction. Iteration t is `iterations[t]`; its opponent is the product of t-1, or `sft` at 0.
-
-    `controls` (more SFT) and `rivals` (training on pairs, such as DPO) are rows of the tables beside the iterations.
-    `sft` is `sft_model`, after `pretraining` and a fine-tuning where the recipe has them. `grouping` says how carried-over pairs are
-    trained on: 'pairs' shuffles every pair on its own (the paper), 'groups' keeps all pairs of a prompt in one batch. `accepted_checks`
-    names checks of the tokenization audit that may fail. With `lora`, iterations and controls train adapters only (sft trains in full).
-    A recipe with `anchors` trains nothing: its rows are these checkpoints.
-    """
+    """A reproduction."""
 
     name: str
+    """The run's directory under results/."""
     summary: str
+    """One line for lists."""
     sft_model: ModelRef
+    """The weights all training starts from."""
     pretraining: Finetuning | None = None
+    """Training of `sft_model` before `sft`; None: none."""
     sft: Finetuning | None = None
+    """Fine-tuning before self-play, in full even with `lora`; None: `sft_model` is the row `sft` as it is."""
     controls: dict[str, Finetuning] = {}
+    """More fine-tuning of `sft`, each a row of the tables beside the iterations."""
     rivals: dict[str, PairTraining] = {}
+    """Training on pairs outside of self-play, such as DPO, each a row."""
     anchors: dict[str, Anchor] = {}
+    """Published checkpoints that are evaluated, each a row; such a recipe trains nothing."""
     prompts: PromptSource
+    """Instructions and real responses of every iteration, and of fine-tunings that name none."""
+    held_out: PromptSource | None = None
+    """Prompts and real responses never trained on, for the benchmark of that name; another split than `prompts`."""
     engine: Engine
+    """The component that generates responses and answers."""
     sampling: Sampling
+    """How responses are drawn."""
     generation_template: Literal["alpaca", "chat"]
+    """How a prompt is written for generation."""
     training_template: Literal["alpaca", "chat", "zephyr"]
+    """How prompt and response are written for training."""
     chat: Chat = Field(default=Chat(), exclude_if=lambda value: value == Chat())
+    """How prompts are put into the model's own chat format."""
     tokenization: Literal["release", "modern"]
+    """'release' as the released code does, 'modern' with one EOS at the end of a response (harness/training/pairs.py)."""
     objective: Objective = "spin"
+    """The loss of self-play, a component of harness/components/objectives."""
     grouping: Literal["pairs", "groups"] = "pairs"
+    """Carried-over pairs: 'pairs' shuffles each on its own (the paper), 'groups' keeps all pairs of a prompt in one batch."""
     accepted_checks: tuple[str, ...] = ()
+    """Checks of the tokenization audit that may fail, by name."""
     lora: Lora | None = None
+    """Adapters trained by iterations, controls and rivals; None: all weights."""
     optimizer: Optimizer
+    """Of the iterations."""
     precision: Literal["fp32", "bf16"]
+    """Of forward and backward passes; weights are fp32 either way."""
     global_batch_size: int = Field(gt=0)
+    """Pairs of one gradient step of an iteration, over all devices."""
     max_length: int = Field(gt=0)
+    """Tokens of prompt and response together; more of a response are cut."""
     max_prompt_length: int = Field(gt=0)
+    """Last tokens of a prompt that are kept: always ('modern'), or where both exceed `max_length` ('release')."""
     iterations: tuple[Iteration, ...]
+    """Iteration t is `iterations[t]`; its opponent is the product of t-1, or `sft` at 0."""
     benchmarks: tuple[Benchmark, ...]
+    """What every row is evaluated on."""
     seed: int
+    """Of the order of batches, adapters and draws; iteration t generates with seed + t."""
     claims: str | None = None
+    """The published model this reproduces, whose numbers stand in its tables; None: no published numbers."""
     sizes: Sizes
+    """What cost estimates assume."""
     because: dict[str, str] = {}
+    """{field: reason} for each setting that differs from the paper's text or fills a gap in it."""
 
     @field_validator("name")
     @classmethod
@@ -106,9 +132,9 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _rows_are_directories(self) -> Self:
-        taken = {"sft", "pretraining", "prompts", "tables", *(f"iter{t}" for t in range(len(self.iterations)))}
+        taken = {"sft", "pretraining", "prompts", "held_out", "tables"}
         for row in (*self.controls, *self.rivals):
-            if row in taken or not ROW_PATTERN.fullmatch(row):
+            if row in taken or ITERATION_PATTERN.fullmatch(row) or not ROW_PATTERN.fullmatch(row):
                 raise ValueError(f"a control or rival is called {row!r}; use lower-case letters, digits and '._+-', each name once")
             taken.add(row)
         return self
@@ -131,6 +157,15 @@ class Recipe(Strict):
         for name, protocol in named:
             if named.count((name, protocol)) > 1:
                 raise ValueError(f"benchmark {name} is listed twice under protocol {protocol!r}; put its tasks into one")
+        return self
+
+    @model_validator(mode="after")
+    def _held_out_prompts_are_others(self) -> Self:
+        used = any(benchmark.name == "held_out" for benchmark in self.benchmarks)
+        if used and (self.held_out is None or self.anchors):
+            raise ValueError("benchmark held_out needs prompts in the recipe's `held_out`, and rows with an opponent: no anchors")
+        if self.held_out and (self.held_out.dataset, self.held_out.split) == (self.prompts.dataset, self.prompts.split):
+            raise ValueError(f"held_out names the split trained on, {self.prompts.split!r} of {self.prompts.dataset}; expected another")
         return self
 
     @model_validator(mode="after")
@@ -217,5 +252,3 @@ def pinned_parts(part: Part) -> Part:
 def available() -> dict[str, Path]:
     """{recipe name: file} of recipes/."""
     return {path.stem.replace("_", "-"): path for path in sorted(RECIPES_DIR.glob("*.py")) if path.stem != "__init__"}
-
-

@@ -1,4 +1,4 @@
-"""Four nodes of 8 x A100-80G under Slurm: training by `accelerate` over them, generation by one engine a GPU through Ray.
+"""Four nodes of 8 x A100-80G under Slurm: training by torchrun over them, generation by one engine a GPU through Ray.
 Written for it; not run by us.
 
 Start the Ray cluster inside the allocation, then the harness on its first node; run directory and environment are on a shared disk:
@@ -16,6 +16,7 @@ machine = Machine(
     summary="4 nodes of 8 x A100-80G, Slurm and Ray, bf16, FSDP2 (not run by us)",
     device="cuda",
     num_devices=32,
+    num_nodes=4,
     micro_batch=2,
     opponent_batch=16,
     generate_batch=64,
@@ -29,14 +30,15 @@ machine = Machine(
         "srun",
         "--overlap",
         "--ntasks-per-node=1",
+        "--kill-on-bad-exit=1",
         "bash",
         "-c",
-        'exec {python} -m accelerate.commands.launch --num_processes=32 --num_machines=4 --machine_rank="$SLURM_NODEID" '
-        '--main_process_ip="$MAIN_HOST" --main_process_port=29500 --mixed_precision=no --dynamo_backend=no --use_fsdp '
-        "--fsdp_version=2 --fsdp_auto_wrap_policy=TRANSFORMER_BASED_WRAP --fsdp_state_dict_type=FULL_STATE_DICT "
-        '--no_python {python} "$@"',
-        "launch",
+        'exec "$0" -m harness.training.launch --nnodes={num_nodes} --nproc-per-node={node_devices} '
+        '--rdzv-backend=c10d --rdzv-id="$SLURM_JOB_ID" '
+        '--rdzv-endpoint="$MAIN_HOST:29500" "$@"',
+        "{python}",
     ),
+    sharding="fsdp2",
     peak_tflops=312.0,
     mfu=0.3,
     generate_tokens_per_second=2200.0,

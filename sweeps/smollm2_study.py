@@ -6,8 +6,9 @@ MT-Bench has no judge here, and three times eight questions of BBH tell nothing 
 Where `harness reproduce smollm2-135m` has run beside it, its iterations are shared; the rest takes an hour and a half on 2 CPU cores.
 """
 
-from harness.plan import steps_at_equal_flops, steps_of
+from harness.plan import steps_of
 from harness.recipe import Finetuning, PairTraining, load, replace
+from harness.runs.costs import steps_at_equal_flops
 from harness.runs.sweeps import Sweep
 
 SAME_ANSWERS = "d040e29ff370a424"
@@ -63,8 +64,7 @@ t_spin = replace(
     summary="smollm2-135m with the objective t_spin, two iterations",
     objective="t_spin",
     iterations=tuple(
-        i.model_copy(update={"beta": 1.0, "pairs_from": (t,), "parameters": {"proto_weight": 0.1 if t else 0.0}})
-        for t, i in enumerate(two)
+        i.model_copy(update={"beta": 1.0, "pairs_from": (t,), "parameters": {"proto_weight": 0.1 if t else 0.0}}) for t, i in enumerate(two)
     ),
     because={"iterations": f"T-SPIN: alpha 1, no carried-over pairs; else {WHY}"},
 )

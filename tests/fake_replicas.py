@@ -38,7 +38,7 @@ def failing(folder: Path) -> Replica:
 
 def environment_of(folder: Path) -> Replica:
     """A replica that tells the variables it was given."""
-    return lambda items: [{"seen": os.environ.get("HARNESS_TEST_REPLICA"), "pid": os.getpid()}]
+    return lambda items: [{"seen": os.environ.get("VLLM_TEST_REPLICA"), "pid": os.getpid()}]
 
 
 def hanging(folder: Path) -> Replica:

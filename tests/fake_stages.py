@@ -1,7 +1,8 @@
 """Stages that take milliseconds: real processes that write a few bytes, so that the runner can be tested without torch.
 
 `use(monkeypatch)` puts them in the place of the real ones; `python -m tests.fake_stages reproduce ...` is the command line over them.
-FAKE_STAGES in the environment says what a stage does instead: 'iter0/train exit 70', 'iter0/train kill 9', 'iter0/train wait'.
+FAKE_STAGES in the environment says what a stage does instead: 'iter0/train exit 70', 'iter0/train kill 9', 'iter0/train wait',
+'sft/eval/x swap' (overwrites its first input, and goes on, or with 'swap exit 1' ends).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import pytest
 from harness.artifact import Stage
 from harness.cli import main as cli
 from harness.machine import Machine
-from harness.runs import runner
+from harness.runs import launches
 
 LAUNCHES = "launches"
 
@@ -37,7 +38,11 @@ if path == stage["path"]:
             sys.exit(1)
     if what == "kill":
         os.kill(os.getpid(), int(number[0]))
-    sys.exit(int(number[0]))
+    if what == "swap":
+        input = root / next(iter(stage["inputs"].values())) / "checkpoint" / "model.safetensors"
+        input.write_text("x" * input.stat().st_size)
+    if number:
+        sys.exit(int(number[-1]))
 name = {"model": "checkpoint/model.safetensors", "train": "checkpoint/model.safetensors", "prompts": "prompts.jsonl",
         "preferences": "prompts.jsonl", "generate": "responses/00000.jsonl", "evaluate": "scores/kl.json"}[stage["kind"]]
 (folder / name).parent.mkdir(exist_ok=True)
@@ -57,8 +62,8 @@ def _forks(*_: object) -> bool:
 
 def use(monkeypatch: pytest.MonkeyPatch) -> None:
     """Put the fakes in the place of the real stages."""
-    monkeypatch.setattr(runner, "_command", _command)
-    monkeypatch.setattr(runner, "_forks", _forks)
+    monkeypatch.setattr(launches, "_command", _command)
+    monkeypatch.setattr(launches, "_forks", _forks)
 
 
 def launched(run: Path) -> list[str]:
@@ -67,7 +72,7 @@ def launched(run: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    runner._command, runner._forks = _command, _forks
+    launches._command, launches._forks = _command, _forks
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     sys.argv = ["harness", *sys.argv[1:]]
     cli.main()

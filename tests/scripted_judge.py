@@ -14,7 +14,10 @@ SERVED = "scripted-judge-0001"
 
 
 class Reply(NamedTuple):
-    """What the endpoint does with one request. `raw` replaces the body; `cut` closes the connection in the middle of it."""
+    """What the endpoint does with one request. `raw` replaces the body; `cut` closes the connection in the middle of it.
+
+    `drip` sends the body a byte at a time, with so many seconds between two.
+    """
 
     text: str | None = ""
     status: int = 200
@@ -22,6 +25,7 @@ class Reply(NamedTuple):
     seconds: float = 0.0
     raw: str | None = None
     cut: bool = False
+    drip: float = 0.0
 
 
 Script = Callable[[str, int], Reply]
@@ -72,7 +76,9 @@ class Handler(BaseHTTPRequestHandler):
             for name, value in (("Content-Type", "application/json"), ("Content-Length", str(len(data))), *reply.headers):
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(data[: len(data) // 2] if reply.cut else data)
+            for piece in (data[i : i + 1] for i in range(len(data))) if reply.drip else [data[: len(data) // 2] if reply.cut else data]:
+                self.wfile.write(piece)
+                time.sleep(reply.drip)
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True  # the client gave up waiting
 

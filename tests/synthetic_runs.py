@@ -39,7 +39,12 @@ def small_recipe(name: str = "synthetic", *, tasks: tuple[Task, ...] | None = No
         controls={"control": CONTROL},
         benchmarks=(
             Benchmark(name="open_llm", protocol="current", tasks=chosen),
-            Benchmark(name="mt_bench", protocol="single-answer", tasks=(Task(name="mt_bench", metric="points of 10"),), judge=Judge()),
+            Benchmark(
+                name="mt_bench",
+                protocol="single-answer",
+                tasks=(Task(name="mt_bench", metric="points of 10"),),
+                judge=Judge(name="mt_bench_single"),
+            ),
             Benchmark(name="distribution", protocol="exact", tasks=(Task(name="kl", metric="nats", limit=40),)),
         ),
         claims=claims,

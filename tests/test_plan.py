@@ -1,4 +1,4 @@
-"""The plan is pure, its identities change exactly where a number could."""
+"""The plan is pure, its identities change exactly where a result could."""
 
 import subprocess
 import sys
@@ -7,8 +7,9 @@ import pytest
 
 from harness import recipe as recipes
 from harness.errors import RecipeError
-from harness.plan import plan, rows, steps_of
-from harness.recipe import Chat, Iteration, Recipe, load, replace
+from harness.plan import Row, iteration_of, plan, rows, steps_of, table_rows
+from harness.recipe import Chat, Iteration, Lora, Recipe, load, replace
+from tests.tiny_family import small_recipe
 
 
 def with_beta(recipe: Recipe, t: int, beta: float) -> Recipe:
@@ -32,7 +33,7 @@ def test_changed_beta_makes_stale_exactly_what_follows() -> None:
     before = {stage.path: stage.fingerprint for stage in plan(recipe)}
     after = {stage.path: stage.fingerprint for stage in plan(with_beta(recipe, 1, 0.5))}
     changed = {path for path in before if before[path] != after[path]}
-    expected = {path for path in before if path.startswith(("iter2/", "iter3/", "iter1/train", "iter1/eval"))}
+    expected = {path for path in before if path.startswith(("iter2/", "iter3/", "iter1/train", "iter1/eval", "iter1/held_out"))}
     assert changed == expected
 
 
@@ -48,7 +49,7 @@ def test_chat_settings_bear_identity_only_where_stated() -> None:
 
 
 def test_name_summary_and_reasons_bear_no_identity() -> None:
-    """Only what can change a number enters a fingerprint."""
+    """Only what can affect results enters a fingerprint."""
     recipe = load("zephyr-7b")
     renamed = replace(recipe, name="other", summary="other", sizes=recipe.sizes.model_copy(update={"real_tokens": 1.0}))
     assert [stage.fingerprint for stage in plan(renamed)] == [stage.fingerprint for stage in plan(recipe)]
@@ -99,3 +100,49 @@ def test_light_commands_import_nothing_heavy(command: list[str]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=True)
     assert done.stdout.rstrip().endswith("HEAVY []"), done.stderr
+
+
+def test_adapters_are_trained_by_every_row_but_sft() -> None:
+    """Under `lora` sft is trained in full, and iterations, rivals and every control (by steps, epochs or neither) as adapters."""
+    recipe = small_recipe()
+    control, lora = recipe.controls["control"], Lora(rank=2, alpha=4.0, targets=("q_proj",))
+    controls = {
+        "control": control,
+        "sft+steps": control.model_copy(update={"num_steps": 3}),
+        "sft+1epoch": control.model_copy(update={"num_epochs": 1}),
+    }
+    for sft in (recipe.sft, control.model_copy(update={"num_steps": 3})):
+        stages = plan(replace(recipe, name="adapters", lora=lora, sft=sft, controls=controls))
+        in_full = [stage.path for stage in stages if stage.kind == "train" and stage.spec["lora"] is None]
+        assert in_full == ["sft/train"]
+
+
+def test_a_row_is_a_value() -> None:
+    """Each row names its kind, the stage whose checkpoint it is (which the plan holds), its iteration and its opponent."""
+    recipe = small_recipe()
+    assert table_rows(recipe) == (
+        Row("sft", "sft", "sft/train"),
+        Row("control", "control", "control/train"),
+        Row("dpo", "rival", "dpo/train", opponent="sft"),
+        Row("iter0", "iteration", "iter0/train", 0, "sft"),
+        Row("iter1", "iteration", "iter1/train", 1, "iter0"),
+        Row("iter1+dpo", "rival", "iter1+dpo/train", opponent="iter1"),
+    )
+    for name in recipes.available():
+        paths = {stage.path for stage in plan(load(name))}
+        assert {row.train_stage for row in table_rows(load(name))} - {None} <= paths
+
+
+@pytest.mark.parametrize(
+    ("row", "t"), [("iter0", 0), ("iter12", 12), ("sft", None), ("3", None), ("iter0@epoch3", None), ("iter1+dpo", None), ("iter", None)]
+)
+def test_the_iteration_of_a_row(row: str, t: int | None) -> None:
+    """Only `iterT` is an iteration, whatever other rows are called."""
+    assert iteration_of(row) == t
+
+
+def test_no_other_row_is_called_like_an_iteration() -> None:
+    """A control `iter9` of a recipe with two iterations would be drawn and counted as one."""
+    recipe = small_recipe()
+    with pytest.raises(RecipeError, match="a control or rival is called 'iter9'"):
+        replace(recipe, name="changed", controls={"iter9": recipe.controls["control"]})

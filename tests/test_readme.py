@@ -11,10 +11,11 @@ import pytest
 import typer
 
 from harness import recipe as recipes
+from harness.analysis import published
 from harness.artifact import RECIPE_FILE, RunDir
 from harness.cli.main import app
-from harness.report import tables as tabulating
-from harness.runs.runner import verify
+from harness.report import tables
+from harness.runs.verification import verify
 from tests import ROOT
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -64,10 +65,27 @@ RUNS = [path for path in sorted((ROOT / "results").iterdir()) if path.suffix != 
 @pytest.mark.parametrize("folder", RUNS, ids=lambda folder: folder.name)
 def test_committed_tables_are_what_the_records_say(folder: Path) -> None:
     """Rebuilding the tables of a run or a sweep from its records alone gives the committed bytes, and every record verifies."""
-    table = tabulating.read([folder])
-    for format, name in tabulating.FILES.items():
-        assert tabulating.render(table, format) == (folder / "tables" / name).read_text()
+    table = tables.read_table([folder])
+    for format, name in tables.FILES.items():
+        assert tables.render(table, format) == (folder / "tables" / name).read_text()
     for run in sorted(path.parent for path in folder.rglob(RECIPE_FILE)):
         damage, _, checked = verify(RunDir(run))
         assert damage == []
         assert checked > 0
+
+
+def test_the_paper_s_numbers_are_the_paper_s() -> None:
+    """The first table holds the published means and MT-Bench scores, and 'not reported' where there are none."""
+    rows = re.findall(r"^\| (sft|iter\d) \| (\S+) \| not run \| (.+?) \| not run \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert [row for row, _, _ in rows] == ["sft", "iter0", "iter1", "iter2", "iter3"]
+    for row, mean, points in rows:
+        cells = (published.claim("paper/leaderboard", row, "average"), published.claim("paper/mt_bench", row, "mt_bench"))
+        assert [f"{cell.value:.2f}" if cell else "not reported" for cell in cells] == [mean, points]
+
+
+def test_the_tree_names_what_is_there() -> None:
+    """Each top file and folder of the package has one line in the README's tree, and nothing else has."""
+    tree = (ROOT / "README.md").read_text().split("```\nharness/\n", 1)[1].split("\nrecipes/ machines/", 1)[0]
+    named = [line.split()[0].rstrip("/") for line in tree.splitlines()]
+    there = [path.name for path in (ROOT / "harness").iterdir() if path.name != "__pycache__"]
+    assert sorted(named) == sorted(there)

@@ -1,5 +1,7 @@
 """Recipes are frozen data; what is misspelt, unpinned or unexplained is an error."""
 
+import ast
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -7,9 +9,10 @@ import pytest
 from harness import paper
 from harness import recipe as recipes
 from harness.analysis.deviations import deviations
-from harness.config import build, flatten
+from harness.config import Strict, build, flatten
 from harness.errors import RecipeError
 from harness.recipe import Iteration, ModelRef, Recipe, load, replace
+from tests import ROOT
 
 STATED = {field: fact.value for field, fact in paper.SETTINGS.items()}
 
@@ -58,7 +61,7 @@ def test_changed_recipe_needs_its_own_name() -> None:
 
 @pytest.mark.parametrize("name", sorted(recipes.available()))
 def test_every_deviation_has_its_reason_and_every_reason_a_deviation(name: str) -> None:
-    """Where a recipe parts from the paper's text it says why; a reason without a deviation is a leftover."""
+    """Where a recipe differs from the paper's text it says why; a reason without a deviation is a leftover."""
     recipe = load(name)
     found = deviations(recipe, STATED, paper.NOT_STATED)
     assert [item.field for item in found if not item.reason] == []
@@ -84,3 +87,26 @@ def test_flatten_reaches_every_leaf() -> None:
     flat = flatten(load("zephyr-7b"))
     assert flat["iterations.3.beta"] == 5.0
     assert flat["iterations.3.pairs_from"] == (2, 3)
+
+
+def test_a_suggestion_comes_from_the_class_itself() -> None:
+    """Another class of the same name, and the class around a misspelt part, are not asked."""
+
+    class Sampling(Strict):
+        warmth: float
+
+    with pytest.raises(RecipeError, match="Sampling has no field 'wramth'; did you mean 'warmth'"):
+        build(Sampling, wramth=1.0)
+    recipe = load("zephyr-7b")
+    values = {**{name: getattr(recipe, name) for name in Recipe.model_fields}, "sampling": {"temprature": 1.0, "max_new_tokens": 3}}
+    with pytest.raises(RecipeError, match="Sampling has no field 'temprature'; did you mean 'temperature'"):
+        build(Recipe, **values)
+
+
+@pytest.mark.parametrize("module", ["recipe", "recipe_parts", "machine"])
+def test_every_field_says_what_it_is(module: str) -> None:
+    """A string follows each field of a recipe, its parts and a machine, so that no unit or default has to be guessed."""
+    for node in ast.parse((ROOT / "harness" / f"{module}.py").read_text()).body:
+        if isinstance(node, ast.ClassDef):
+            for line, following in pairwise([*node.body, None]):
+                assert not isinstance(line, ast.AnnAssign) or isinstance(following, ast.Expr), ast.unparse(line or node)

@@ -6,9 +6,10 @@ import pytest
 
 from harness import paper
 from harness.analysis.deviations import deviations
-from harness.plan import plan, rows, steps_at_equal_flops
+from harness.plan import plan, rows
 from harness.recipe import load as load_recipe
 from harness.runs import sweeps as sweeps
+from harness.runs.costs import steps_at_equal_flops
 from harness.runs.sweeps import Sweep, load, shared_list
 
 STATED = {field: fact.value for field, fact in paper.SETTINGS.items()}
@@ -50,7 +51,7 @@ def test_tiny_study_asks_what_the_issue_asks() -> None:
 
 
 def test_ablations_of_the_paper_give_reasons() -> None:
-    """Promise: every variant of the 7B ablations says why it parts from the text; a reason without a deviation is a leftover."""
+    """Promise: every variant of the 7B ablations says why it differs from the text; a reason without a deviation is a leftover."""
     for recipes in load("zephyr-7b-ablations").variants.values():
         found = {item.field: item.reason for item in deviations(recipes[0], STATED, paper.NOT_STATED)}
         assert [field for field, reason in found.items() if not reason] == []

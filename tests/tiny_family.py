@@ -11,7 +11,7 @@ from harness.artifact import RunDir, Stage
 from harness.files import digest, dump, write_atomic
 from harness.machine import Machine
 from harness.recipe import Benchmark, Finetuning, Iteration, Optimizer, PairTraining, Recipe, Task, load, replace
-from harness.runs import runner
+from harness.runs import launches
 from harness.runs.sweeps import Sweep, seeded
 from tests.synthetic_runs import score_of
 
@@ -64,7 +64,7 @@ def fake_stages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Replace the stages' processes by one file each, made from the fingerprint; returns the fingerprints that ran, growing."""
     ran: list[str] = []
 
-    def launch(stage: Stage, run: RunDir, machine: Machine, processes: object) -> float:
+    def launch(stage: Stage, run: RunDir, machine: Machine, *_: object) -> float:
         run.begin(stage, machine, {"command": f"harness reproduce {run.path.name}"})
         for name, content in outputs(stage):
             write_atomic(run.stage_dir(stage.path) / name, content)
@@ -72,7 +72,7 @@ def fake_stages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ran.append(stage.fingerprint)
         return 1.0
 
-    monkeypatch.setattr(runner, "_launch", launch)
+    monkeypatch.setattr(launches, "_launch", launch)
     return ran
 
 

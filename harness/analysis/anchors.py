@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 from harness.analysis.comparability import AVERAGE, published_claims, rules_against
 from harness.analysis.published import Claim
-from harness.analysis.scores import Scores, Source, leaderboard, read_scores, sources
+from harness.analysis.scores import RunScores, TaskColumn, load_scores
 from harness.contracts import Score
 from harness.errors import RecipeError
-from harness.evaluation.statistics import Estimate, mean_of_tasks, t_of
+from harness.evaluation.statistics import t_of
 from harness.paper import NOT_STATED
 from harness.recipe import Anchor, Figure, Recipe
 
@@ -23,7 +23,7 @@ ROUNDING = 0.005
 """Published scores have two decimals; MT-Bench's too."""
 
 
-class Comparison(NamedTuple):
+class AnchorFigure(NamedTuple):
     """One figure of one anchor. `difference` is ours - published, in the task's unit; `outcome` says in words what it can mean."""
 
     row: str
@@ -37,7 +37,7 @@ class Comparison(NamedTuple):
     outcome: str
 
 
-def require(recipe: Recipe) -> None:
+def require_anchors(recipe: Recipe) -> None:
     """Raise `RecipeError` for a recipe that names no anchors."""
     if not recipe.anchors:
         raise RecipeError(
@@ -46,54 +46,54 @@ def require(recipe: Recipe) -> None:
         )
 
 
-def compare(recipe: Recipe, run: Path) -> list[Comparison]:
+def compare_figures(recipe: Recipe, run: Path) -> list[AnchorFigure]:
     """Every published figure of every anchor beside our score of it, read from the run's records."""
-    scores = read_scores(run, recipe)
-    return [found for row, anchor in recipe.anchors.items() for found in _anchor(recipe, row, anchor, scores)]
+    scores = load_scores(run, recipe)
+    return [figure for row, anchor in recipe.anchors.items() for figure in _figures(scores, row, anchor)]
 
 
-def rows(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
-    """The comparisons as a printed table."""
+def figure_rows(figures: Sequence[AnchorFigure]) -> list[dict[str, Any]]:
+    """The figures as a printed table."""
     return [
         {
-            "anchor": one.row,
-            "task": one.task,
-            "ours": None if one.ours is None else f"{one.ours:.2f}" + ("" if one.stderr is None else f" ± {one.stderr:.2f}"),
-            "n": one.n,
-            "published": f"{one.published:.2f}",
-            "source": one.source,
-            "difference": None if one.difference is None else f"{one.difference:+.2f}",
-            "outcome": one.outcome,
+            "anchor": figure.row,
+            "task": figure.task,
+            "ours": None if figure.ours is None else f"{figure.ours:.2f}" + ("" if figure.stderr is None else f" ± {figure.stderr:.2f}"),
+            "n": figure.n,
+            "published": f"{figure.published:.2f}",
+            "source": figure.source,
+            "difference": None if figure.difference is None else f"{figure.difference:+.2f}",
+            "outcome": figure.outcome,
         }
-        for one in comparisons
+        for figure in figures
     ]
 
 
-def conclusions(comparisons: Sequence[Comparison]) -> list[str]:
+def conclusions_of(figures: Sequence[AnchorFigure]) -> list[str]:
     """One line for each source: how far our evaluation is from it, on average over the figures that have both numbers."""
     lines = []
-    for source in dict.fromkeys(one.source for one in comparisons):
-        found = [one.difference for one in comparisons if one.source == source and one.difference is not None and one.task != AVERAGE]
-        if found:
-            mean, largest = sum(found) / len(found), max(found, key=abs)
-            lines.append(f"{source}: ours - theirs is {mean:+.2f} on average over {len(found)} figures, at most {largest:+.2f}")
+    for source in dict.fromkeys(figure.source for figure in figures):
+        own = [figure for figure in figures if figure.source == source and figure.task != AVERAGE]
+        differences = [figure.difference for figure in own if figure.difference is not None]
+        if differences:
+            mean, largest = sum(differences) / len(differences), max(differences, key=abs)
+            lines.append(f"{source}: ours - theirs is {mean:+.2f} on average over {len(differences)} figures, at most {largest:+.2f}")
         else:
             lines.append(f"{source}: nothing to compare yet")
     return lines
 
 
-def notes(recipe: Recipe) -> list[str]:
+def anchor_notes(recipe: Recipe) -> list[str]:
     """What the recipe says about the anchors' weights, and which are not run because they cannot be pinned."""
     return [f"{row}{'' if anchor.model else ' is not run'}: {anchor.note}" for row, anchor in recipe.anchors.items() if anchor.note]
 
 
-def _anchor(recipe: Recipe, row: str, anchor: Anchor, scores: Scores) -> Iterator[Comparison]:
-    for source in sources(recipe):
-        score = scores.get((row, source.label))
-        figures = [_claim(row, figure) for figure in anchor.figures if figure.task in (source.task.name, source.label)]
-        for claim in (*published_claims(recipe, row, source.task.name), *figures):
-            yield _compared(anchor, source, score, claim)
-    yield from _average(recipe, row, anchor, scores)
+def _figures(scores: RunScores, row: str, anchor: Anchor) -> Iterator[AnchorFigure]:
+    for column in scores.tasks:
+        stated = [_claim(row, figure) for figure in anchor.figures if figure.task in (column.task.name, column.label)]
+        for claim in (*published_claims(scores.recipe, row, column.task.name), *stated):
+            yield _task_figure(anchor, column, scores.score(row, column), claim)
+    yield from _average_figures(scores, row, anchor)
 
 
 def _claim(row: str, figure: Figure) -> Claim:
@@ -103,23 +103,23 @@ def _claim(row: str, figure: Figure) -> Claim:
     )  # fmt: skip
 
 
-def _compared(anchor: Anchor, source: Source, score: Score | None, claim: Claim) -> Comparison:
+def _task_figure(anchor: Anchor, column: TaskColumn, score: Score | None, claim: Claim) -> AnchorFigure:
     value = score.value if score else None
-    return Comparison(
+    return AnchorFigure(
         row=claim.row,
-        task=source.label,
+        task=column.label,
         ours=value,
         stderr=score.stderr if score else None,
         n=score.n if score else None,
         published=claim.value,
         source=_source(claim),
         difference=None if value is None else value - claim.value,
-        outcome=_outcome(anchor, source, score, claim),
+        outcome=_outcome(anchor, column, score, claim),
     )
 
 
-def _outcome(anchor: Anchor, source: Source, score: Score | None, claim: Claim) -> str:
-    reasons = rules_against(source.benchmark, source.task, score, claim)
+def _outcome(anchor: Anchor, column: TaskColumn, score: Score | None, claim: Claim) -> str:
+    reasons = rules_against(column.benchmark, column.task, score, claim)
     differing = f"; {'; '.join(reasons)}" if reasons else ""
     if score is None:
         return f"{'not run' if anchor.model else 'weights not pinned'}{differing}"
@@ -127,12 +127,12 @@ def _outcome(anchor: Anchor, source: Source, score: Score | None, claim: Claim) 
         return f"unscored{differing}"
     if score.limit is None and not score.n_unscored:
         return f"{_all_questions(score, claim)}{differing or '; same rules'}"
-    interval = t_of(score.values, source.cluster)
+    interval = t_of(score.values, column.cluster)
     if interval is None:
         return f"too few questions for an interval{differing}"
     inside = interval[0] <= claim.value <= interval[1]
-    place = f"{'inside' if inside else 'outside'} our 95 % interval {interval[0]:.2f} to {interval[1]:.2f}"
-    return f"{place}{differing}"
+    position = f"{'inside' if inside else 'outside'} our 95 % interval {interval[0]:.2f} to {interval[1]:.2f}"
+    return f"{position}{differing}"
 
 
 def _all_questions(score: Score, claim: Claim) -> str:
@@ -145,22 +145,20 @@ def _all_questions(score: Score, claim: Claim) -> str:
     return f"differs by {abs(score.value - claim.value) * score.n / 100:.0f} of {score.n} answers"
 
 
-def _average(recipe: Recipe, row: str, anchor: Anchor, scores: Scores) -> Iterator[Comparison]:
-    tasks = leaderboard(recipe)
-    found = [scores[row, source.label] for source in tasks if (row, source.label) in scores]
-    mean = mean_of_tasks([Estimate(s.value, s.stderr, s.n - s.n_unscored, s.n_unscored) for s in found])
-    ours = mean.value if tasks and len(found) == len(tasks) else None
-    for claim in published_claims(recipe, row, AVERAGE) if tasks else ():
-        yield Comparison(
+def _average_figures(scores: RunScores, row: str, anchor: Anchor) -> Iterator[AnchorFigure]:
+    tasks = scores.leaderboard
+    mean = scores.average(row)
+    for claim in published_claims(scores.recipe, row, AVERAGE) if tasks else ():
+        yield AnchorFigure(
             row=row,
             task=AVERAGE,
-            ours=ours,
-            stderr=mean.stderr if ours is not None else None,
-            n=mean.n + mean.n_unscored if ours is not None else None,
+            ours=mean.value if mean else None,
+            stderr=mean.stderr if mean else None,
+            n=mean.n + mean.n_unscored if mean else None,
             published=claim.value,
             source=_source(claim),
-            difference=None if ours is None else ours - claim.value,
-            outcome="mean of the tasks above" if ours is not None else "not run" if anchor.model else "weights not pinned",
+            difference=None if mean is None or mean.value is None else mean.value - claim.value,
+            outcome="mean of the tasks above" if mean else "not run" if anchor.model else "weights not pinned",
         )
 
 

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from harness.analysis.comparability import AVERAGE
-from harness.analysis.differences import REFERENCE, compare, delta, delta_text, difference
-from harness.analysis.scores import Scores, sources
+from harness.analysis.differences import REFERENCE, compare_rows, delta, delta_text
+from harness.analysis.published import CLAIMS
+from harness.analysis.scores import RunScores
 from harness.analysis.table_schema import Column, Comparison, Delta, Finding, ResultTable
 from harness.plan import baselines, plan
 from harness.recipe import Recipe
@@ -25,56 +26,71 @@ HEADLINES = {
 }
 _LEADERBOARD = "V3 Tables 3 to 5"
 _MT_BENCH = "V3 Table 6"
+_AVERAGES = {(cell.table, cell.row): cell.value for cell in CLAIMS if cell.task == AVERAGE}
+_AT_SIZE = {row: value for (table, row), value in _AVERAGES.items() if table == "paper/data_size"}
+_SIZES = f"V3 Fig. 5: {', '.join(map(str, _AT_SIZE.values()))} with 0, {', '.join([*_AT_SIZE][1:])} prompts"
+_AT_EPOCH = [value for (table, row), value in _AVERAGES.items() if table == "paper/iter0_epochs" and row.startswith("epoch")]
+_EPOCHS = f"V3 Fig. 4: {max(_AT_EPOCH)} at best in {len(_AT_EPOCH)} epochs, {_AVERAGES['paper/leaderboard', 'iter1']} at iteration 1"
 
 
-class Measured(NamedTuple):
-    """What was found of one row less another: the difference that decides, what kept it from being whole, and both in words."""
+class Effect(NamedTuple):
+    """One row less another, as far as a claim needs it: the difference that decides, the tasks it lacks, and both in words."""
 
-    decides: Delta | None
+    difference: Delta | None
     missing: tuple[str, ...]
-    told: str
+    text: str
 
 
-Measure = Callable[[str, str, Column | None], Measured]
-"""(row, against, column) -> what was found, of the mean over tasks where there is no column."""
+MeasureEffect = Callable[[str, str, Column | None], Effect]
+"""(row, against, column) -> the effect on that column, on the mean over tasks where there is no column."""
 
 
-def findings(recipe: Recipe, columns: Sequence[Column], scores: Scores) -> Iterator[Finding]:
-    """A finding for each claim, in the paper's order, from one run."""
-    by_label = {source.label: source for source in sources(recipe)}
+def check_claims(scores: RunScores) -> Iterator[Finding]:
+    """What one run says about each claim, in the paper's order."""
 
-    def measure(row: str, against: str, column: Column | None) -> Measured:
+    def measure(row: str, against: str, column: Column | None) -> Effect:
         if column is None:
-            one = compare(recipe, columns, scores, row, against)
-            return Measured(headline(one), _missing(one), _told(one))
-        found = delta(against, difference(row, against, by_label[column.label], scores).paired)
-        told = delta_text(found, column) if found else "no difference, unscored or not run"
-        return Measured(found, (), f"{row} - {against} on {column.label}: {told}")
+            comparison = compare_rows(scores, row, against)
+            return Effect(headline(comparison), _missing(comparison), _mean_text(comparison))
+        difference = delta(against, scores.difference(row, against, scores.by_label[column.label]).paired)
+        text = delta_text(difference, column) if difference else "no difference, unscored or not run"
+        return Effect(difference, (), f"{row} - {against} on {column.label}: {text}")
 
-    return judge(recipe, columns, measure)
+    return check_claims_by(measure, scores.recipe, scores.columns)
 
 
-def judge(recipe: Recipe, columns: Sequence[Column], measure: Measure) -> Iterator[Finding]:
-    """A finding for each claim, in the paper's order, by what `measure` finds of the rows that it speaks about."""
+def check_claims_by(
+    measure: MeasureEffect, recipe: Recipe, columns: Sequence[Column], sizes: Sequence[tuple[str, str]] = ()
+) -> Iterator[Finding]:
+    """What the effects that `measure` gives say about each claim, in the paper's order.
+
+    `sizes` are (row, row trained on less data) of runs that differ in nothing else; only with such rows is there a claim about them.
+    """
     if not recipe.iterations:
         return
-    t_last = len(recipe.iterations) - 1
-    last, later = f"iter{t_last}", [f"iter{t}" for t in range(1, t_last + 1)]
+    last = f"iter{len(recipe.iterations) - 1}"
+    for claim, pairs in _claims(recipe, last).items():
+        yield _finding(claim, [measure(row, against, None) for row, against in pairs])
+    if sizes:
+        yield _finding(_Claim("the score rises with data", _SIZES), [measure(row, less, None) for row, less in sizes])
+    for column in columns:  # one for each judge's task that the recipe has
+        if column.benchmark == "mt_bench":
+            yield _finding(_Claim("SPIN raises MT-Bench", _MT_BENCH), [measure(last, REFERENCE, column)])
+
+
+def _claims(recipe: Recipe, last: str) -> dict[_Claim, list[tuple[str, str]]]:
+    """{claim: the pairs of rows it speaks about}; the first row of every pair must be better than the second."""
+    later = [f"iter{t}" for t in range(1, len(recipe.iterations))]
     others, first = _other_training(recipe)
-    pairs = {
+    return {
         _Claim("SPIN improves on its SFT model", _LEADERBOARD): [(last, REFERENCE)],
         _Claim("each iteration improves on the one before", _LEADERBOARD): _steps(recipe),
         _Claim("SPIN improves on further SFT", f"{_LEADERBOARD}, SFT + 1 epoch"): [(last, row) for row in _trained_with(others, "sft")],
         _Claim("SPIN from iteration 1 on beats DPO", _LEADERBOARD): [(row, dpo) for dpo in _trained_with(others, "dpo") for row in later],
-        _Claim("more epochs at iteration 0 do not reach iteration 1", "V3 Fig. 4, no numbers"): [
+        _Claim("more epochs at iteration 0 do not reach iteration 1", _EPOCHS): [
             ("iter1", longer) for longer in _longer_than(first, others) if later
         ],
     }
-    for claim, rows_of in pairs.items():
-        yield _finding(claim, [measure(row, against, None) for row, against in rows_of])
-    for column in columns:  # MT-Bench, one finding a judge's task that the recipe has
-        if column.benchmark == "mt_bench":
-            yield _finding(_Claim("SPIN raises MT-Bench", _MT_BENCH), [measure(last, REFERENCE, column)])
 
 
 def _steps(recipe: Recipe) -> list[tuple[str, str]]:
@@ -102,28 +118,30 @@ def _other_training(recipe: Recipe) -> tuple[dict[str, Spec], Spec]:
     return {row: specs[f"{row}/train"] for row in others if f"{row}/train" in specs}, specs["iter0/train"]
 
 
-def headline(one: Comparison) -> Delta | None:
+def headline(comparison: Comparison) -> Delta | None:
     """What a verdict is about: the six-task average where there is one, else the mean over the recipe's accuracy tasks."""
-    return one.tasks.get(AVERAGE, one.mean)
+    return comparison.tasks.get(AVERAGE, comparison.mean)
 
 
-def _missing(one: Comparison) -> tuple[str, ...]:
-    return () if AVERAGE in one.tasks else one.missing
+def _missing(comparison: Comparison) -> tuple[str, ...]:
+    return () if AVERAGE in comparison.tasks else comparison.missing
 
 
-def _told(one: Comparison) -> str:
-    found = headline(one)
-    what = "leaderboard average" if AVERAGE in one.tasks else f"mean of {len(one.mean_over)} tasks"
-    if found is None:
-        return f"{one.row} - {one.against}: no difference yet"
-    lacking = f", {', '.join(_missing(one))} missing" if _missing(one) else ""
-    return f"{one.row} - {one.against}: {delta_text(found, None)} ({what}{lacking})"
+def _mean_text(comparison: Comparison) -> str:
+    difference, missing = headline(comparison), _missing(comparison)
+    pair = f"{comparison.row} - {comparison.against}"
+    if difference is None:
+        return f"{pair}: no difference yet"
+    tasks = "leaderboard average" if AVERAGE in comparison.tasks else f"mean of {len(comparison.mean_over)} tasks"
+    lacking = f", {', '.join(missing)} missing" if missing else ""
+    return f"{pair}: {delta_text(difference, None)} ({tasks}{lacking})"
 
 
-def _verdict(found: Delta | None, missing: Sequence[str]) -> Verdict:
-    if found is None or found.low is None or found.high is None or missing:
+def _verdict(effect: Effect) -> Verdict:
+    difference = effect.difference
+    if difference is None or difference.low is None or difference.high is None or effect.missing:
         return "not tested"
-    return "supported" if found.low > 0 else "contradicted" if found.high < 0 else "within noise"
+    return "supported" if difference.low > 0 else "contradicted" if difference.high < 0 else "within noise"
 
 
 def _joined(verdicts: Sequence[Verdict]) -> Verdict:
@@ -132,22 +150,30 @@ def _joined(verdicts: Sequence[Verdict]) -> Verdict:
     return min(verdicts, key=order.index, default="not tested")
 
 
-def _finding(claim: _Claim, found: Sequence[Measured]) -> Finding:
-    """Whether the first row of every pair beats the second; not tested where the recipe has no such pair."""
-    verdict = _joined([_verdict(one.decides, one.missing) for one in found])
-    evidence = tuple(one.told for one in found) or ("this recipe trains no such row",)
+def _finding(claim: _Claim, effects: Sequence[Effect]) -> Finding:
+    """Whether every effect is above 0; not tested where the recipe has no pair of rows that the claim speaks about."""
+    verdict = _joined([_verdict(effect) for effect in effects])
+    evidence = tuple(effect.text for effect in effects) or ("this recipe trains no such row",)
     return Finding(claim=claim.text, where=claim.where, verdict=verdict, evidence=evidence)
 
 
-def in_short(table: ResultTable) -> tuple[str, str, list[str]]:
-    """What the run says first: words, verdict, the numbers."""
+class Summary(NamedTuple):
+    """What a run says first: a headline, its verdict, and the numbers behind it, a line each."""
+
+    headline: str
+    verdict: Verdict
+    numbers: list[str]
+
+
+def summarize(table: ResultTable) -> Summary:
+    """What the run says about the first claim, and beside it about further SFT."""
     claims = {finding.claim: finding for finding in table.findings}
     first = next(iter(table.findings), Finding(claim="", where="", verdict="not tested", evidence=("no iteration",)))
-    told = list(first.evidence)
+    numbers = list(first.evidence)
     further = claims.get("SPIN improves on further SFT")
     if further and further.verdict != "not tested":
         than = {"supported": "more than", "contradicted": "less than", "within noise": "within noise of"}[further.verdict]
-        told.append(f"{than} further SFT: {'; '.join(further.evidence)}")
+        numbers.append(f"{than} further SFT: {'; '.join(further.evidence)}")
     if first.verdict == "supported" and further and further.verdict == "contradicted":
-        return "SPIN helped, but less than further SFT", "within noise", told
-    return HEADLINES[first.verdict], first.verdict, told
+        return Summary("SPIN helped, but less than further SFT", "within noise", numbers)
+    return Summary(HEADLINES[first.verdict], first.verdict, numbers)

@@ -1,4 +1,4 @@
-"""Where recipes part: from each other, and from what the paper states."""
+"""Where recipes differ: from each other, and from what the paper states."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.recipe import Recipe
 
 
 class Deviation(NamedTuple):
-    """A field where a recipe and the stated settings part. `kind` is 'deviation', or 'gap' where the text states nothing."""
+    """A field where a recipe and the stated settings differ. `kind` is 'deviation', or 'gap' where the text states nothing."""
 
     field: str
     stated: Any
@@ -21,7 +21,7 @@ class Deviation(NamedTuple):
 
 
 def deviations(recipe: Recipe, stated: Mapping[str, Any], not_stated: object) -> list[Deviation]:
-    """Where `recipe` parts from `stated` ({dotted path: value}), each with its reason from `because` or None.
+    """Where `recipe` differs from `stated` ({dotted path: value}), each with its reason from `because` or None.
 
     A reason may stand at the path or at any parent of it ('iterations' covers 'iterations.1.beta').
     """
@@ -49,7 +49,7 @@ Listing = list[dict[str, Any]]
 
 
 def deviation_list(recipe: Recipe) -> Listing:
-    """Where a recipe parts from the paper's text, or fills what the text leaves open."""
+    """Where a recipe differs from the paper, or fills a gap in it."""
     stated = {field: fact.value for field, fact in paper.SETTINGS.items()}
     return [
         {

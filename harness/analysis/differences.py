@@ -5,58 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from statistics import NormalDist
-from typing import NamedTuple
 
 from harness.analysis.comparability import AVERAGE
 from harness.analysis.published import Claim
 from harness.analysis.published_gains import standard_error
-from harness.analysis.scores import Scores, Source, leaderboard, other_rules, sources
+from harness.analysis.scores import RunScores
 from harness.analysis.table_schema import Cell, Column, Comparison, Delta
 from harness.contracts import Score
-from harness.evaluation.statistics import CONFIDENCE, Paired, holm, mean_of_differences, paired_difference
+from harness.evaluation.statistics import CONFIDENCE, Paired, holm
 from harness.plan import contests
-from harness.recipe import Recipe
 
 REFERENCE = "sft"
 GOAL_MET = "goal met"
 NOISE = "within noise"
-
-
-class Difference(NamedTuple):
-    """A paired difference, or why there is none."""
-
-    paired: Paired | None
-    note: str | None = None
-
-
-def difference(row: str, against: str, source: Source, scores: Scores) -> Difference:
-    """`row - against` on one task; None where a score or its per-question values are missing or the rules differ."""
-    key = (row, against, source.label)
-    if key not in scores.differences:
-        scores.differences[key] = _difference(row, against, source, scores)
-    found: Difference = scores.differences[key]
-    return found
-
-
-def _difference(row: str, against: str, source: Source, scores: Scores) -> Difference:
-    ours, theirs = scores.get((row, source.label)), scores.get((against, source.label))
-    if ours is None or theirs is None:
-        return Difference(None)
-    if other_rules(ours, theirs):
-        return Difference(None, f"no difference from {against}: made under other rules")
-    paired = paired_difference(ours.values, theirs.values, source.cluster)
-    if ours.value is None or theirs.value is None:
-        return Difference(None)
-    if paired.difference is None:
-        return Difference(None, f"no difference from {against}: no question is scored in both")
-    return Difference(paired, _weighting(ours, theirs, paired))
-
-
-def average_difference(row: str, against: str, tasks: Sequence[Source], scores: Scores) -> Paired | None:
-    """`row - against` for the unweighted mean over `tasks`; None unless all of them have a difference."""
-    paired = [difference(row, against, source, scores).paired for source in tasks]
-    known = [one for one in paired if one is not None]
-    return mean_of_differences(known) if known and len(known) == len(paired) else None
 
 
 def delta(against: str, paired: Paired | None) -> Delta | None:
@@ -83,22 +44,22 @@ def with_holm(cells: Sequence[Cell]) -> list[Cell]:
     ]
 
 
-def comparisons(recipe: Recipe, columns: Sequence[Column], scores: Scores) -> Iterator[Comparison]:
+def comparisons(scores: RunScores) -> Iterator[Comparison]:
     """The last iteration against `sft` and every other baseline, and what went on from an iteration against that iteration."""
-    for row, against in contests(recipe):
-        yield compare(recipe, columns, scores, row, against)
+    for row, against in contests(scores.recipe):
+        yield compare_rows(scores, row, against)
 
 
-def gains(recipe: Recipe, columns: Sequence[Column], scores: Scores) -> Iterator[Comparison]:
+def iteration_steps(scores: RunScores) -> Iterator[Comparison]:
     """Each iteration against the one before it, iteration 0 against `sft`."""
-    for t in range(len(recipe.iterations)):
-        found = compare(recipe, columns, scores, f"iter{t}", f"iter{t - 1}" if t else REFERENCE)
-        verdict = found.verdict if found.mean is None or found.missing else word(found.mean, lower_is_better=False)
-        yield found.model_copy(update={"verdict": verdict})
+    for t in range(len(scores.recipe.iterations)):
+        step = compare_rows(scores, f"iter{t}", f"iter{t - 1}" if t else REFERENCE)
+        verdict = step.verdict if step.mean is None or step.missing else direction(step.mean, lower_is_better=False)
+        yield step.model_copy(update={"verdict": verdict})
 
 
 def from_published(score: Score, claim: Claim) -> Delta | None:
-    """`score - claim`, unpaired: the errors of both add up; the published one is `gains.standard_error`."""
+    """`score - claim`, unpaired: the errors of both add up; the published one is `standard_error`."""
     if score.value is None:
         return None
     theirs = standard_error(claim)
@@ -115,22 +76,20 @@ def from_published(score: Score, claim: Claim) -> Delta | None:
     )
 
 
-def compare(recipe: Recipe, columns: Sequence[Column], scores: Scores, row: str, against: str) -> Comparison:
+def compare_rows(scores: RunScores, row: str, against: str) -> Comparison:
     """`row` against `against` on every task, and on the mean over the accuracy tasks."""
-    by_label = {source.label: source for source in sources(recipe)}
-    tasks = {label: delta(against, difference(row, against, source, scores).paired) for label, source in by_label.items()}
-    if leaderboard(recipe):
-        tasks[AVERAGE] = delta(against, average_difference(row, against, leaderboard(recipe), scores))
-    accuracy = [c.label for c in columns if c.is_accuracy and c.label in by_label]
-    present = [label for label in accuracy if tasks[label] is not None]
-    mean = delta(against, average_difference(row, against, [by_label[label] for label in present], scores)) if present else None
-    missing = tuple(label for label in accuracy if label not in present)
+    tasks = {column.label: delta(against, scores.difference(row, against, column).paired) for column in scores.tasks}
+    if scores.leaderboard:
+        tasks[AVERAGE] = delta(against, scores.average_difference(row, against, scores.leaderboard))
+    present = [column for column in scores.accuracy_tasks if tasks[column.label] is not None]
+    mean = delta(against, scores.average_difference(row, against, present)) if present else None
+    missing = tuple(column.label for column in scores.accuracy_tasks if column not in present)
     return Comparison(
         row=row,
         against=against,
-        tasks={label: found for label, found in tasks.items() if found is not None},
+        tasks={label: difference for label, difference in tasks.items() if difference is not None},
         mean=mean,
-        mean_over=tuple(present),
+        mean_over=tuple(column.label for column in present),
         missing=missing,
         verdict=goal(mean, missing),
     )
@@ -149,22 +108,13 @@ def goal(mean: Delta | None, missing: Sequence[str]) -> str:
     return f"goal not met: {NOISE}, the interval contains 0"
 
 
-def word(found: Delta, *, lower_is_better: bool) -> str:
+def direction(difference: Delta, *, lower_is_better: bool) -> str:
     """'better', 'worse' or 'within noise', by the interval."""
-    if found.low is None or found.high is None:
+    if difference.low is None or difference.high is None:
         return "too few questions for an interval"
-    if found.low <= 0 <= found.high:
+    if difference.low <= 0 <= difference.high:
         return NOISE
-    return "better" if (found.difference > 0) != lower_is_better else "worse"
-
-
-def _weighting(ours: Score, theirs: Score, paired: Paired) -> str | None:
-    """A note where the score is not the mean over its questions, so that the table's values do not subtract to the difference."""
-    if ours.value is None or theirs.value is None or paired.difference is None or ours.n_unscored or theirs.n_unscored:
-        return None
-    if math.isclose(ours.value - theirs.value, paired.difference, rel_tol=1e-3, abs_tol=1e-3):
-        return None
-    return "the difference weighs every question alike, the score does not"
+    return "better" if (difference.difference > 0) != lower_is_better else "worse"
 
 
 def _rounded(value: float) -> float:
@@ -175,14 +125,15 @@ DECIMALS = {"percent": 2, "points": 2, "nats": 3}
 ABSENT = "–"  # noqa: RUF001
 
 
-def delta_text(found: Delta | None, column: Column | None, *, p: bool = False) -> str:
-    if found is None:
+def delta_text(difference: Delta | None, column: Column | None, *, p: bool = False) -> str:
+    """The difference with its interval and, where `p` asks for it, the corrected p; a dash where there is none."""
+    if difference is None:
         return ABSENT
     digits = DECIMALS[column.unit] if column else 2
-    text = f"{found.difference:+z.{digits}f}"
-    if found.low is not None and found.high is not None:
-        text += f" [{found.low:+z.{digits}f}, {found.high:+z.{digits}f}]"
-    return text + (f" p {_p(found.p_holm)}" if p and found.p_holm is not None else "")
+    text = f"{difference.difference:+z.{digits}f}"
+    if difference.low is not None and difference.high is not None:
+        text += f" [{difference.low:+z.{digits}f}, {difference.high:+z.{digits}f}]"
+    return text + (f" p {_p(difference.p_holm)}" if p and difference.p_holm is not None else "")
 
 
 def _p(value: float) -> str:

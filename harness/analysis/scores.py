@@ -1,27 +1,33 @@
-"""The scores of a run, read from its committed records alone: recipe.json, done.json and scores/*.json.
+"""The scores of a run, read from its committed records alone (recipe.json, done.json, scores/*.json), and what is taken between rows.
 
 A score counts when its stage is finished and its bytes are those recorded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from harness.analysis.comparability import LEADERBOARD_TASKS
-from harness.artifact import RunDir
+from harness.analysis.comparability import AVERAGE, LEADERBOARD_TASKS
+from harness.analysis.table_schema import Column, Unit
+from harness.artifact import RunDir, read_recipe
 from harness.config import flatten
 from harness.contracts import Score
 from harness.errors import InputError
-from harness.evaluation.statistics import Cluster, question_of
+from harness.evaluation.statistics import Cluster, Estimate, Paired, mean_of_differences, mean_of_tasks, paired_difference, question_of
 from harness.files import hash_file, read_model
 from harness.plan import folder_of, rows
 from harness.recipe import Benchmark, Recipe, Task
 
+LOWER_IS_BETTER = ("kl", "invalid", "held_out_nll")
+"""How the names of metrics or tasks begin where less is better."""
 
-class Source(NamedTuple):
-    """Where a column's scores come from."""
+
+class TaskColumn(NamedTuple):
+    """A task of the recipe as a column of its tables, and where its scores lie in the run directory."""
 
     label: str
     benchmark: Benchmark
@@ -44,50 +50,115 @@ class Source(NamedTuple):
         return question_of if self.benchmark.name == "mt_bench" else None
 
 
-class Scores(dict[tuple[str, str], Score]):
-    """{(row, column label): score}, and the differences already taken: each is asked for by several tables."""
+class Difference(NamedTuple):
+    """A paired difference, or why there is none."""
 
-    def __init__(self, found: Mapping[tuple[str, str], Score]) -> None:
-        super().__init__(found)
-        self.differences: dict[tuple[str, str, str], Any] = {}
+    paired: Paired | None
+    note: str | None = None
 
 
-def sources(recipe: Recipe) -> tuple[Source, ...]:
+ScoreReader = Callable[[str, TaskColumn], Score | None]
+"""(row, column) -> its score; None where it is not there yet."""
+
+
+class RunScores:
+    """A run's recipe, rows, task columns and scores. Scores are read when first asked for; they and their differences are kept."""
+
+    def __init__(self, recipe: Recipe, row_names: tuple[str, ...], read: ScoreReader) -> None:
+        self.recipe = recipe
+        self.rows = row_names
+        self.tasks = task_columns(recipe)
+        self.by_label: Mapping[str, TaskColumn] = {column.label: column for column in self.tasks}
+        self.leaderboard = _leaderboard(recipe, self.tasks)
+        self._read = read
+        self._scores: dict[tuple[str, str], Score | None] = {}
+        self._differences: dict[tuple[str, str, str], Difference] = {}
+
+    def score(self, row: str, column: TaskColumn) -> Score | None:
+        """The score of `row`, or None. Raises InputError where its file is gone or not the one recorded."""
+        key = (row, column.label)
+        if key not in self._scores:
+            self._scores[key] = self._read(row, column)
+        return self._scores[key]
+
+    def first(self, column: TaskColumn) -> Score | None:
+        """The score of the first row that has one: whose metric, shots and rules the column states."""
+        return next((score for row in self.rows if (score := self.score(row, column)) is not None), None)
+
+    @cached_property
+    def columns(self) -> tuple[Column, ...]:
+        """The tasks in the recipe's order, then the average over the six leaderboard tasks where the recipe has them all."""
+        return (*(_column(column, self.first(column)) for column in self.tasks), *([_AVERAGE_COLUMN] if self.leaderboard else []))
+
+    @cached_property
+    def accuracy_tasks(self) -> tuple[TaskColumn, ...]:
+        """The tasks that count in the mean over tasks."""
+        return tuple(self.by_label[column.label] for column in self.columns if column.is_accuracy and column.label in self.by_label)
+
+    def other_rules(self, row: str, column: TaskColumn) -> tuple[str, ...]:
+        """Where the rules `row` was scored under differ from those the column states; nothing where it is not scored."""
+        score, first = self.score(row, column), self.first(column)
+        return other_rules(score, first) if score and first else ()
+
+    def value(self, row: str, label: str) -> float | None:
+        """What the table shows at a row and a column's label, the average included."""
+        if label == AVERAGE:
+            mean = self.average(row)
+            return mean.value if mean else None
+        score = self.score(row, self.by_label[label])
+        return score.value if score else None
+
+    def average(self, row: str) -> Estimate | None:
+        """The mean of the six leaderboard tasks; None while one is missing, unscored or made under other rules, and without them."""
+        scores = [score for column in self.leaderboard if (score := self.score(row, column)) is not None and score.value is not None]
+        if not scores or len(scores) < len(self.leaderboard) or any(self.other_rules(row, column) for column in self.leaderboard):
+            return None
+        return mean_of_tasks([Estimate(s.value, s.stderr, s.n - s.n_unscored, s.n_unscored) for s in scores])
+
+    def difference(self, row: str, against: str, column: TaskColumn) -> Difference:
+        """`row - against` on one task; none where a score or its per-question values are missing or the rules differ."""
+        key = (row, against, column.label)
+        if key not in self._differences:
+            self._differences[key] = _difference(self.score(row, column), self.score(against, column), against, column)
+        return self._differences[key]
+
+    def average_difference(self, row: str, against: str, columns: Sequence[TaskColumn]) -> Paired | None:
+        """`row - against` for the unweighted mean over `columns`; None unless all of them have a difference."""
+        paired = [self.difference(row, against, column).paired for column in columns]
+        known = [part for part in paired if part is not None]
+        return mean_of_differences(known) if known and len(known) == len(paired) else None
+
+
+def load_scores(run: Path, recipe: Recipe | None = None) -> RunScores:
+    """The scores of the run at `run`, under its recorded recipe unless another is given. Raises InputError where no run is there."""
+    recipe, folder = recipe or read_recipe(run), RunDir(run)
+    return RunScores(recipe, rows(recipe), lambda row, column: _read_score(folder, row, column))
+
+
+def task_columns(recipe: Recipe) -> tuple[TaskColumn, ...]:
     """The recipe's tasks in its order; a task that two benchmarks have is labelled BENCHMARK/TASK, with the protocol where those differ."""
-    found = [(benchmark, task) for benchmark in recipe.benchmarks for task in benchmark.tasks]
-    names = [task.name for _, task in found]
+    tasks = [(benchmark, task) for benchmark in recipe.benchmarks for task in benchmark.tasks]
+    names = [task.name for _, task in tasks]
     return tuple(
-        Source(task.name if names.count(task.name) == 1 else f"{folder}/{task.name}", benchmark, task, folder)
-        for benchmark, task in found
+        TaskColumn(task.name if names.count(task.name) == 1 else f"{folder}/{task.name}", benchmark, task, folder)
+        for benchmark, task in tasks
         for folder in [folder_of(benchmark, recipe.benchmarks)]
     )
 
 
-def leaderboard(recipe: Recipe) -> tuple[Source, ...]:
+def _leaderboard(recipe: Recipe, tasks: Sequence[TaskColumn]) -> tuple[TaskColumn, ...]:
     """The six leaderboard tasks where the recipe has them all: under the first protocol that has, else each once; or nothing."""
-    found = [source for source in sources(recipe) if source.task.name in LEADERBOARD_TASKS]
-    together = [tuple(source for source in found if source.benchmark is benchmark) for benchmark in recipe.benchmarks]
-    return next((some for some in [*together, tuple(found)] if len(some) == len(LEADERBOARD_TASKS)), ())
+    known = tuple(column for column in tasks if column.task.name in LEADERBOARD_TASKS)
+    together = [tuple(column for column in known if column.benchmark is benchmark) for benchmark in recipe.benchmarks]
+    return next((columns for columns in [*together, known] if len(columns) == len(LEADERBOARD_TASKS)), ())
 
 
-def read_scores(run: Path, recipe: Recipe) -> Scores:
-    """The scores of the finished evaluations."""
-    found = {}
-    for row in rows(recipe):
-        for source in sources(recipe):
-            score = read_score(RunDir(run), row, source)
-            if score is not None:
-                found[row, source.label] = score
-    return Scores(found)
-
-
-def read_score(run: RunDir, row: str, source: Source) -> Score | None:
-    """A finished evaluation's score, or None. Raises InputError where the file is gone or not the one recorded."""
-    record = run.record(source.stage_path(row))
-    recorded = record.outputs.get(source.file) if record else None
+def _read_score(run: RunDir, row: str, column: TaskColumn) -> Score | None:
+    record = run.record(column.stage_path(row))
+    recorded = record.outputs.get(column.file) if record else None
     if recorded is None:
         return None
-    name, path = source.score_path(row), run.path / source.score_path(row)
+    name, path = column.score_path(row), run.path / column.score_path(row)
     if not path.exists():
         raise InputError(f"{name} is missing though its stage is recorded as done; restore it from the commit it came with")
     if hash_file(path) != recorded:
@@ -95,13 +166,68 @@ def read_score(run: RunDir, row: str, source: Source) -> Score | None:
     return read_model(Score, path)
 
 
-def first_score(recipe: Recipe, source: Source, scores: Scores) -> Score | None:
-    """The score of the first row that has one: whose metric, shots and rules the column states."""
-    return next((scores[row, source.label] for row in rows(recipe) if (row, source.label) in scores), None)
-
-
 def other_rules(score: Score, first: Score) -> tuple[str, ...]:
     """Where the rules `score` was made under differ from those of `first`: such numbers must not be subtracted."""
-    ours, theirs = (flatten({"metric": s.metric, "shots": s.shots, "limit": s.limit, "protocol": s.protocol}) for s in (score, first))
-    fields = [field for field in sorted({*ours, *theirs}) if ours.get(field) != theirs.get(field)]
-    return tuple(f"other rules than the rows above: {field} {ours.get(field)!r}, there {theirs.get(field)!r}" for field in fields)
+    ours, theirs = ({"metric": s.metric, "shots": s.shots, "limit": s.limit, "protocol": s.protocol} for s in (score, first))
+    return () if ours == theirs else tuple(_rule_changes(flatten(ours), flatten(theirs)))
+
+
+def _rule_changes(ours: Mapping[str, object], theirs: Mapping[str, object]) -> Iterator[str]:
+    for field in sorted({*ours, *theirs}):
+        if ours.get(field) != theirs.get(field):
+            yield f"other rules than the rows above: {field} {ours.get(field)!r}, there {theirs.get(field)!r}"
+
+
+def lower_is_better(metric: str, task: str) -> bool:
+    """Whether less is better, by the name of the metric or of the task."""
+    return metric.startswith(LOWER_IS_BETTER) or task.startswith(LOWER_IS_BETTER)
+
+
+_AVERAGE_COLUMN = Column(
+    label=AVERAGE, benchmark=None, task=AVERAGE, metric="mean of the six leaderboard tasks", unit="percent",
+    lower_is_better=False, protocol=None, shots=None, limit=None, n=None,
+)  # fmt: skip
+
+
+def _column(column: TaskColumn, score: Score | None) -> Column:
+    metric = score.metric if score else column.task.metric
+    return Column(
+        label=column.label,
+        benchmark=column.benchmark.title,
+        task=column.task.name,
+        metric=metric,
+        unit=_unit(column, metric),
+        lower_is_better=lower_is_better(metric, column.task.name),
+        protocol=column.benchmark.protocol,
+        shots=score.shots if score else column.task.shots,
+        limit=score.limit if score else column.task.limit,
+        n=score.n if score else None,
+    )
+
+
+def _unit(column: TaskColumn, metric: str) -> Unit:
+    if column.benchmark.name == "mt_bench":
+        return "points"
+    return "nats" if metric.startswith(("kl", "nats")) else "percent"
+
+
+def _difference(ours: Score | None, theirs: Score | None, against: str, column: TaskColumn) -> Difference:
+    if ours is None or theirs is None:
+        return Difference(None)
+    if other_rules(ours, theirs):
+        return Difference(None, f"no difference from {against}: made under other rules")
+    if ours.value is None or theirs.value is None:
+        return Difference(None)
+    paired = paired_difference(ours.values, theirs.values, column.cluster)
+    if paired.difference is None:
+        return Difference(None, f"no difference from {against}: no question is scored in both")
+    return Difference(paired, _weighting(ours, theirs, paired))
+
+
+def _weighting(ours: Score, theirs: Score, paired: Paired) -> str | None:
+    """A note where the score is not the mean over its questions, so that the table's values do not subtract to the difference."""
+    if ours.value is None or theirs.value is None or paired.difference is None or ours.n_unscored or theirs.n_unscored:
+        return None
+    if math.isclose(ours.value - theirs.value, paired.difference, rel_tol=1e-3, abs_tol=1e-3):
+        return None
+    return "the difference weighs every question alike, the score does not"

@@ -1,19 +1,16 @@
-"""Several runs of one recipe that differ in their seeds -> mean and spread, and what the last iteration gained in each and in all."""
+"""Several runs of one recipe that differ in their seeds -> mean and spread, and the last iteration's differences in each and in all."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-from harness.analysis.claims import Measured, judge
+from harness.analysis.claims import Effect, check_claims_by
 from harness.analysis.comparability import AVERAGE, formula_notes
-from harness.analysis.differences import average_difference, delta, delta_text, difference, goal, word
-from harness.analysis.run_table import collect
-from harness.analysis.scores import Scores, Source, leaderboard, other_rules, read_scores, sources
+from harness.analysis.differences import delta, delta_text, direction, goal
+from harness.analysis.scores import RunScores, TaskColumn, load_scores, other_rules
 from harness.analysis.table_schema import Column, Finding, SeedComparison, SeedTable, Spread
-from harness.artifact import read_recipe
 from harness.config import flatten
 from harness.errors import InputError
 from harness.evaluation.statistics import Paired, mean_of_differences, paired_difference, spread, t_interval
@@ -23,67 +20,84 @@ from harness.recipe import Recipe
 MEAN = "mean over tasks"
 FREE = ("name", "summary", "because", "seed", "shuffle_seed", "claims")
 """Parts of a field's path that may differ between the runs."""
+Pairs = Sequence[tuple[str, str]]
+"""(row, against) of each comparison."""
 
 
-class Run(NamedTuple):
-    """What the tables need of a run: {(row, column label): score}, and the same cells as values, averages included."""
+class SeedScores:
+    """The scores of runs that differ in their seeds: rows, columns and recipe are the first run's. Pooled differences are kept."""
 
-    recipe: Recipe
-    scores: Scores
-    values: dict[tuple[str, str], float | None]
+    def __init__(self, runs: Sequence[RunScores]) -> None:
+        self.runs = runs
+        self.first = runs[0]
+        self._pooled: dict[tuple[str, str, str], Paired | None] = {}
+
+    def rules_note(self, row: str, label: str) -> str | None:
+        """In which rules the runs' scores differ (of an average: those of its tasks), or None."""
+        changes: set[str] = set()
+        for column in self.first.leaderboard if label == AVERAGE else [self.first.by_label[label]]:
+            first, *others = (run.score(row, column) for run in self.runs)
+            found = [change for other in others if first and other for change in other_rules(other, first)]
+            changes |= {f"{column.label}: {change}" for change in found}
+        return "; ".join(sorted(changes)).replace("the rows above", self.first.recipe.name) or None
+
+    def is_mixed(self, row: str, against: str, columns: Sequence[TaskColumn]) -> bool:
+        """Whether the runs were scored under different rules on one of `columns`."""
+        return any(self.rules_note(name, column.label) for name in (row, against) for column in columns)
+
+    def pooled(self, row: str, against: str, column: TaskColumn) -> Paired | None:
+        """The paired difference of each question's mean over the runs; None unless every run has both scores under one set of rules."""
+        key = (row, against, column.label)
+        if key not in self._pooled:
+            self._pooled[key] = self._pool(row, against, column)
+        return self._pooled[key]
+
+    def _pool(self, row: str, against: str, column: TaskColumn) -> Paired | None:
+        missing = any(run.difference(row, against, column).paired is None for run in self.runs)
+        if missing or self.is_mixed(row, against, [column]):
+            return None
+        ours, theirs = (_mean_values([score.values for run in self.runs if (score := run.score(name, column))]) for name in (row, against))
+        paired = paired_difference(ours, theirs, column.cluster)
+        return paired if paired.difference is not None else None
 
 
-class Layout(NamedTuple):
-    """What a table over runs shows: rows, columns, and (row, against) for each comparison."""
-
-    rows: tuple[str, ...]
-    columns: tuple[Column, ...]
-    contests: tuple[tuple[str, str], ...]
-
-
-def combine(runs: Sequence[Path]) -> SeedTable:
+def combine(folders: Sequence[Path]) -> SeedTable:
     """The runs' rows and tasks as mean and standard deviation over runs, and the last iteration against every baseline.
 
     Raises InputError where two recipes differ in more than their seeds, or no run is given.
     """
-    if not runs:
+    if not folders:
         raise InputError("no run to combine; give the directories of runs that differ in their seeds")
-    table, loaded = collect(runs[0]), [read_run(run) for run in runs]
-    recipe = loaded[0].recipe
-    check_same(loaded)
-    layout = Layout(table.rows, table.columns, contests(recipe))
-    runs_by_name = {run.recipe.name: run for run in loaded}
-    return seed_table(" + ".join(runs_by_name), recipe.summary, runs_by_name, layout, formula_notes(recipe))
+    runs = [load_scores(folder) for folder in folders]
+    check_same(runs)
+    recipe = runs[0].recipe
+    by_name = {run.recipe.name: run for run in runs}
+    return seed_table(" + ".join(by_name), recipe.summary, by_name, contests(recipe), formula_notes(recipe))
 
 
-def read_run(path: Path) -> Run:
-    """The run at `path`, from its records."""
-    recipe, table = read_recipe(path), collect(path)
-    return Run(recipe, read_scores(path, recipe), {(cell.row, cell.column): cell.value for cell in table.cells})
+def seed_table(
+    name: str, summary: str, runs: Mapping[str, RunScores], pairs: Pairs, notes: Sequence[str] = (), sizes: Pairs = ()
+) -> SeedTable:
+    """The table of `runs` ({name: run}), which must have the same rows and columns, with a comparison for each of `pairs`.
 
-
-def seed_table(name: str, summary: str, runs: Mapping[str, Run], layout: Layout, notes: Sequence[str] = ()) -> SeedTable:
-    """The table of `runs` ({name: run}), which must have the same rows and columns."""
-    found = list(runs.values())
-    comparisons = tuple(_comparisons(found, layout))
+    `sizes` are (row, the same trained on less data).
+    """
+    scores = SeedScores(list(runs.values()))
+    comparisons = tuple(_comparisons(scores, pairs))
     return SeedTable(
         name=name,
         summary=summary,
         runs=tuple(runs),
-        rows=layout.rows,
-        columns=layout.columns,
-        spreads=tuple(
-            _spread(row, column.label, [run.values.get((row, column.label)) for run in found], _rules_note(found, row, column.label))
-            for row in layout.rows
-            for column in layout.columns
-        ),
+        rows=scores.first.rows,
+        columns=scores.first.columns,
+        spreads=tuple(_spread(scores, row, column.label) for row in scores.first.rows for column in scores.first.columns),
         comparisons=comparisons,
-        findings=tuple(_findings(found, layout, comparisons)),
+        findings=tuple(_check_claims(scores, comparisons, sizes)),
         notes=tuple(notes),
     )
 
 
-def check_same(runs: Sequence[Run]) -> None:
+def check_same(runs: Sequence[RunScores]) -> None:
     """Raise InputError where the runs' recipes differ in more than their seeds."""
     for other in runs[1:]:
         _check_pair(runs[0].recipe, other.recipe)
@@ -102,120 +116,83 @@ def _check_pair(first: Recipe, other: Recipe) -> None:
         )
 
 
-def _rules_note(runs: Sequence[Run], row: str, column: str) -> str | None:
-    """In which rules the runs' scores differ (of an average: those of its tasks), or None."""
-    recipe = runs[0].recipe
-    tasks = [source.label for source in leaderboard(recipe)] if column == AVERAGE else [column]
-    fields = {
-        f"{label}: {field}"
-        for label in tasks
-        for run in runs[1:]
-        if (row, label) in run.scores and (row, label) in runs[0].scores
-        for field in other_rules(run.scores[row, label], runs[0].scores[row, label])
-    }
-    return "; ".join(sorted(fields)).replace("the rows above", recipe.name) or None
-
-
-def _spread(row: str, column: str, values: Sequence[float | None], note: str | None) -> Spread:
+def _spread(scores: SeedScores, row: str, label: str) -> Spread:
+    values, note = [run.value(row, label) for run in scores.runs], scores.rules_note(row, label)
     known = [value for value in values if value is not None]
     if note or len(known) < len(values):
-        return Spread(row=row, column=column, mean=None, sd=None, n=len(known), note=note)
+        return Spread(row=row, column=label, mean=None, sd=None, n=len(known), note=note)
     mean, sd = spread(known)
-    return Spread(row=row, column=column, mean=mean, sd=sd, n=len(known))
+    return Spread(row=row, column=label, mean=mean, sd=sd, n=len(known))
 
 
-def _comparisons(runs: Sequence[Run], layout: Layout) -> Iterator[SeedComparison]:
-    tasks = _tasks(runs, layout)
-    accuracy = [source for column, source in tasks if column.is_accuracy]
-    for row, against in layout.contests:
-        if accuracy:
-            yield _mean_comparison(runs, row, against, accuracy)
-        for column, source in tasks:
-            yield _task_comparison(runs, row, against, source, column)
+def _comparisons(scores: SeedScores, pairs: Pairs) -> Iterator[SeedComparison]:
+    for row, against in pairs:
+        if scores.first.accuracy_tasks:
+            yield _mean_comparison(scores, row, against)
+        for column in scores.first.columns:
+            if column.label in scores.first.by_label:
+                yield _task_comparison(scores, row, against, column)
 
 
-def _tasks(runs: Sequence[Run], layout: Layout) -> list[tuple[Column, Source]]:
-    """The columns that are tasks, and where their scores come from."""
-    by_label = {source.label: source for source in sources(runs[0].recipe)}
-    return [(column, by_label[column.label]) for column in layout.columns if column.label in by_label]
-
-
-def _findings(runs: Sequence[Run], layout: Layout, made: Sequence[SeedComparison]) -> Iterator[Finding]:
+def _check_claims(scores: SeedScores, made: Sequence[SeedComparison], sizes: Pairs) -> Iterator[Finding]:
     """The paper's claims by the interval over seeds; by that of the questions where there is one run. `made` is not computed again."""
-    tasks = _tasks(runs, layout)
-    by_label = {column.label: source for column, source in tasks}
-    accuracy = [source for column, source in tasks if column.is_accuracy]
-    known = {(one.row, one.against, one.column): one for one in made}
+    known = {(comparison.row, comparison.against, comparison.column): comparison for comparison in made}
+    num_runs = len(scores.runs)
 
-    def measure(row: str, against: str, column: Column | None) -> Measured:
-        if column is None:
-            one = known.get((row, against, MEAN)) or _mean_comparison(runs, row, against, accuracy)
-            what = f"mean of {len(accuracy)} tasks"
-        else:
-            what = column.label
-            one = known.get((row, against, what)) or _task_comparison(runs, row, against, by_label[what], column)
-        decides = one.over_seeds if len(runs) > 1 else one.pooled
-        pooled = "" if len(runs) == 1 else f", pooled over questions {delta_text(one.pooled, column)}"
-        over = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
-        return Measured(decides, (), f"{row} - {against}: {delta_text(decides, column)}{pooled} ({what}, {over})")
+    def measure(row: str, against: str, column: Column | None) -> Effect:
+        key = (row, against, column.label if column else MEAN)
+        comparison = known.get(key) or (_task_comparison(scores, *key[:2], column) if column else _mean_comparison(scores, *key[:2]))
+        difference = comparison.over_seeds if num_runs > 1 else comparison.pooled
+        pooled = "" if num_runs == 1 else f", pooled over questions {delta_text(comparison.pooled, column)}"
+        tasks = column.label if column else f"mean of {len(scores.first.accuracy_tasks)} tasks"
+        over = "1 run" if num_runs == 1 else f"{num_runs} runs"
+        return Effect(difference, (), f"{row} - {against}: {delta_text(difference, column)}{pooled} ({tasks}, {over})")
 
-    return judge(runs[0].recipe, layout.columns, measure)
+    return check_claims_by(measure, scores.first.recipe, scores.first.columns, sizes)
 
 
-def _task_comparison(runs: Sequence[Run], row: str, against: str, source: Source, column: Column) -> SeedComparison:
-    pooled = _pooled(runs, row, against, source)
-    found = delta(against, pooled)
-    verdict = word(found, lower_is_better=column.lower_is_better) if found else "undecided: not every run has it"
-    per_run = [difference(row, against, source, run.scores).paired for run in runs]
-    return _comparison((row, against, column.label), per_run, pooled, verdict, is_mixed=_is_mixed(runs, row, against, [source]))
+def _task_comparison(scores: SeedScores, row: str, against: str, column: Column) -> SeedComparison:
+    task = scores.first.by_label[column.label]
+    pooled = scores.pooled(row, against, task)
+    difference = delta(against, pooled)
+    verdict = direction(difference, lower_is_better=column.lower_is_better) if difference else "undecided: not every run has it"
+    per_run = [run.difference(row, against, task).paired for run in scores.runs]
+    is_mixed = scores.is_mixed(row, against, [task])
+    return _comparison((row, against, column.label), per_run, pooled, verdict, is_mixed=is_mixed)
 
 
-def _mean_comparison(runs: Sequence[Run], row: str, against: str, tasks: Sequence[Source]) -> SeedComparison:
-    parts = {source.label: _pooled(runs, row, against, source) for source in tasks}
-    known = [part for part in parts.values() if part is not None]
+def _mean_comparison(scores: SeedScores, row: str, against: str) -> SeedComparison:
+    tasks = scores.first.accuracy_tasks
+    parts = {column.label: scores.pooled(row, against, column) for column in tasks}
     missing = [label for label, part in parts.items() if part is None]
-    pooled = None if missing else mean_of_differences(known)
-    per_run = [average_difference(row, against, tasks, run.scores) for run in runs]
+    pooled = None if missing else mean_of_differences([part for part in parts.values() if part is not None])
+    per_run = [run.average_difference(row, against, tasks) for run in scores.runs]
     verdict = goal(delta(against, pooled), missing)
-    return _comparison((row, against, MEAN), per_run, pooled, verdict, is_mixed=_is_mixed(runs, row, against, tasks))
-
-
-def _is_mixed(runs: Sequence[Run], row: str, against: str, tasks: Sequence[Source]) -> bool:
-    """Whether the runs were scored under different rules on one of `tasks`."""
-    return any(_rules_note(runs, name, source.label) for name in (row, against) for source in tasks)
+    return _comparison((row, against, MEAN), per_run, pooled, verdict, is_mixed=scores.is_mixed(row, against, tasks))
 
 
 def _comparison(
-    place: tuple[str, str, str], per_run: Sequence[Paired | None], pooled: Paired | None, verdict: str, *, is_mixed: bool
+    key: tuple[str, str, str], per_run: Sequence[Paired | None], pooled: Paired | None, verdict: str, *, is_mixed: bool
 ) -> SeedComparison:
-    row, against, column = place
-    known = [one.difference for one in per_run if one is not None and one.difference is not None]
+    row, against, column = key
+    known = [paired.difference for paired in per_run if paired is not None and paired.difference is not None]
     over_seeds = t_interval(known, "t over runs") if known and len(known) == len(per_run) and not is_mixed else None
     return SeedComparison(
         row=row,
         against=against,
         column=column,
-        per_run=tuple(delta(against, one) for one in per_run),
+        per_run=tuple(delta(against, paired) for paired in per_run),
         pooled=delta(against, pooled),
         over_seeds=delta(against, over_seeds),
         verdict=verdict,
     )
 
 
-def _pooled(runs: Sequence[Run], row: str, against: str, source: Source) -> Paired | None:
-    """The paired difference of each question's mean over the runs; None unless every run has both scores under one set of rules."""
-    if _is_mixed(runs, row, against, [source]) or any(difference(row, against, source, run.scores).paired is None for run in runs):
-        return None
-    ours, theirs = (_mean_values([run.scores[name, source.label].values for run in runs]) for name in (row, against))
-    paired = paired_difference(ours, theirs, source.cluster)
-    return paired if paired.difference is not None else None
-
-
 def _mean_values(runs: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
     """{question: mean over the runs} of the questions scored in every run."""
     means: dict[str, float | None] = {}
     for key in runs[0]:
-        found = [value for run in runs if (value := run.get(key)) is not None]
-        if len(found) == len(runs):
-            means[key] = math.fsum(found) / len(runs)
+        values = [value for run in runs if (value := run.get(key)) is not None]
+        if len(values) == len(runs):
+            means[key] = math.fsum(values) / len(runs)
     return means

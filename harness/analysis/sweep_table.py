@@ -9,17 +9,19 @@ iteration of the same number, where it has one, else its last.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from harness.analysis.comparability import formula_notes
-from harness.analysis.run_table import collect
-from harness.analysis.scores import Scores
-from harness.analysis.seed_table import Layout, Run, check_same, read_run, seed_table
+from harness.analysis.differences import REFERENCE
+from harness.analysis.scores import RunScores, TaskColumn, load_scores
+from harness.analysis.seed_table import check_same, seed_table
 from harness.analysis.table_schema import SeedTable
+from harness.config import flatten
 from harness.contracts import Score
 from harness.errors import InputError
-from harness.files import read_model
+from harness.files import digest, read_model
 from harness.plan import contests, plan, rows
 from harness.recipe import Recipe
 from harness.runs.sweeps import SWEEP_FILE, SweepRecord
@@ -31,7 +33,7 @@ def compare_variants(folder: Path) -> SeedTable:
     Raises InputError where runs of a variant differ in more than their seeds, or variants in their benchmarks.
     """
     record = read_model(SweepRecord, folder / SWEEP_FILE)
-    variants = {variant: [read_run(folder / name) for name in names] for variant, names in record.runs.items()}
+    variants = {variant: [load_scores(folder / name) for name in names] for variant, names in record.runs.items()}
     for runs in variants.values():
         check_same(runs)
     _check_benchmarks(variants)
@@ -39,16 +41,13 @@ def compare_variants(folder: Path) -> SeedTable:
     names = {variant: dict(_names(variant, variants[first][0].recipe, variants[variant][0].recipe)) for variant in others}
     names = {first: {row: row for row in rows(variants[first][0].recipe)}, **names}
     merged = [_merged(seed, names) for seed in _by_seed(variants)]
-    layout = Layout(
-        rows=tuple(name for variant in names for name in names[variant].values()),
-        columns=collect(folder / record.runs[first][0]).columns,
-        contests=tuple(_contests(variants, names)),
-    )
+    pairs = tuple(_pairs(variants, names))
     notes = [f"{variant}: {note}" for variant, runs in variants.items() for note in formula_notes(runs[0].recipe)]
-    return seed_table(record.name, record.summary, {f"seed {number}": run for number, run in enumerate(merged)}, layout, notes)
+    seeds = {f"seed {number}": run for number, run in enumerate(merged)}
+    return seed_table(record.name, record.summary, seeds, pairs, notes, tuple(_sizes(variants, names)))
 
 
-def _check_benchmarks(variants: Mapping[str, Sequence[Run]]) -> None:
+def _check_benchmarks(variants: Mapping[str, Sequence[RunScores]]) -> None:
     first, *others = ((variant, runs[0].recipe.benchmarks) for variant, runs in variants.items())
     for variant, benchmarks in others:
         if benchmarks != first[1]:
@@ -63,22 +62,23 @@ def _names(variant: str, first: Recipe, recipe: Recipe) -> Iterator[tuple[str, s
     yield from ((row, f"{variant} {row}") for row in rows(recipe) if row in own)
 
 
-def _by_seed(variants: Mapping[str, Sequence[Run]]) -> Iterator[dict[str, Run]]:
+def _by_seed(variants: Mapping[str, Sequence[RunScores]]) -> Iterator[dict[str, RunScores]]:
     for seed in zip(*variants.values(), strict=True):
         yield dict(zip(variants, seed, strict=True))
 
 
-def _merged(seed: Mapping[str, Run], names: Mapping[str, Mapping[str, str]]) -> Run:
+def _merged(seed: Mapping[str, RunScores], names: Mapping[str, Mapping[str, str]]) -> RunScores:
     """One run with the named rows of all variants."""
-    scores: dict[tuple[str, str], Score] = {}
-    values: dict[tuple[str, str], float | None] = {}
-    for variant, run in seed.items():
-        scores |= {(names[variant][row], label): one for (row, label), one in run.scores.items() if row in names[variant]}
-        values |= {(names[variant][row], label): one for (row, label), one in run.values.items() if row in names[variant]}
-    return Run(next(iter(seed.values())).recipe, Scores(scores), values)
+    places = {name: (run, row) for variant, run in seed.items() for row, name in names[variant].items()}
+
+    def read(name: str, column: TaskColumn) -> Score | None:
+        run, row = places[name]
+        return run.score(row, column)
+
+    return RunScores(next(iter(seed.values())).recipe, tuple(places), read)
 
 
-def _contests(variants: Mapping[str, Sequence[Run]], names: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[str, str]]:
+def _pairs(variants: Mapping[str, Sequence[RunScores]], names: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[str, str]]:
     """(row, against) in the names of the merged table."""
     first, *others = (variants[variant][0].recipe for variant in variants)
     yield from contests(first)
@@ -87,6 +87,24 @@ def _contests(variants: Mapping[str, Sequence[Run]], names: Mapping[str, Mapping
         if last in own:
             yield own[last], last if last in rows(first) else _last(first)
         yield from ((own[row], own.get(against, against)) for row, against in contests(recipe) if row in own)
+
+
+def _sizes(variants: Mapping[str, Sequence[RunScores]], names: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[str, str]]:
+    """(last iteration, the same on less data) of variants that differ in the number of prompts alone; the least against `sft`."""
+    alike: dict[str, list[tuple[int, str, str]]] = defaultdict(list)
+    for variant, (run, *_) in variants.items():
+        row = names[variant].get(_last(run.recipe))
+        if row is not None:
+            start = names[variant].get(REFERENCE, REFERENCE)
+            alike[_all_but_size(run.recipe)].append((run.recipe.prompts.num_prompts, row, start))
+    for members in map(sorted, alike.values()):
+        last = [row for _, row, _ in members]
+        yield from zip(last, [members[0][-1], *last], strict=False) if len(last) > 1 else ()
+
+
+def _all_but_size(recipe: Recipe) -> str:
+    own = ("name", "summary", "because", "prompts.num_prompts")
+    return digest({field: value for field, value in flatten(recipe.model_dump(mode="json")).items() if not field.startswith(own)})
 
 
 def _last(recipe: Recipe) -> str:

@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from harness.analysis.comparability import AVERAGE
-from harness.analysis.scores import Source, leaderboard, read_score, sources
-from harness.artifact import Accepted, Launch, RunDir, read_recipe
+from harness.analysis.scores import RunScores, TaskColumn, load_scores
+from harness.artifact import Accepted, Launch, RunDir
 from harness.config import Strict, flatten
 from harness.errors import HarnessError, InputError, suggest
-from harness.plan import rows
-from harness.recipe import Recipe
+from harness.report.formatting import one_line
+from harness.runs.provenance import describe
 
 SHORT = 12
 """Characters of a hash shown to people; JSON holds all."""
@@ -74,13 +74,11 @@ def explain(run: Path, row: str, task: str) -> Explanation:
 
     Raises HarnessError with a suggestion for an unknown row or task, and InputError where the cell is not run or damaged.
     """
-    recipe = read_recipe(run)
-    source = _source(recipe, row, task)
-    folder = RunDir(run)
-    score = read_score(folder, row, source)
-    record = folder.record(source.stage_path(row))
+    scores, folder = load_scores(run), RunDir(run)
+    recipe, column = scores.recipe, _column(scores, row, task)
+    score, record = scores.score(row, column), folder.record(column.stage_path(row))
     if score is None or record is None:
-        raise InputError(f"{row} {task} is not run yet; `harness reproduce {recipe.name}` makes {source.stage_path(row)}")
+        raise InputError(f"{row} {task} is not run yet; `harness reproduce {recipe.name}` makes {column.stage_path(row)}")
     return Explanation(
         recipe=recipe.name,
         row=row,
@@ -91,9 +89,9 @@ def explain(run: Path, row: str, task: str) -> Explanation:
         n=score.n,
         n_unscored=score.n_unscored,
         protocol=score.protocol,
-        score_path=source.score_path(row),
-        sha256=record.outputs[source.file].sha256,
-        stages=tuple(_lineage(folder, source.stage_path(row))),
+        score_path=column.score_path(row),
+        sha256=record.outputs[column.file].sha256,
+        stages=tuple(_lineage(folder, column.stage_path(row))),
         because=recipe.because,
     )
 
@@ -109,15 +107,15 @@ def to_text(explanation: Explanation) -> str:
     return "\n".join(_lines(explanation)) + "\n"
 
 
-def _source(recipe: Recipe, row: str, task: str) -> Source:
-    if row not in rows(recipe):
-        raise HarnessError(f"{recipe.name} has no row {row!r}{suggest(row, rows(recipe))}")
-    by_label = {source.label: source for source in sources(recipe)}
-    if task == AVERAGE and leaderboard(recipe):
-        raise HarnessError(f"average is the mean of {', '.join(s.label for s in leaderboard(recipe))}; explain one of them")
-    if task not in by_label:
-        raise HarnessError(f"{recipe.name} has no task {task!r}{suggest(task, by_label)}")
-    return by_label[task]
+def _column(scores: RunScores, row: str, task: str) -> TaskColumn:
+    name = scores.recipe.name
+    if row not in scores.rows:
+        raise HarnessError(f"{name} has no row {row!r}{suggest(row, scores.rows)}")
+    if task == AVERAGE and scores.leaderboard:
+        raise HarnessError(f"average is the mean of {', '.join(column.label for column in scores.leaderboard)}; explain one of them")
+    if task not in scores.by_label:
+        raise HarnessError(f"{name} has no task {task!r}{suggest(task, scores.by_label)}")
+    return scores.by_label[task]
 
 
 def _lineage(run: RunDir, path: str) -> Iterator[StageFacts]:
@@ -164,13 +162,13 @@ def _lines(explanation: Explanation) -> Iterator[str]:
     yield f"  file      {explanation.score_path}"
     yield f"  sha256    {explanation.sha256}"
     for field, found in flatten(explanation.protocol).items():
-        yield f"  protocol  {_line(f'{field} = {found}')}"
+        yield f"  protocol  {one_line(f'{field} = {found}')}"
     for stage in explanation.stages:
         yield from _stage_lines(stage, explanation.task)
     if explanation.because:
         yield "recipe's reasons"
     for field, why in explanation.because.items():
-        yield f"  {field}: {_line(why)}"
+        yield f"  {field}: {one_line(why)}"
 
 
 def _stage_lines(stage: StageFacts, task: str) -> Iterator[str]:
@@ -181,17 +179,16 @@ def _stage_lines(stage: StageFacts, task: str) -> Iterator[str]:
     for role, path in stage.inputs.items():
         yield f"  input     {role} = {path} (content {stage.input_contents.get(role, 'not recorded')[:SHORT]})"
     for field, value in _of_task(stage.spec, task).items():
-        yield f"  {'value':<9} {_line(f'{field} = {value}')}"
+        yield f"  {'value':<9} {one_line(f'{field} = {value}')}"
     for name, number in stage.versions.items():
         yield f"  version   {name} {number}"
     for launch in stage.launches:
-        tree = {True: " with local changes", False: "", None: " (tree not recorded)"}[launch.dirty]
-        yield f"  launch    commit {(launch.commit or 'not recorded')[:SHORT]}{tree}: {_line(launch.command or 'command not recorded')}"
-        packages = ", ".join(f"{name} {number}" for name, number in launch.versions.items())
-        yield f"            python {launch.python or 'not recorded'}; {packages or 'versions not recorded'}"
+        text = describe(launch.model_dump())
+        yield f"  launch    commit {text.commit}: {one_line(text.command)}"
+        yield f"            python {text.python}; {text.packages}"
     for accepted in stage.accepted:
         changes = ", ".join(f"{field}: {old} -> {new}" for field, old, new in accepted.difference)
-        yield f"  accepted  {_line(changes)}, because {_line(accepted.because)}"
+        yield f"  accepted  {one_line(changes)}, because {one_line(accepted.because)}"
 
 
 def _of_task(spec: dict[str, Any], task: str) -> dict[str, Any]:
@@ -201,6 +198,3 @@ def _of_task(spec: dict[str, Any], task: str) -> dict[str, Any]:
     return {field: value for field, value in spec.items() if not field.startswith(others)}
 
 
-def _line(text: str) -> str:
-    """Recorded text on one line, without control characters."""
-    return "".join(char for char in " ".join(text.split()) if char.isprintable())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import sys
 import traceback
 from pathlib import Path
@@ -14,9 +15,14 @@ from harness import recipe as recipes
 from harness.analysis.deviations import deviation_list
 from harness.artifact import RunDir, read_recipe
 from harness.cli import checks, listings, pairs, publish
-from harness.cli import explain as explaining
-from harness.cli import watch as watching
+from harness.cli.doctor import ready_machine
+from harness.cli.explain import explain as explain_cell
+from harness.cli.explain import print_explanation
 from harness.cli.printing import (
+    CHECK,
+    COMPARE,
+    LOOK,
+    RUN,
     DryRunOption,
     FormatOption,
     MachineOption,
@@ -25,20 +31,25 @@ from harness.cli.printing import (
     RunArg,
     announce,
     err,
-    load,
+    load_to_plan,
     out,
     plan_tables,
+    plural,
+    say,
     show,
     show_json,
     table,
     without,
 )
-from harness.errors import HarnessError, InputError, MachineError, StageError
-from harness.report import bundle as bundling
-from harness.report import tables as tabulating
-from harness.runs import runner
+from harness.cli.watch import watch as watch_stages
+from harness.errors import USER_ERROR_EXIT, HarnessError, InputError, MachineError, StageError
+from harness.files import is_disk_full
+from harness.report.bundle import verify_bundle, verify_run
+from harness.report.formatting import visible
+from harness.report.tables import print_tables, read_table, render, write_table, write_tables
+from harness.runs import provenance, runner
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(pairs.app)
 app.add_typer(checks.app)
 app.add_typer(publish.app)
@@ -46,18 +57,20 @@ app.add_typer(publish.app)
 RunOrBundleArg = Annotated[Path, typer.Argument(metavar="RUN|BUNDLE", help="A run's directory, or what `harness bundle` wrote.")]
 
 DISK_FULL = "disk full; nothing finished is lost: free space and run the same command again"
-FULL_DISK_WORDS = ("No space left on device", "os error 28", "Not enough disk space")
 UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
 DEFECT_EXIT = 70
 
 
 def main() -> None:
     """The console script: a user's mistake is one line and exit code 1; a defect keeps its traceback and exits with 70."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a terminal's encoding lacks is spelt out
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except StageError as error:  # the stage's own process has said why
         announce(str(error))
-        sys.exit(runner.USER_ERROR_EXIT)
+        sys.exit(USER_ERROR_EXIT)
     except HarnessError as error:
         _fail(str(error))
     except OSError as error:
@@ -70,7 +83,20 @@ def main() -> None:
         _defect()
 
 
-@app.command(context_settings={"help_option_names": []})
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"harness {provenance.versions().get('harness-spin', 'that is not installed, it runs from a folder')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")] = False,
+) -> None:
+    """Reproduce Self-Play Fine-Tuning (SPIN): generate, train, evaluate, and set the tables beside the paper's."""
+
+
+@app.command(context_settings={"help_option_names": []}, rich_help_panel=RUN)
 def reproduce(
     context: typer.Context,
     recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="A recipe's name or file.")] = None,
@@ -84,34 +110,34 @@ def reproduce(
     if help_ or recipe is None:
         _help(context, recipe)
         return
-    loaded, place = load(recipe, machine)
+    loaded = recipes.load(recipe)
     run = RunDir(out_dir or Path("results") / loaded.name)
     if dry_run:
-        out.print(plan_tables(listings.plan_list(loaded, run, place)))
+        out.print(plan_tables(listings.plan_list(loaded, run, load_to_plan(recipe, machine)[1])))
         return
-    ran = runner.reproduce(loaded, run, place, only, announce)
+    ran = runner.reproduce(loaded, run, ready_machine(loaded, machine, run.path, only), only, announce)
     if only is None:
-        tabulating.write_tables(run.path)
-    tabulating.print_tables(tabulating.read([run.path]), out)
-    announce(f"{ran} stage(s) ran; everything is in {run.path}")
+        write_tables(run.path)
+    print_tables(read_table([run.path]), out)
+    announce(f"{plural(ran, 'stage')} ran; everything is in {run.path}")
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def plan(recipe: RecipeArg, out_dir: OutOption = None, machine: MachineOption = None, format: FormatOption = "text") -> None:
     """Show the stages of RECIPE: lineage, state, and estimated cost beside the paper's own times."""
-    loaded, place = load(recipe, machine)
+    loaded, place = load_to_plan(recipe, machine)
     found = listings.plan_list(loaded, RunDir(out_dir or Path("results") / loaded.name), place)
     if format == "json":
         show_json({**found, "schedule": listings.schedule(loaded), "deviations": deviation_list(loaded)})
         return
     out.print(table(f"{loaded.name}: iterations", listings.schedule(loaded)))
     out.print("", plan_tables(found))
-    parts = deviation_list(loaded)
-    out.print(table("where it parts from the paper's text, or fills a gap in it", without(parts, ("kind", "source", "where"))))
-    out.print(f"stated in: {'; '.join(sorted({row['where'] for row in parts}))}", markup=False)
+    deviations = deviation_list(loaded)
+    out.print(table("where it differs from the paper, or fills a gap in it", without(deviations, ("kind", "source", "where"))))
+    out.print(f"stated in: {'; '.join(sorted({row['where'] for row in deviations}))}", markup=False)
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def status(
     recipe: RecipeArg,
     out_dir: OutOption = None,
@@ -122,25 +148,25 @@ def status(
     loaded = recipes.load(recipe)
     run = RunDir(out_dir or Path("results") / loaded.name)
     if watch:
-        watching.watch(loaded, run, out)
+        watch_stages(loaded, run, out)
     else:
         show(f"{loaded.name}: stages", listings.status_list(loaded, run), format)
 
 
-@app.command(name="recipes")
+@app.command(name="recipes", rich_help_panel=LOOK)
 def recipes_(format: FormatOption = "text") -> None:
     """List the recipes."""
     show("recipes", listings.recipe_list(), format, ("model", "file"))
 
 
-@app.command()
+@app.command(rich_help_panel=COMPARE)
 def diff(left: RecipeArg, right: RecipeArg, format: FormatOption = "text") -> None:
-    """Show the fields in which two recipes part, with their reasons."""
+    """Show the fields in which two recipes differ, with their reasons."""
     a, b = recipes.load(left), recipes.load(right)
     show(f"{a.name} (left) and {b.name} (right)", listings.diff_list(a, b), format)
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def tables(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="A run's or a sweep's directory, or runs to combine (seeds).")],
     format: Annotated[Literal["text", "json", "markdown", "latex", "csv"], typer.Option("--format", help="How to print.")] = "text",
@@ -148,17 +174,17 @@ def tables(
 ) -> None:
     """Rebuild the tables from the committed records alone."""
     if write:
-        for path in (path for run in runs for path in tabulating.write_table(run, tabulating.read([run]))):
-            out.print(str(path), markup=False)
+        for path in (path for run in runs for path in write_table(run, read_table([run]))):
+            say(str(path))
         return
-    table = tabulating.read(runs)
+    table = read_table(runs)
     if format == "text":
-        tabulating.print_tables(table, out)
+        print_tables(table, out)
     else:
-        sys.stdout.write(tabulating.render(table, format))
+        sys.stdout.write(visible(render(table, format)))
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def explain(
     run: RunArg,
     row: Annotated[str, typer.Argument(metavar="ROW", help="A row of the tables, such as iter1.")],
@@ -166,21 +192,21 @@ def explain(
     format: FormatOption = "text",
 ) -> None:
     """Trace a table's cell to its artifact, inputs, recipe values, commit and command."""
-    found = explaining.explain(run, row, task)
+    found = explain_cell(run, row, task)
     if format == "json":
-        print(found.model_dump_json(indent=1))
+        show_json(found.model_dump(mode="json"))
     else:
-        explaining.print_explanation(found, out)
+        print_explanation(found, out)
 
 
-@app.command()
+@app.command(rich_help_panel=CHECK)
 def verify(run: RunOrBundleArg, format: FormatOption = "text") -> None:
-    """Re-hash every output of a run, or of a bundle, against its records."""
+    """Compute again what can be: hashes, identities and tables of a run, or of a bundle, against its records."""
     if run.is_file():
-        damage, absent, checked = bundling.verify_bundle(run)
+        damage, absent, checked = verify_bundle(run)
     else:
         read_recipe(run)
-        damage, absent, checked = runner.verify(RunDir(run))
+        damage, absent, checked = verify_run(run)
     if format == "json":
         show_json({"damage": [item._asdict() for item in damage], "absent": absent, "checked": checked})
     else:
@@ -188,10 +214,10 @@ def verify(run: RunOrBundleArg, format: FormatOption = "text") -> None:
             err.print(f"{item.path}: {item.reason}", markup=False)
         out.print(f"{checked} files match their records, {len(absent)} are not here (weights, responses and samples are not committed)")
     if damage:
-        raise InputError(f"{len(damage)} thing(s) in {run} are not what their records say")
+        raise InputError(f"{plural(len(damage), 'file')} in {run} {'is' if len(damage) == 1 else 'are'} not what the records say")
 
 
-@app.command()
+@app.command(rich_help_panel=CHECK)
 def accept(
     recipe: RecipeArg,
     stage: Annotated[str, typer.Argument(metavar="STAGE", help="The stage's path, such as iter0/train.")],
@@ -210,9 +236,8 @@ def stage(directory: Annotated[Path, typer.Argument(help="A stage's directory wi
     """Do the work of one stage; the runner calls this in a process of its own."""
     try:
         runner.run_stage(directory)
-    except Exception as error:
-        # the libraries below report a full disk in their own exception types
-        if any(words in str(error) for words in FULL_DISK_WORDS):
+    except BaseException as error:  # the libraries below report a full disk in their own exception types
+        if is_disk_full(error):
             raise MachineError(DISK_FULL) from None
         raise
 
@@ -230,7 +255,7 @@ def _help(context: typer.Context, recipe: str | None) -> None:
 
 def _fail(message: str) -> NoReturn:
     err.print(f"error: {message}", markup=False)
-    sys.exit(runner.USER_ERROR_EXIT)
+    sys.exit(USER_ERROR_EXIT)
 
 
 def _defect() -> NoReturn:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 from rich import box
-from rich.console import Console, Group
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -18,8 +18,11 @@ from harness import machine as machines
 from harness import recipe as recipes
 from harness.analysis.deviations import Listing
 from harness.contracts import check_tasks
+from harness.errors import MachineError
 from harness.machine import Machine
 from harness.recipe import Recipe
+from harness.report.formatting import Terminal
+from harness.runs import hardware
 
 COSTS = {
     "tokens": "tokens",
@@ -35,10 +38,10 @@ COSTS = {
 
 def table(title: str, rows: Listing) -> Table:
     """`rows` under their own keys; the first column stays whole, the others wrap."""
-    shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    shown = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for i, name in enumerate(rows[0] if rows else ()):
         numbers = all(isinstance(row[name], (int, float, type(None))) for row in rows)
-        shown.add_column(name.replace("_", " "), overflow="fold", no_wrap=i == 0, justify="right" if i and numbers else "left")
+        shown.add_column(escape(name.replace("_", " ")), overflow="fold", no_wrap=i == 0, justify="right" if i and numbers else "left")
     for row in rows:
         shown.add_row(*(escape(_text(value)) for value in row.values()))
     return shown
@@ -66,6 +69,8 @@ def lineage_of(inputs: Mapping[str, str]) -> str:
     parts = []
     if "policy" in inputs:
         parts.append(f"{'policy and opponent' if responses else 'policy'} {inputs['policy']}")
+    if "opponent" in inputs:
+        parts.append(f"opponent {inputs['opponent']}")
     if "prompts" in inputs:
         parts.append(inputs["prompts"])
     if responses:
@@ -98,6 +103,11 @@ def without(rows: Listing, names: Iterable[str]) -> Listing:
     return [{name: value for name, value in row.items() if name not in dropped} for row in rows]
 
 
+def plural(count: int, noun: str) -> str:
+    """'1 stage', '2 stages'."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def _text(value: Any) -> str:
     if value is None:
         return ""
@@ -106,27 +116,41 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-out = Console(soft_wrap=False)
-err = Console(stderr=True, soft_wrap=True, highlight=False)
+out = Terminal(soft_wrap=False)
+err = Terminal(stderr=True, soft_wrap=True, highlight=False)
+PAPERS = "a100x8"
+RUN, LOOK, COMPARE, PUBLISH, CHECK = "Run", "Look", "Compare", "Publish", "Check"
+"""The panels of `harness --help`, in order."""
 Format = Literal["text", "json"]
 RecipeArg = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name, or a Python file that defines `recipe`.")]
 RunArg = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory, such as results/tiny.")]
 IterationArg = Annotated[int, typer.Argument(metavar="ITERATION", help="An iteration's number, from 0.")]
 OutOption = Annotated[Path | None, typer.Option("--out", help="The run's directory (default: results/RECIPE).")]
 MachineOption = Annotated[
-    str | None, typer.Option("--machine", help="A machine's name or file (default: the smallest shipped one that holds the model).")
+    str | None, typer.Option("--machine", help="A machine's name or file, see `harness machines` (default: what is found here).")
 ]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would run, and run nothing.")]
 FormatOption = Annotated[Format, typer.Option("--format", help="text, or json in a stable layout.")]
 
 
 def load(recipe: str, machine: str | None) -> tuple[Recipe, Machine]:
-    """The recipe, and the machine named or the smallest that holds it; refused where the two do not fit."""
+    """The recipe, and the machine named or what this computer is for it; refused where the two do not fit."""
     loaded = recipes.load(recipe)
-    place = machines.load(machine) if machine else machines.default_for(loaded.sizes.num_parameters)
+    place = machines.load(machine) if machine else hardware.machine_for(loaded, hardware.look())
     machines.check(place, loaded)
     check_tasks(loaded.benchmarks)
     return loaded, place
+
+
+def load_to_plan(recipe: str, machine: str | None) -> tuple[Recipe, Machine]:
+    """As `load`; a recipe that cannot run here is planned for the paper's hardware, and why it cannot is said."""
+    try:
+        return load(recipe, machine)
+    except MachineError as error:
+        if machine:
+            raise
+        announce(f"{error}. Planned for {PAPERS}, the paper's hardware")
+        return load(recipe, PAPERS)
 
 
 def show(title: str, rows: Listing, format: Format, only_in_json: Sequence[str] = ()) -> None:
@@ -140,6 +164,11 @@ def show(title: str, rows: Listing, format: Format, only_in_json: Sequence[str] 
 def show_json(value: Any) -> None:
     """`value` on stdout, indented."""
     print(json.dumps(value, indent=1))
+
+
+def say(line: str) -> None:
+    """A line on stdout, never broken."""
+    out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def announce(line: str) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.printing import FormatOption, RunArg, out
+from harness.cli.printing import COMPARE, LOOK, PUBLISH, FormatOption, RunArg, out, say, show_json
 
 app = typer.Typer()
 
@@ -15,7 +15,7 @@ RowArg = Annotated[str, typer.Argument(metavar="ITERATION", help="A row of the t
 SideArg = Annotated[str, typer.Argument(metavar="RUN[:ROW]", help="A run and a row of its tables (default: the last one).")]
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def report(
     run: RunArg,
     plots_dir: Annotated[Path | None, typer.Option("--plots", metavar="DIR", help="Write the plots as SVG, PNG and PDF too.")] = None,
@@ -24,12 +24,12 @@ def report(
     from harness.errors import requires
 
     with requires("report", "matplotlib", "jinja2"):
-        from harness.report import html_report as reporting
+        from harness.report.html_report import write_report
 
-    typer.echo(str(reporting.write_report(run, plots_dir)))
+    say(str(write_report(run, plots_dir)))
 
 
-@app.command()
+@app.command(rich_help_panel=COMPARE)
 def compare(
     left: SideArg,
     right: SideArg,
@@ -41,35 +41,35 @@ def compare(
 
     found = head_to_head.compare(head_to_head.parse_side(left), head_to_head.parse_side(right), samples)
     if format == "json":
-        typer.echo(found.model_dump_json(indent=1))
+        show_json(found.model_dump(mode="json"))
     else:
         head_to_head.print_comparison(found, out)
 
 
-@app.command()
+@app.command(rich_help_panel=PUBLISH)
 def bundle(
     run: RunArg,
     out_file: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="The archive (default: RECIPE.tar.gz beside RUN).")] = None,
 ) -> None:
     """Pack records, scores, samples, tables, report and environment into one archive that `harness verify` checks offline."""
-    from harness.report import bundle as bundling
+    from harness.report.bundle import write_bundle
 
-    typer.echo(str(bundling.write_bundle(run, out_file)))
+    say(str(write_bundle(run, out_file)))
 
 
-@app.command()
+@app.command(rich_help_panel=PUBLISH)
 def card(
     run: RunArg,
     iteration: RowArg,
     out_file: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="The card (default: RUN/cards/ITERATION.md).")] = None,
 ) -> None:
     """Write a Hub model card: results with their rules, base model, data, recipe, deviations."""
-    from harness.report import hub as model_card
+    from harness.report.hub import write_card
 
-    typer.echo(str(model_card.write_card(run, iteration, out_file)))
+    say(str(write_card(run, iteration, out_file)))
 
 
-@app.command()
+@app.command(rich_help_panel=PUBLISH)
 def push(
     run: RunArg,
     iteration: RowArg,
@@ -80,25 +80,25 @@ def push(
     """List what an upload of this iteration would send to the Hub; with --yes, send it."""
     from huggingface_hub import HfApi
 
-    from harness.report import hub as pushing
+    from harness.report.hub import prepare, upload
 
-    prepared = pushing.prepare(run, iteration, repo)
+    prepared = prepare(run, iteration, repo)
     for name in sorted(prepared.files):
-        typer.echo(name)
+        say(name)
     if not yes:
-        typer.echo(f"nothing was sent; add --yes to upload these {len(prepared.files)} files to {repo}")
+        say(f"nothing was sent; add --yes to upload these {len(prepared.files)} files to {repo}")
         return
-    pushing.upload(prepared, HfApi(), private=not public)
-    typer.echo(f"uploaded to {repo}")
+    upload(prepared, HfApi(), private=not public)
+    say(f"uploaded to {repo}")
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def index(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of runs, such as results.")]) -> None:
     """Write FOLDER/README.md and FOLDER/index.html: every run with what it says about the paper's claims."""
     from harness.errors import requires
 
     with requires("report", "jinja2"):
-        from harness.report import html_pages as indexing
+        from harness.report.html_pages import write_index
 
-    for path in indexing.write_index(folder):
-        typer.echo(str(path))
+    for path in write_index(folder):
+        say(str(path))

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.artifact import RunDir, Stage
-from harness.plan import plan, steps_of
+from harness.plan import iteration_of, plan, steps_of
 from harness.recipe import Recipe
 
 EVERY_SECONDS = 2.0
@@ -87,8 +87,8 @@ def _training(log: Path, total: int | None) -> str:
 
 
 def _total_steps(recipe: Recipe, stage: Stage) -> int | None:
-    row = stage.path.split("/")[0].removeprefix("iter")
-    steps: int | None = steps_of(recipe, int(row)) if row.isdigit() else stage.spec["num_steps"]
+    t = iteration_of(stage.path.split("/")[0])
+    steps: int | None = stage.spec["num_steps"] if t is None else steps_of(recipe, t)
     return steps
 
 

@@ -22,7 +22,7 @@ from lm_eval.tasks import TaskManager
 
 from harness.contracts import Job, Result, Score
 from harness.errors import InputError, RecipeError, first_line, suggest
-from harness.evaluation.lm_eval_model import DTYPES, SharedPromptLM
+from harness.evaluation.lm_eval_model import SharedPromptLM
 from harness.evaluation.lm_eval_suite import silence, standard_error
 from harness.recipe import Chat, Task
 
@@ -70,7 +70,7 @@ class Tasks:
                     workspace=job.workspace / "answers", machine=machine,
                 )  # fmt: skip
             else:
-                settings = {"dtype": DTYPES[job.precision], "device": machine.device, "batch_size": machine.evaluate_batch}
+                settings = {"dtype": job.dtype, "device": machine.device, "batch_size": machine.evaluate_batch}
                 self._models[served] = HFLM(pretrained=str(job.checkpoint), add_bos_token=False, **settings)
             self._models[served].chat_template_args = dict(job.chat.template_args)
             self._models[served].think_end_token = job.chat.thinking_ends

@@ -3,10 +3,14 @@
 The endpoint is OPENAI_BASE_URL and its key OPENAI_API_KEY, both from the environment only; neither is printed or stored. What can pass
 (a timeout, a cut connection, HTTP 408, 409, 429 or 5xx, a reply that is no completion) is asked again after a pause: the endpoint's
 own Retry-After, else one that doubles; after 429 and 503 all threads keep it. What cannot pass is a refusal.
+
+The retries are ours because the openai client's do less: its time limit counts the silence between two bytes, not the whole request;
+each thread pauses alone; a body that is no completion is not asked for again, a spent quota is; a Retry-After beyond two minutes ends all.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import threading
@@ -17,10 +21,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import openai
-from openai.types.chat import ChatCompletion
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
+from harness.config import first_fault
 from harness.contracts import Turn
-from harness.errors import InputError, JudgeError
+from harness.errors import InputError, JudgeError, first_line
+from harness.evaluation.mt_bench_ratings import without_thinking
 from harness.files import digest, write_atomic
 from harness.lm.progress import progress
 from harness.machine import Machine
@@ -38,7 +44,8 @@ FAILURES_IN_A_ROW = 3
 class Verdict(NamedTuple):
     """A judge's text on one turn, and the model name its endpoint reported (None for a rule).
 
-    `refused` says why there is no text: the endpoint would not take this one request. Such a turn is unscored and counted.
+    `refused` says why there is no text: the endpoint would not take this one request, or the judge was cut before it said anything.
+    Such a turn is unscored and counted, and the next launch asks for it again.
     """
 
     text: str
@@ -46,18 +53,55 @@ class Verdict(NamedTuple):
     refused: str | None = None
 
 
+CUT = "cut: the judge spent its judge.max_tokens before it gave a verdict"
+
+
+class _Part(BaseModel):
+    """A piece of a message's content, as some servers send it; only those of type text are the judge's words."""
+
+    type: str
+    text: str = ""
+
+
+class _Message(BaseModel):
+    content: str | list[_Part] | None = None
+
+    @property
+    def text(self) -> str:
+        if isinstance(self.content, list):
+            return "".join(part.text for part in self.content if part.type == "text")
+        return self.content or ""
+
+
+class _Choice(BaseModel):
+    message: _Message
+    finish_reason: str | None = None
+
+
+class _Completion(BaseModel):
+    """What is read of a reply. Anything else is no completion: `choices` null, a model that is a list, a lone surrogate, JSON too deep."""
+
+    choices: list[_Choice] = Field(min_length=1)
+    model: str | None = None
+
+
 class Endpoint:
     """Asks `judge.model` and keeps each verdict in `folder`, under its key and a hash of the judge and what was asked."""
 
     def __init__(self, judge: Judge, folder: Path, machine: Machine) -> None:
-        self.judge, self.folder, self.retries = judge, folder, machine.judge_retries
+        self.judge, self.folder, self.retries, self.seconds = judge, folder, machine.judge_retries, machine.judge_timeout_seconds
         self.resume_at, self.lock = 0.0, threading.Lock()
         try:
-            self.client = openai.OpenAI(max_retries=0, timeout=machine.judge_timeout_seconds)
+            self.client = openai.AsyncOpenAI(max_retries=0, timeout=self.seconds)
         except openai.OpenAIError:
             raise JudgeError(
                 f"judge {judge.model} needs OPENAI_API_KEY in the environment (any text for a local server); set it and run again"
             ) from None
+        except Exception as error:  # of the HTTP library below openai, whichever that is
+            reason = first_line(error)
+            raise JudgeError(f"OPENAI_BASE_URL is no address ({reason}); expected one such as http://localhost:8000/v1") from None
+        self.loop = asyncio.new_event_loop()
+        threading.Thread(target=self.loop.run_forever, daemon=True).start()
 
     def ask(self, key: str, messages: list[dict[str, str]]) -> Verdict:
         """The verdict on `messages`: the saved one, else the endpoint's. A completion without text is an empty verdict.
@@ -79,7 +123,7 @@ class Endpoint:
             time.sleep(max(self.resume_at - time.monotonic(), pause))
             pause = min(FIRST_PAUSE_SECONDS * 2**attempt, LONGEST_PAUSE_SECONDS) * random.uniform(0.75, 1.0)
             try:
-                reply = self._complete(messages)
+                return verdict_of(self._complete(messages))
             except openai.APIStatusError as error:
                 reason = f"HTTP {error.status_code} ({type(error).__name__})"
                 if error.status_code in REQUEST_REFUSED:
@@ -91,24 +135,30 @@ class Endpoint:
                     ) from None
                 pause = _retry_after(error.response.headers) or pause
                 if error.status_code in BUSY:
-                    with self.lock:
-                        self.resume_at = max(self.resume_at, time.monotonic() + pause)
-            except (openai.OpenAIError, ValueError) as error:  # ValueError: the body is not JSON
+                    self._hold_all(pause)
+            except ValidationError as error:
+                reason = f"a reply that is no chat completion: {first_fault(error)}"
+            except TimeoutError:
+                reason = f"no whole reply within {self.seconds:g} s"
+            except (openai.OpenAIError, ValueError) as error:
                 reason = type(error).__name__
-            else:
-                if isinstance(reply, ChatCompletion) and reply.choices:
-                    return Verdict(reply.choices[0].message.content or "", reply.model)
-                reason = "a reply that is no chat completion"
         raise JudgeError(
             f"judge {self.judge.model}: no verdict from the endpoint after {self.retries} retries ({reason}); "
             "run again when it is up: answers and verdicts so far are kept"
         )
 
-    def _complete(self, messages: Any) -> Any:
+    def _hold_all(self, seconds: float) -> None:
+        with self.lock:
+            self.resume_at = max(self.resume_at, time.monotonic() + seconds)
+
+    def _complete(self, messages: Any) -> bytes:
+        """The body of the endpoint's reply. `TimeoutError` where it is not whole in time, however busily it drips."""
         judge = self.judge
-        return self.client.chat.completions.create(
+        asked = self.client.chat.completions.with_raw_response.create(
             model=str(judge.model), messages=messages, temperature=judge.temperature, max_tokens=judge.max_tokens
         )
+        reply = asyncio.run_coroutine_threadsafe(asyncio.wait_for(asked, self.seconds), self.loop).result()
+        return bytes(reply.content)
 
 
 def collect(turns: Mapping[str, Turn], ask: Callable[[str, Turn], Verdict], threads: int) -> dict[str, Verdict]:
@@ -151,6 +201,15 @@ def _check(verdicts: Mapping[str, Verdict], failures: list[JudgeError], num_turn
         )
 
 
+def verdict_of(body: bytes) -> Verdict:
+    """The verdict in a reply's body. `ValidationError` where it is no chat completion."""
+    reply = _Completion.model_validate_json(body)
+    choice = reply.choices[0]
+    if choice.finish_reason == "length" and not without_thinking(choice.message.text).strip():
+        return Verdict("", reply.model, CUT)
+    return Verdict(choice.message.text, reply.model)
+
+
 def _may_pass(error: openai.APIStatusError) -> bool:
     """Whether the same request can succeed later; a spent quota (a 429 too) cannot."""
     return error.code != "insufficient_quota" and (error.status_code in (408, 409, 429) or error.status_code >= 500)
@@ -167,6 +226,6 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 
 def _read(path: Path) -> Verdict:
     try:
-        return Verdict(**json.loads(path.read_text()))
-    except (ValueError, TypeError):
+        return TypeAdapter(Verdict).validate_json(path.read_bytes())
+    except ValidationError:
         raise InputError(f"verdict {path.name} is damaged; remove {path} and run again") from None

@@ -21,6 +21,7 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, po
 from torch import Tensor
 from transformers import LogitsProcessorList
 
+from harness.contracts import DTYPES
 from harness.errors import InputError
 from harness.evaluation.answer_cache import Answers, hash_checkpoint, identity
 from harness.files import canonical
@@ -32,7 +33,6 @@ from harness.lm.replicas import Replica, Replicas, Shard
 from harness.lm.seeded_sampling import SeededNoise
 from harness.machine import Machine
 
-DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 ROW_TOKENS = {"cpu": 256, "cuda": 4096}
 """Tokens of one forward pass where prompts are short: enough to be bound by arithmetic, few enough that the mask stays small."""
 DECODED_ROWS = 4
@@ -72,11 +72,10 @@ class Settings(NamedTuple):
 
 
 class Unit(NamedTuple):
-    """A piece of work: the numbers of the requests it answers, and the method of `SharedPromptLM` that does, with its arguments."""
+    """A piece of work: the numbers of the requests it answers, and how a model answers them: {request: answer}. It can be pickled."""
 
     requests: tuple[int, ...]
-    method: str
-    arguments: tuple[Any, ...]
+    answer: Callable[[SharedPromptLM], dict[int, Any]]
 
     @property
     def size(self) -> int:
@@ -123,7 +122,9 @@ class SharedPromptLM(HFLM):  # type: ignore[misc]
             return self._plain(requests)
         sequences = [self._sequence(context, continuation) for _, context, continuation in requests]
         rows = layout(sequences, self.row_tokens)
-        units = [Unit((*row.paths,), "_score_row", (row, {i: sequences[i] for i in row.paths})) for row in rows]
+        units = [
+            Unit((*row.paths,), partial(SharedPromptLM._score_row, row=row, sequences={i: sequences[i] for i in row.paths})) for row in rows
+        ]
         answers = self._answered("rows", sequences, units)
         return [(answers[i][0], answers[i][1]) for i in range(len(requests))]
 
@@ -139,7 +140,7 @@ class SharedPromptLM(HFLM):  # type: ignore[misc]
         order = sorted(range(len(requests)), key=lambda i: -len(requests[i][1]) - len(requests[i][2]))
         size = 16 * int(self.batch_size)
         parts = [order[start : start + size] for start in range(0, len(order), size)]
-        units = [Unit((*part,), "_score_plainly", ({i: requests[i] for i in part},)) for part in parts]
+        units = [Unit((*part,), partial(SharedPromptLM._score_plainly, requests={i: requests[i] for i in part})) for part in parts]
         tokens = [[context, continuation] for _, context, continuation in requests]
         answers = self._answered("plain", tokens, units)
         return [(answers[i][0], answers[i][1]) for i in range(len(requests))]
@@ -179,7 +180,7 @@ class SharedPromptLM(HFLM):  # type: ignore[misc]
 
     def answer_unit(self, unit: Unit) -> list[Any]:
         """[request, answer] for every request of a unit."""
-        return [[i, one] for i, one in getattr(self, unit.method)(*unit.arguments).items()]
+        return [[i, one] for i, one in unit.answer(self).items()]
 
     def _sequence(self, context: list[int], continuation: list[int]) -> Scored:
         """A request's tokens with the end of the context that fits beside the continuation, as lm-eval's `hf` cuts it."""
@@ -222,7 +223,7 @@ class SharedPromptLM(HFLM):  # type: ignore[misc]
         units = []
         for some in _runs(rows, self._decoded_together):
             of_unit = {i: prompts[i] for row in some for i in row.paths}
-            units.append(Unit((*of_unit,), "_decode_rows", (some, of_unit, settings)))
+            units.append(Unit((*of_unit,), partial(SharedPromptLM._decode_rows, rows=some, prompts=of_unit, settings=settings)))
         answers = self._answered("text", [prompts, settings], units)
         return [answers[i] for i in range(len(requests))]
 
@@ -261,7 +262,7 @@ class SharedPromptLM(HFLM):  # type: ignore[misc]
         order = sorted(range(len(requests)), key=lambda i: -len(requests[i].args[0]))
         size = int(self.batch_size)
         parts = [order[start : start + size] for start in range(0, len(order), size)]
-        units = [Unit((*part,), "_generate_plainly", ({i: requests[i] for i in part},)) for part in parts]
+        units = [Unit((*part,), partial(SharedPromptLM._generate_plainly, requests={i: requests[i] for i in part})) for part in parts]
         answers = self._answered("text", [request.args for request in requests], units)
         return [answers[i] for i in range(len(requests))]
 

@@ -59,11 +59,19 @@ class WithoutShots(ConfigurableTask):  # type: ignore[misc]
 
 
 class OneGenerator(ContextSampler):  # type: ignore[misc]
-    """Draws examples with the generator that shuffled the questions, question after question."""
+    """Draws examples with the generator that shuffled the questions, question after question.
+
+    Always as many as there are shots: lm-eval 0.4 draws one more, to spare, where a task has no test split (HellaSwag, Winogrande), and
+    would so move the generator on for every later question.
+    """
 
     def __init__(self, documents: Any, generator: random.Random) -> None:
         super().__init__(list(documents))
         self.rnd = generator
+
+    def sample(self, n: int, **_: Any) -> list[dict[str, Any]]:
+        """`n` of the training documents, whatever the question is."""
+        return self.rnd.sample(self.df, n)
 
     def set_rnd(self, rnd: int | None) -> OneGenerator:
         """The seed is the protocol's own."""
@@ -83,7 +91,7 @@ def load_definition(task: Task, definition: Definition) -> dict[str, Configurabl
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
-            f"the data set of {task.name} cannot be had: {reason}; run once with the network (HF_HUB_OFFLINE unset), "
+            f"the data set of {task.name} could not be loaded: {reason}; run once with the network (HF_HUB_OFFLINE unset), "
             "or point HF_HUB_CACHE and HF_DATASETS_CACHE at a cache that holds it"
         ) from None
     return {name: _changed(subtask, definition) for name, subtask in loaded["tasks"].items()}

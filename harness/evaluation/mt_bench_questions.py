@@ -32,7 +32,7 @@ class Question(NamedTuple):
 
 
 def questions_of(task: Task) -> list[Question]:
-    """The questions `task` asks; `InputError` when the Space's files cannot be had."""
+    """The questions `task` asks; `InputError` when the Space's files could not be loaded."""
     return select(_tiny_questions() if is_tiny(task) else _real_questions(), task.limit)
 
 
@@ -84,7 +84,7 @@ def _space_rows(file: str) -> list[dict[str, Any]]:
         path = hf_hub_download(SPACE, file, repo_type="space", revision=SPACE_REVISION)
     except (OSError, EntryNotFoundError) as error:
         raise InputError(
-            f"MT-Bench file {file} of the Space {SPACE}@{SPACE_REVISION[:12]} cannot be had ({type(error).__name__}); "
+            f"MT-Bench file {file} of the Space {SPACE}@{SPACE_REVISION[:12]} could not be loaded ({type(error).__name__}); "
             "check the network, or set HF_HUB_CACHE to a cache that holds it"
         ) from None
     return list(read_jsonl(Path(path)))

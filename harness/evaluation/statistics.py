@@ -122,13 +122,10 @@ def bonett_price(gained: int, lost: int, n: int) -> tuple[float, float, float]:
 
 
 def mcnemar(gained: int, lost: int) -> float:
-    """The exact two-sided p that gains and losses are equally likely: min(1, 2 P(Binomial(gained+lost, 1/2) <= smaller)).
+    """The exact two-sided p that gains and losses are equally likely: McNemar 1947, in its exact form. 1 where nothing changed."""
+    from scipy import stats  # takes a second, which `harness --help` need not wait
 
-    McNemar 1947, in its exact form.
-    """
-    from scipy import special  # takes half a second, which `harness --help` need not wait
-
-    return min(1.0, 2 * float(special.bdtr(min(gained, lost), gained + lost, 0.5)))
+    return float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
 def mean_of_tasks(tasks: Sequence[Estimate]) -> Estimate:

@@ -57,6 +57,7 @@ class Layout:
         for length in self.lengths:
             self.starts.append(self.starts[-1] + length)
         self.hides = not all(is_key)
+        self.longest = max(prompt + max(branches, default=0) for prompt, branches in groups)
         lengths, place = torch.tensor(self.lengths), torch.arange(self.starts[-1])
         facts = [(g, s, s and prompt) for g, (prompt, branches) in enumerate(groups) for s in range(1 + len(branches))]
         group, branch, offset = torch.tensor(facts).repeat_interleave(lengths, dim=0).T
@@ -83,6 +84,7 @@ class Layout:
 
         A query that sees nothing sees itself, so softmax is defined.
         """
+        window = self._reached(window)
         if (number, window) not in self._masks:
             piece = self.pieces[number]
             queries, keys = self._places(piece.queries), self._places(piece.keys)
@@ -90,6 +92,10 @@ class Layout:
             plain = piece.own and not self.hides and is_short and len(piece.queries) <= 2
             self._masks[number, window] = None if plain else self._defined(queries, keys, window)
         return self._masks[number, window]
+
+    def _reached(self, window: int | None) -> int | None:
+        """The window, None where no sequence is longer: it hides nothing."""
+        return None if window is not None and window >= self.longest else window
 
     def _places(self, segments: Sequence[int]) -> Tensor:
         return torch.cat([self.place[self.starts[s] : self.starts[s + 1]] for s in segments])
@@ -101,6 +107,7 @@ class Layout:
 
     def block_mask(self, window: int | None) -> BlockMask:
         """The whole row's mask for FlexAttention, which gives a token that sees nothing a zero."""
+        window = self._reached(window)
         if window not in self._block_masks:
             num, device = self.starts[-1], str(self.place.device)
             self._block_masks[window] = create_block_mask(lambda b, h, q, k: self.sees(q, k, window), None, None, num, num, device=device)

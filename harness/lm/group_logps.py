@@ -15,7 +15,6 @@ one padded `prompt + branch` a row.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -55,22 +54,23 @@ class BranchScore(NamedTuple):
 
 
 class GroupScorer(nn.Module):
-    """`group_logps` as a module, so that DDP, FSDP and autocast wrap the whole computation; `autocast`: compute in bf16 by itself.
+    """`group_logps` as a module, so that DDP, FSDP and autocast wrap the whole computation.
 
-    Engines that shard a model read its `config` and `_no_split_modules`, the layers they shard one by one.
+    accelerate shards the layers of `_no_split_modules` one by one, and calls `tie_weights` once the sharded model has its weights.
     """
 
-    def __init__(self, model: nn.Module, *, autocast: bool = False) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
         causal_lm: Any = model
-        self.config, self._no_split_modules = causal_lm.config, causal_lm._no_split_modules
+        self._no_split_modules = causal_lm._no_split_modules
         self.model = model
-        self.autocast = autocast
+
+    def tie_weights(self) -> None:
+        causal_lm: Any = self.model
+        causal_lm.tie_weights()
 
     def forward(self, groups: Sequence[Group]) -> Tensor:
-        device = next(self.model.parameters()).device.type
-        with torch.autocast(device, torch.bfloat16, enabled=True) if self.autocast else nullcontext():
-            return group_logps(self.model, groups)
+        return group_logps(self.model, groups).clone()  # FSDP hooks the output, which must not be a view
 
 
 def group_logps(model: nn.Module, groups: Sequence[Group], *, chunk_tokens: int = CHUNK_TOKENS) -> Tensor:

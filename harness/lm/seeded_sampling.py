@@ -13,7 +13,8 @@ from transformers import LogitsProcessor
 class SeededNoise(LogitsProcessor):  # type: ignore[misc]
     """Gumbel noise on the logits, each row from a generator of its own: the argmax is then a draw from softmax(logits / temperature).
 
-    A row's draws depend on its prompt and the seed, not on the other rows of its batch.
+    A row's draws depend on its prompt and the seed, not on the other rows of its batch. The `hf` engine draws otherwise, one uniform a
+    token (components/engines/hf.py): either in the other's place would change what committed runs drew.
     """
 
     def __init__(self, prompts: list[list[int]], seed: int, temperature: float) -> None:

@@ -1,6 +1,6 @@
-"""ResultTable and SeedTable -> blocks: titled grids of plain text with the lines that must be read with them.
+"""ResultTable and SeedTable -> blocks: titled grids of plain text with the lines that must be read with them, cut to a width.
 
-Every format that people read (terminal, Markdown, LaTeX, the report) shows these blocks; escaping is theirs.
+Every format that people read (terminal, Markdown, LaTeX, the report) shows these blocks and escapes their text itself.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import NamedTuple
 from harness.analysis.differences import ABSENT, DECIMALS, delta_text
 from harness.analysis.published import GAINS
 from harness.analysis.table_schema import Cell, Column, Part, PublishedTable, ResultTable, SeedTable
-from harness.report.formatting import direction, heading, lacking_text, outcome_text, questions_text, value_text
+from harness.report.formatting import arrow_note, heading, lacking_text, outcome_text, questions_text, value_text
 
 
 def blocks(table: ResultTable) -> list[Block]:
-    """The paper's claims, scores, what each column is, differences, gains, the last iteration in words, the published numbers."""
-    found = [_findings(table), _scores(table), _tasks(table), _deltas(table), _gains(table), _comparisons(table), *_mt_bench(table)]
+    """The paper's claims, scores, what each column is, differences, each iteration's step, the last iteration, the published numbers."""
+    found = [_claims(table), _scores(table), _tasks(table), _deltas(table), _steps(table), _comparisons(table), *_mt_bench(table)]
     return [*found, *(_published(table, one) for one in table.published), *_beside(table)]
 
 
@@ -33,7 +33,7 @@ def seed_blocks(table: SeedTable) -> list[Block]:
     grid = tuple((row, *(_spread(table, row, column) for column in table.columns)) for row in table.rows)
     runs = ", ".join(table.runs)
     over = f"standard deviation over {len(table.runs)} runs: {runs}" if len(table.runs) > 1 else f"no spread: one run, {runs}"
-    about = f"Mean ± {over}. {direction(table.columns)}"
+    about = f"Mean ± {over}. {arrow_note(table.columns)}"
     notes = tuple(f"Not averaged, {one.row} {note}." for one in table.spreads for note in [one.note] if note)
     spread = Block("Mean over seeds", header, grid, (about, *notes, *table.notes))
     lasts = tuple(
@@ -56,10 +56,10 @@ def seed_blocks(table: SeedTable) -> list[Block]:
             "Over seeds: t interval over the runs' differences; it speaks about another seed.",
         ),
     )
-    return [_findings(table), spread, last]
+    return [_claims(table), spread, last]
 
 
-def _findings(table: ResultTable | SeedTable) -> Block:
+def _claims(table: ResultTable | SeedTable) -> Block:
     grid = tuple((one.verdict, one.claim) for one in table.findings)
     told = tuple(f"{one.claim} ({one.where}): {'; '.join(one.evidence)}." for one in table.findings)
     seeds = isinstance(table, SeedTable) and len(table.runs) > 1
@@ -71,7 +71,7 @@ def _findings(table: ResultTable | SeedTable) -> Block:
 def _scores(table: ResultTable) -> Block:
     notes, mark = _footnotes(table.cells)
     grid = [(row, *(value_text(table.cell(row, c.label), c) + mark(table.cell(row, c.label)) for c in table.columns)) for row in table.rows]
-    lines = [f"Value ± standard error; percent, except MT-Bench in points of 10 and kl in nats. {direction(table.columns)}".strip()]
+    lines = [f"Value ± standard error; percent, except MT-Bench in points of 10 and kl in nats. {arrow_note(table.columns)}".strip()]
     return Block("Scores", _header(table), tuple(grid), (*lines, *notes, *(f"Note: {note}." for note in table.notes)))
 
 
@@ -95,7 +95,7 @@ def _deltas(table: ResultTable) -> Block:
     return Block("Difference from sft", (*_header(table), "mean over tasks"), grid, lines)
 
 
-def _gains(table: ResultTable) -> Block:
+def _steps(table: ResultTable) -> Block:
     """Each iteration less the one before it, and the gains the published tables print."""
     grid = [(heading(c), *(delta_text(one.tasks.get(c.label), c) for one in table.gains)) for c in table.columns]
     means = [("mean over tasks", *(delta_text(one.mean, None) + lacking_text(one) for one in table.gains))] if table.gains else []
@@ -187,7 +187,8 @@ def _printed(table: ResultTable, one: PublishedTable, row: str, task: str) -> st
         return "not reported"
     ours = [cell for cell in table.cells if (cell.row, cell.column) == (row, task) and cell.value is not None and cell.comparable]
     here = [cell for cell in ours if cell.published is not None and cell.published.table == one.table]
-    return f"{value:.2f}" + (f" ({here[0].value:.2f})" if here else "")
+    printed = f"{value:.2f}" if round(value, 2) == value else f"{value:g}"
+    return printed + (f" ({here[0].value:.2f})" if here else "")
 
 
 def _spread(table: SeedTable, row: str, column: Column) -> str:

@@ -11,30 +11,36 @@ from __future__ import annotations
 
 import gzip
 import os
+import shutil
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from harness.analysis.run_table import collect
 from harness.artifact import DONE_FILE, FILES_DIR, RECIPE_FILE, STAGE_FILE, RunDir, read_recipe
-from harness.config import Strict
-from harness.errors import HarnessError, InputError
+from harness.config import InnerPath, Strict
+from harness.errors import HarnessError, InputError, MachineError
 from harness.files import Output, dump, hash_file, naming_full_disk
 from harness.report.tables import FILES, TABLES_DIR, render, write_tables
-from harness.runs.runner import Damage, verify
+from harness.runs.verification import Damage, Verified, verify
 
 MANIFEST, ENVIRONMENT, REPORT = "MANIFEST.json", "environment.txt", "report.html"
 STAGE_FILES = (STAGE_FILE, DONE_FILE, "log.jsonl", "audit.json", "statistics.json", "scores/*.json", "samples/*.json*")
 """What is taken of a stage's directory."""
-MAX_BYTES = 20 * 2**30
-"""An archive that would unpack to more than this is refused."""
+UNREADABLE = (tarfile.TarError, EOFError, OSError, zlib.error, ValueError, OverflowError, RecursionError)
+"""What reading a damaged archive raises."""
+MAX_BYTES, MAX_FILES, MAX_HEADER = 20 * 2**30, 100_000, 2**20
+"""An archive that would unpack to more bytes or files than these, or has an entry described by more, is refused before it is unpacked."""
 
 
 class Manifest(Strict):
     """Every other file of the archive."""
 
-    files: dict[str, Output]
+    files: dict[InnerPath, Output]
 
 
 def write_bundle(run: Path, target: Path | None = None) -> Path:
@@ -45,6 +51,9 @@ def write_bundle(run: Path, target: Path | None = None) -> Path:
         raise InputError(f"{run}: {damage[0].path} {damage[0].reason}; only a run that `harness verify` accepts is bundled")
     write_tables(run)
     paths = {str(path.relative_to(run)): path for path in _files(run)}
+    outside = [name for name, path in paths.items() if path.is_symlink() or not path.resolve().is_relative_to(run.resolve())]
+    if outside:
+        raise InputError(f"{run}: {outside[0]} is a link; a bundle takes the run's own files only: put the file itself there")
     environment = _environment(RunDir(run)).encode()
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / ENVIRONMENT).write_bytes(environment)
@@ -57,16 +66,21 @@ def write_bundle(run: Path, target: Path | None = None) -> Path:
     return target
 
 
-def verify_bundle(path: Path) -> tuple[list[Damage], list[str], int]:
-    """As `runner.verify`, for an archive: its manifest, the run in it, and whether its tables follow from its records."""
+def verify_run(run: Path) -> Verified:
+    """As `runs.verification.verify`; where nothing is wrong, also whether the run's tables, if it has any, follow from its records."""
+    found = verify(RunDir(run))
+    if found.damage or not (run / TABLES_DIR).exists():
+        return found
+    return found._replace(damage=[*_tables_damage(run)])
+
+
+def verify_bundle(path: Path) -> Verified:
+    """As `verify_run`, for an archive: its manifest, the run in it, and its tables, which it must have."""
     with tempfile.TemporaryDirectory() as folder:
         run = _unpack(path, Path(folder))
-        damage = [*_against_manifest(run)]
-        found, absent, checked = verify(RunDir(run))
-        damage += found
-        if not damage:
-            damage += _tables_damage(run)
-        return damage, absent, checked
+        found = verify(RunDir(run))
+        damage = [*_against_manifest(run), *found.damage]
+        return found._replace(damage=damage or [*_tables_damage(run)])
 
 
 def _files(run: Path) -> Iterator[Path]:
@@ -108,20 +122,64 @@ def _archive(target: Path, name: str, paths: dict[str, Path]) -> None:
         beside.replace(target)
 
 
+class _Bounded(gzip.GzipFile):
+    """An archive whose entries' descriptions, which are read into memory whole, stay small."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or not 0 <= size <= MAX_HEADER:
+            raise tarfile.ReadError("an entry's description is too long")
+        return super().read(size)
+
+
 def _unpack(path: Path, folder: Path) -> Path:
-    """The run's directory in `folder`. Only plain files inside one directory are taken."""
+    """The run's directory in `folder`. Only plain files inside one directory are taken; nothing is written before all are known."""
     try:
-        with tarfile.open(path, "r:gz") as tar:
-            members = tar.getmembers()
-            if sum(member.size for member in members) > MAX_BYTES or not all(member.isfile() for member in members):
-                raise InputError(f"{path} is not a bundle: it holds links, devices or more than {MAX_BYTES >> 30} GiB")
-            tar.extractall(folder, filter="data")
-    except (tarfile.TarError, EOFError, OSError) as error:
+        with open(path, "rb") as raw, _Bounded(fileobj=raw) as packed, tarfile.open(fileobj=packed, mode="r:") as tar:
+            members = _members(path, tar)
+            needed, free = sum(member.size for member in members), shutil.disk_usage(folder).free
+            if needed > free:
+                place = f"{folder.parent} has {free >> 20} MiB free"
+                raise MachineError(f"{path} unpacks to {needed >> 20} MiB, {place}; set TMPDIR to another disk")
+            for member in members:
+                _write_member(tar, member, folder)
+    except UNREADABLE as error:
         raise InputError(f"{path} is not a readable .tar.gz ({type(error).__name__}); expected what `harness bundle` writes") from None
     found = [one for one in folder.iterdir() if (one / MANIFEST).is_file()]
     if len(found) != 1 or len(os.listdir(folder)) != 1:
         raise InputError(f"{path} holds no single run with a {MANIFEST}; expected what `harness bundle` writes")
     return found[0]
+
+
+def _members(path: Path, tar: tarfile.TarFile) -> list[tarfile.TarInfo]:
+    """All entries, each read before the data of the next are passed over, so that a bomb is refused at its first entry too many."""
+    names, members, size = set[str](), list[tarfile.TarInfo](), 0
+    for member in tar:
+        name = _inner_name(member.name)
+        size += member.size
+        if name is None or name in names or not member.isfile() or member.issparse() or size > MAX_BYTES or len(names) == MAX_FILES:
+            raise InputError(
+                f"{path} is not a bundle: it holds links, devices, a path outside itself, a file twice, or more than "
+                f"{MAX_BYTES >> 30} GiB or {MAX_FILES} files"
+            )
+        names.add(name)
+        members.append(member)
+    return members
+
+
+def _inner_name(name: str) -> str | None:
+    """`name`, or None where it leads outside."""
+    try:
+        return TypeAdapter(InnerPath).validate_python(name)
+    except ValidationError:
+        return None
+
+
+def _write_member(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
+    target, source = folder / member.name, tar.extractfile(member)
+    assert source is not None
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with naming_full_disk(target), open(target, "wb") as file:
+        shutil.copyfileobj(source, file)
 
 
 def _against_manifest(run: Path) -> Iterator[Damage]:
@@ -148,5 +206,6 @@ def _tables_damage(run: Path) -> Iterator[Damage]:
         return
     for format, name in FILES.items():
         path = run / TABLES_DIR / name
-        if not path.exists() or path.read_text() != render(table, format):
-            yield Damage(f"{TABLES_DIR}/{name}", "is not what this version of harness makes of the records")
+        if not path.exists() or path.read_bytes() != render(table, format).encode():
+            reason = "is not what this version of harness makes of the records; `harness tables RUN --write` renews it"
+            yield Damage(f"{TABLES_DIR}/{name}", reason)

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from harness.analysis.scores import sources
+from harness.analysis.scores import task_columns
 from harness.artifact import RunDir
 from harness.config import flatten
 from harness.errors import InputError
 from harness.files import read_jsonl
-from harness.plan import plan, rows
+from harness.plan import opponent_of, plan, rows
 from harness.recipe import Recipe
 
 POINTS = 160
@@ -137,9 +137,9 @@ def gaps(run: RunDir, recipe: Recipe) -> Iterator[Gap]:
 def responses(run: RunDir, recipe: Recipe) -> tuple[list[Lengths], list[Sample]]:
     """Lengths of all real and generated responses, and the responses to a few prompts spread over the set."""
     prompts = {row["prompt_id"]: row for row in _lines(run.path / "prompts/prompts.jsonl")}
-    generated = {f"iter{t}": _responses(run, t) for t in range(len(recipe.iterations))}
+    generated = {t: _responses(run, t) for t in range(len(recipe.iterations))}
     texts = {"real": [row["real"] for row in prompts.values()]}
-    texts |= {f"{row}: by {_opponent(row)}": [one["response"] for one in found.values()] for row, found in generated.items()}
+    texts |= {f"iter{t}: by {opponent_of(t)}": [line["response"] for line in lines.values()] for t, lines in generated.items()}
     chosen = list(prompts)[:: max(1, len(prompts) // PROMPTS)][:PROMPTS]
     return _lengths({name: found for name, found in texts.items() if found}), [_sample(prompts[key], generated) for key in chosen]
 
@@ -147,15 +147,15 @@ def responses(run: RunDir, recipe: Recipe) -> tuple[list[Lengths], list[Sample]]
 def judged_answers(run: RunDir, recipe: Recipe) -> dict[str, list[Sample]]:
     """{MT-Bench task: its questions' answers by every row}, the questions spread over the categories."""
     found = {}
-    for source in sources(recipe):
-        if source.benchmark.name == "mt_bench":
-            path = f"samples/{source.task.name}.jsonl"
+    for column in task_columns(recipe):
+        if column.benchmark.name == "mt_bench":
+            path = f"samples/{column.task.name}.jsonl"
             by_row = {
-                row: {line["question_id"]: line for line in _lines(run.stage_dir(source.stage_path(row)) / path)} for row in rows(recipe)
+                row: {line["question_id"]: line for line in _lines(run.stage_dir(column.stage_path(row)) / path)} for row in rows(recipe)
             }
             known = list(next((lines for lines in by_row.values() if lines), {}).values())
             chosen = known[:: max(1, len(known) // QUESTIONS)][:QUESTIONS]
-            found[source.label] = [_turn(line, turn, by_row) for line in chosen for turn in range(len(line["questions"]))]
+            found[column.label] = [_turn(line, turn, by_row) for line in chosen for turn in range(len(line["questions"]))]
     return {label: samples for label, samples in found.items() if samples}
 
 
@@ -194,12 +194,6 @@ def _responses(run: RunDir, t: int) -> dict[str, dict[str, Any]]:
     return {line["prompt_id"]: line for path in sorted(folder.glob("*.jsonl")) for line in _lines(path)}
 
 
-def _opponent(row: str) -> str:
-    """Who answered for the pairs of `row`: the product of the iteration before."""
-    t = int(row.removeprefix("iter"))
-    return f"iter{t - 1}" if t else "sft"
-
-
 def _lengths(texts: dict[str, list[str]]) -> list[Lengths]:
     """Histograms over common edges, up to the length that 99 % stay below; longer ones count in the last bin."""
     every = sorted(len(text) for found in texts.values() for text in found)
@@ -214,12 +208,12 @@ def _lengths(texts: dict[str, list[str]]) -> list[Lengths]:
     return found
 
 
-def _sample(prompt: dict[str, Any], generated: dict[str, dict[str, dict[str, Any]]]) -> Sample:
+def _sample(prompt: dict[str, Any], generated: dict[int, dict[str, dict[str, Any]]]) -> Sample:
     given = [Answer("real", prompt["real"], "what SFT was trained on")]
-    for row, found in generated.items():
-        line = found.get(prompt["prompt_id"])
+    for t, lines in generated.items():
+        line = lines.get(prompt["prompt_id"])
         if line:
-            given.append(Answer(_opponent(row), line["response"], f"for {row}, ended by {line['finish_reason']}"))
+            given.append(Answer(opponent_of(t), line["response"], f"for iter{t}, ended by {line['finish_reason']}"))
     return Sample("\n\n".join(message["content"] for message in prompt["prompt"]), tuple(given))
 
 

@@ -1,11 +1,19 @@
-"""How values, differences and columns are written for people."""
+"""How values, differences and columns are written for people, and how a text from outside gets to where people read it.
+
+Every text that is not ours (a recipe's, a record's, a model's, a file's name) passes `visible` on its way out: to a terminal by
+`Terminal`, to Markdown, LaTeX and CSV by `one_line`, to HTML by the template engine.
+"""
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from harness.analysis.differences import ABSENT, DECIMALS, delta_text, word
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+from harness.analysis.differences import ABSENT, DECIMALS, delta_text, direction
 from harness.analysis.table_schema import Cell, Column, Comparison, Delta
 
 
@@ -25,7 +33,7 @@ def heading(column: Column) -> str:
     return f"{column.label} ↓" if column.lower_is_better else column.label
 
 
-def direction(columns: Sequence[Column]) -> str:
+def arrow_note(columns: Sequence[Column]) -> str:
     return "↓: lower is better." if any(column.lower_is_better for column in columns) else ""
 
 
@@ -38,7 +46,7 @@ def questions_text(column: Column) -> str:
 
 
 def outcome_text(found: Delta | None, column: Column) -> str:
-    return ABSENT if found is None else f"{delta_text(found, column)}: {word(found, lower_is_better=column.lower_is_better)}"
+    return ABSENT if found is None else f"{delta_text(found, column)}: {direction(found, lower_is_better=column.lower_is_better)}"
 
 
 def lacking_text(one: Comparison) -> str:
@@ -47,6 +55,7 @@ def lacking_text(one: Comparison) -> str:
 
 LIMIT = 4000
 """Characters of a text that are shown."""
+FORMULA_STARTS = ("=", "+", "-", "@")
 KEPT = "\n\t\u200c\u200d"
 """Line feed, tab and the two joiners that scripts and emoji need."""
 
@@ -54,6 +63,28 @@ KEPT = "\n\t\u200c\u200d"
 def visible(text: str) -> str:
     """`text` with control, bidirectional, invisible and half characters written as [U+202E]."""
     return text if text.isascii() and text.isprintable() else "".join(_shown(char) for char in text)
+
+
+def one_line(text: str) -> str:
+    """`visible` text on one line."""
+    return visible(" ".join(text.split()))
+
+
+def csv_text(value: Any) -> Any:
+    """A CSV cell: text on one line that no spreadsheet takes for a formula; what is no text as it is."""
+    if not isinstance(value, str):
+        return value
+    line = one_line(value)
+    return f"'{line}" if line.startswith(FORMULA_STARTS) else line
+
+
+class Terminal(Console):
+    """A console on which no text can move the cursor, change the window or reorder what is read, whoever prints it and how."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """As rich's, every text `visible`; rich's own control codes stay."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=visible(segment.text))
 
 
 def shortened(text: str) -> str:

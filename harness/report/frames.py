@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.analysis.scores import read_scores, sources
+from harness.analysis.scores import load_scores, task_columns
 from harness.artifact import LOG_FILE, RunDir, read_recipe
 from harness.errors import InputError, suggest
 from harness.files import read_jsonl
@@ -27,17 +27,18 @@ class Run:
     @property
     def scores(self) -> DataFrame:
         """A line for each finished row and task: row, task, and every field of `harness.contracts.Score`."""
-        found = read_scores(self.path, self.recipe)
-        return _frame([{"row": row, "column": column, **score.model_dump()} for (row, column), score in found.items()])
+        scores = load_scores(self.path, self.recipe)
+        found = [(row, column.label, scores.score(row, column)) for row in scores.rows for column in scores.tasks]
+        return _frame([{"row": row, "column": label, **score.model_dump()} for row, label, score in found if score])
 
     def samples(self, row: str, column: str) -> DataFrame:
         """The questions of a task as the row answered them, one a line (untrusted text); `column` is a column of the tables."""
-        labels = {source.label: source for source in sources(self.recipe)}
+        columns = {one.label: one for one in task_columns(self.recipe)}
         self._check(row)
-        if column not in labels:
-            raise InputError(f"{self.path} has no column {column!r}{suggest(column, labels)}")
-        source = labels[column]
-        return self._lines(f"{source.stage_path(row)}/samples/{source.task.name}.jsonl")
+        if column not in columns:
+            raise InputError(f"{self.path} has no column {column!r}{suggest(column, columns)}")
+        found = columns[column]
+        return self._lines(f"{found.stage_path(row)}/samples/{found.task.name}.jsonl")
 
     def pairs(self, iteration: int) -> DataFrame:
         """The pairs an iteration made, one a line: prompt (messages), real, generated, how the generated one ended."""

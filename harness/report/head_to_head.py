@@ -11,18 +11,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
 
-from harness.analysis.differences import delta, delta_text, word
-from harness.analysis.run_table import lower_is_better
-from harness.analysis.scores import Source, other_rules, read_score, sources
+from harness.analysis.differences import delta, delta_text, direction
+from harness.analysis.scores import RunScores, TaskColumn, load_scores, lower_is_better, other_rules
 from harness.analysis.table_schema import Delta
-from harness.artifact import RunDir, read_recipe
 from harness.config import Strict
 from harness.contracts import Score
 from harness.errors import HarnessError, suggest
 from harness.evaluation.statistics import holm, paired_difference
 from harness.files import read_jsonl
-from harness.plan import rows
-from harness.recipe import Recipe
 from harness.report.blocks import Block
 from harness.report.formatting import shortened, visible
 from harness.report.tables import print_block
@@ -35,12 +31,12 @@ class Side(NamedTuple):
     """A row of a run."""
 
     run: Path
-    recipe: Recipe
+    scores: RunScores
     row: str
 
     @property
     def name(self) -> str:
-        return f"{self.recipe.name}:{self.row}"
+        return f"{self.scores.recipe.name}:{self.row}"
 
 
 class Changed(Strict):
@@ -83,25 +79,25 @@ def parse_side(text: str) -> Side:
     """'RUN:ROW', or 'RUN' for its last row. Raises HarnessError for an unknown row and InputError where no run is there."""
     path, _, row = (text, "", "") if Path(text).is_dir() else text.rpartition(":")
     run = Path(path or text)
-    recipe = read_recipe(run)
-    if row and row not in rows(recipe):
-        raise HarnessError(f"{recipe.name} has no row {row!r}{suggest(row, rows(recipe))}")
-    return Side(run, recipe, row or rows(recipe)[-1])
+    scores = load_scores(run)
+    if row and row not in scores.rows:
+        raise HarnessError(f"{scores.recipe.name} has no row {row!r}{suggest(row, scores.rows)}")
+    return Side(run, scores, row or scores.rows[-1])
 
 
 def compare(left: Side, right: Side, num_samples: int) -> HeadToHead:
     """`left` against `right` on the tasks both recipes have, with `num_samples` changed questions a task shown whole."""
-    theirs = {source.label: source for source in sources(right.recipe)}
-    shared = [(source, theirs[source.label]) for source in sources(left.recipe) if source.label in theirs]
+    theirs = right.scores.by_label
+    shared = [(column, theirs[column.label]) for column in left.scores.tasks if column.label in theirs]
     if not shared:
         raise HarnessError(f"{left.name} and {right.name} share no task; expected two runs that were evaluated on the same ones")
-    found = [_task(left, right, ours, other, num_samples) for ours, other in shared]
-    corrected = holm([one.difference.p if one.difference else None for one in found])
-    told = tuple(
-        one.model_copy(update={"difference": one.difference.model_copy(update={"p_holm": p})}) if one.difference else one
-        for one, p in zip(found, corrected, strict=True)
+    tasks = [_task(left, right, ours, other, num_samples) for ours, other in shared]
+    corrected = holm([task.difference.p if task.difference else None for task in tasks])
+    with_p = tuple(
+        task.model_copy(update={"difference": task.difference.model_copy(update={"p_holm": p})}) if task.difference else task
+        for task, p in zip(tasks, corrected, strict=True)
     )
-    return HeadToHead(left=left.name, right=right.name, tasks=told)
+    return HeadToHead(left=left.name, right=right.name, tasks=with_p)
 
 
 def print_comparison(found: HeadToHead, console: Console) -> None:
@@ -130,8 +126,8 @@ def print_comparison(found: HeadToHead, console: Console) -> None:
             _print_changed(one.task, change, console)
 
 
-def _task(left: Side, right: Side, ours: Source, theirs: Source, num_samples: int) -> TaskComparison:
-    a, b = read_score(RunDir(left.run), left.row, ours), read_score(RunDir(right.run), right.row, theirs)
+def _task(left: Side, right: Side, ours: TaskColumn, theirs: TaskColumn, num_samples: int) -> TaskComparison:
+    a, b = left.scores.score(left.row, ours), right.scores.score(right.row, theirs)
     if a is None or b is None:
         return _without(ours.label, a, b, f"not run in {left.name if a is None else right.name}")
     if rules := other_rules(a, b):
@@ -147,7 +143,7 @@ def _task(left: Side, right: Side, ours: Source, theirs: Source, num_samples: in
         left=a.value,
         right=b.value,
         difference=found,
-        says=word(found, lower_is_better=lower_is_better(a.metric, ours.task.name)) if found else "no question is scored in both",
+        says=direction(found, lower_is_better=lower_is_better(a.metric, ours.task.name)) if found else "no question is scored in both",
         gained=sum(one.left > one.right for one in changed),
         lost=sum(one.left < one.right for one in changed),
         changed=tuple(_with_answers(left, right, ours, theirs, changed, num_samples)),
@@ -162,7 +158,7 @@ def _without(task: str, a: Score | None, b: Score | None, note: str) -> TaskComp
     )
 
 
-def _with_answers(left: Side, right: Side, ours: Source, theirs: Source, changed: list[Changed], num: int) -> Iterator[Changed]:
+def _with_answers(left: Side, right: Side, ours: TaskColumn, theirs: TaskColumn, changed: list[Changed], num: int) -> Iterator[Changed]:
     """The first `num` gains and losses with what both answered."""
     chosen = [one for one in changed if one.left > one.right][:num] + [one for one in changed if one.left < one.right][:num]
     if chosen:
@@ -173,9 +169,9 @@ def _with_answers(left: Side, right: Side, ours: Source, theirs: Source, changed
             yield one.model_copy(update={"prompt": asked.get(key), "left_answer": answers.get(key), "right_answer": others.get(key)})
 
 
-def _answers(side: Side, source: Source) -> tuple[dict[str, str], dict[str, str]]:
+def _answers(side: Side, column: TaskColumn) -> tuple[dict[str, str], dict[str, str]]:
     """({question: its prompt's end}, {question: the answer}) from the samples; empty where they are not here."""
-    path = side.run / source.stage_path(side.row) / "samples" / f"{source.task.name}.jsonl"
+    path = side.run / column.stage_path(side.row) / "samples" / f"{column.task.name}.jsonl"
     prompts: dict[str, str] = {}
     answers: dict[str, str] = {}
     seen: dict[str, int] = {}

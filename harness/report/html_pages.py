@@ -1,6 +1,6 @@
-"""The index of a folder of runs and sweeps, as Markdown and as a page: what each says about the paper's claims, and where its files are.
+"""Pages from templates, and the index of a folder of runs and sweeps: what each says about the paper's claims, and where its files are.
 
-Made from committed records alone; equal records give equal bytes.
+The index is made from committed records alone; equal records give equal bytes.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup
 
-from harness.analysis.claims import in_short
+from harness.analysis.claims import summarize
 from harness.analysis.differences import delta_text
 from harness.analysis.run_table import collect
 from harness.analysis.seed_table import MEAN
 from harness.analysis.sweep_table import compare_variants
 from harness.analysis.table_schema import Finding
-from harness.artifact import RECIPE_FILE, read_recipe
+from harness.artifact import RECIPE_FILE
 from harness.errors import HarnessError, InputError
 from harness.files import write_atomic
 from harness.report.formatting import shortened, visible
@@ -31,14 +31,14 @@ from harness.runs.sweeps import is_sweep
 LINKS = (("report", "report.html"), ("tables", "tables/tables.md"), ("JSON", "tables/tables.json"), ("recipe", RECIPE_FILE))
 
 
-class Run(NamedTuple):
+class Entry(NamedTuple):
     """A run or a sweep in the index; `error` says why its numbers could not be read."""
 
     name: str
     summary: str
     headline: str
     verdict: str
-    told: list[str]
+    numbers: list[str]
     findings: tuple[Finding, ...]
     links: list[tuple[str, str]]
     error: str | None
@@ -47,9 +47,9 @@ class Run(NamedTuple):
 def write_index(folder: Path) -> list[Path]:
     """Write FOLDER/README.md and FOLDER/index.html; return their paths. Raises InputError where there is no folder."""
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder; expected one that holds runs, such as results")
-    found = sorted(path for path in folder.iterdir() if (path / RECIPE_FILE).exists() or is_sweep(path))
-    runs = [_sweep(path, folder) if is_sweep(path) else _run(path, folder) for path in found]
+        raise InputError(f"{folder} is not a folder; expected one that holds runs, such as results")
+    paths = sorted(path for path in folder.iterdir() if (path / RECIPE_FILE).exists() or is_sweep(path))
+    runs = [_sweep(path, folder) if is_sweep(path) else _run(path, folder) for path in paths]
     write_atomic(folder / "README.md", _markdown(runs).encode())
     write_atomic(folder / "index.html", (render("index.html", runs=runs) + "\n").encode())
     return [folder / "README.md", folder / "index.html"]
@@ -59,40 +59,40 @@ def _links(path: Path, folder: Path) -> list[tuple[str, str]]:
     return [(name, quote(f"{path.relative_to(folder)}/{file}")) for name, file in LINKS if (path / file).exists()]
 
 
-def _sweep(path: Path, folder: Path) -> Run:
-    """A sweep says of each comparison's mean what all its seeds together say."""
+def _sweep(path: Path, folder: Path) -> Entry:
+    """A sweep's entry: the mean difference of each comparison, pooled over the seeds."""
     links = _links(path, folder)
     try:
         table = compare_variants(path)
     except HarnessError as error:
-        return Run(path.name, "", "", "", [], (), links, str(error).replace(f"{path}/", ""))
-    means = [one for one in table.comparisons if one.column == MEAN]
-    seeds = f"pooled over {len(table.runs)} seeds"
-    told = [f"{one.row} - {one.against}: {delta_text(one.pooled, None)}, {seeds}; {one.verdict}" for one in means]
-    return Run(path.name, table.summary, f"{len(table.runs)} seeds", "", told, (), links, None)
+        return Entry(path.name, "", "", "", [], (), links, str(error).replace(f"{path}/", ""))
+    means = [comparison for comparison in table.comparisons if comparison.column == MEAN]
+    seeds = "1 seed" if len(table.runs) == 1 else f"{len(table.runs)} seeds"
+    numbers = [f"{mean.row} - {mean.against}: {delta_text(mean.pooled, None)}, pooled over {seeds}; {mean.verdict}" for mean in means]
+    return Entry(path.name, table.summary, seeds, "", numbers, (), links, None)
 
 
-def _run(path: Path, folder: Path) -> Run:
+def _run(path: Path, folder: Path) -> Entry:
     links = _links(path, folder)
     try:
-        recipe, table = read_recipe(path), collect(path)
+        table = collect(path)
     except HarnessError as error:
-        return Run(path.name, "", "", "", [], (), links, str(error).replace(f"{path}/", ""))
-    headline, verdict, told = in_short(table)
-    return Run(path.name, recipe.summary, headline, verdict, told, table.findings, links, None)
+        return Entry(path.name, "", "", "", [], (), links, str(error).replace(f"{path}/", ""))
+    summary = summarize(table)
+    return Entry(path.name, table.summary, summary.headline, summary.verdict, summary.numbers, table.findings, links, None)
 
 
-def _markdown(runs: Sequence[Run]) -> str:
+def _markdown(runs: Sequence[Entry]) -> str:
     return "\n".join(_lines(runs)).rstrip() + "\n"
 
 
-def _lines(runs: Sequence[Run]) -> Iterator[str]:
+def _lines(runs: Sequence[Entry]) -> Iterator[str]:
     yield from ("# Runs", "", "Made by `harness index`; every number follows from the records in each folder.", "")
     yield from ("| run | in short | numbers |", "|---|---|---|")
     for run in runs:
-        told = "; ".join(run.told) if run.error is None else f"not readable: {run.error}"
+        numbers = "; ".join(run.numbers) if run.error is None else f"not readable: {run.error}"
         links = ", ".join(f"[{name}]({path})" for name, path in run.links)
-        yield f"| **{markdown_text(run.name)}** ({links}) | {markdown_text(run.headline)} | {markdown_text(told)} |"
+        yield f"| **{markdown_text(run.name)}** ({links}) | {markdown_text(run.headline)} | {markdown_text(numbers)} |"
     for run in runs:
         yield from ("", f"## {markdown_text(run.name)}", "", markdown_text(run.summary), "")
         yield from (f"- **{one.verdict}**: {markdown_text(one.claim)}. {markdown_text('; '.join(one.evidence))}" for one in run.findings)

@@ -1,7 +1,7 @@
 """A run as one self-contained HTML page: verdicts, tables, plots, responses, deviations, provenance, cost.
 
 The page loads nothing and runs no script: its content security policy allows its own style sheet, by hash, and embedded pictures. Every
-text in it is escaped by the template engine, after `untrusted.visible` has shown what would hide in it. Equal records give equal bytes.
+text in it is escaped by the template engine, after `formatting.visible` has shown what would hide in it. Equal records give equal bytes.
 """
 
 from __future__ import annotations
@@ -14,21 +14,23 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from harness.analysis.claims import in_short
+from harness import paper
+from harness.analysis.claims import summarize
 from harness.analysis.deviations import deviation_list
-from harness.analysis.differences import delta_text, word
+from harness.analysis.differences import delta_text, direction
 from harness.analysis.run_table import collect
-from harness.analysis.scores import Scores, read_scores, sources
+from harness.analysis.scores import RunScores, load_scores
 from harness.analysis.table_schema import Cell, Column, ResultTable
-from harness.artifact import RunDir, read_recipe
+from harness.artifact import RunDir
 from harness.config import flatten
 from harness.files import write_atomic
-from harness.recipe import Recipe
 from harness.report import plots
 from harness.report.blocks import Block, all_blocks, fit
 from harness.report.evidence import Audit, Check, Evidence, gather
 from harness.report.formatting import heading, questions_text, value_text
 from harness.report.html_pages import render
+from harness.report.released import released_blocks
+from harness.runs.provenance import describe
 
 OWN_TABLES = ("The paper's claims", "Scores", "Tasks")
 """Blocks the page shows in its own way."""
@@ -59,60 +61,68 @@ class Picture(NamedTuple):
 
 def write_report(run: Path, plots_dir: Path | None = None) -> Path:
     """Write RUN/report.html, and its plots as files into `plots_dir` where given; return the page's path."""
-    recipe = read_recipe(run)
-    table = collect(run)
-    evidence = gather(RunDir(run), recipe)
-    write_atomic(run / "report.html", to_html(run, recipe, table, evidence).encode())
+    scores = load_scores(run)
+    table = collect(run, scores)
+    evidence = gather(RunDir(run), scores.recipe)
+    write_atomic(run / "report.html", to_html(run, scores, table, evidence).encode())
     for plot in plots.plots(table, evidence) if plots_dir else ():
         plots.write(plot, Path(str(plots_dir)))
     return run / "report.html"
 
 
-def to_html(run: Path, recipe: Recipe, table: ResultTable, evidence: Evidence) -> str:
+def to_html(run: Path, scores: RunScores, table: ResultTable, evidence: Evidence) -> str:
     """The page."""
     drawn = plots.plots(table, evidence)
     blocks = [fit(block, 10**6)[0] for block in all_blocks(table) if block.title not in OWN_TABLES]
     published = [block for block in blocks if block.title.startswith(("Published", "Beside"))]
+    released = [fit(block, 10**6)[0] for block in released_blocks(RunDir(run), scores.recipe)]
     return render(
         "report.html",
         table=table,
-        recipe=recipe,
-        headline=in_short(table),
-        scores=_scores(recipe, table, read_scores(run, recipe)),
+        recipe=scores.recipe,
+        summary=summarize(table),
+        scores=_scores(table, scores),
         notes=_block(all_blocks(table), "Scores").lines,
         blocks=[block for block in blocks if block not in published],
-        published=published,
+        published=[*published, *released],
         pictures={place: [_picture(plot) for plot in drawn if plot.place == place] for place in plots.PLACES},
         samples=evidence.samples,
         judged=evidence.judged,
-        deviations=deviation_list(recipe),
+        deviations=deviation_list(scores.recipe),
+        paper=paper if table.published else None,
         audits={stage: _audit(stage, audit) for stage, audit in evidence.audits.items()},
         launches=list(_launches(RunDir(run))),
         costs=evidence.costs,
     )  # fmt: skip
 
 
-def _scores(recipe: Recipe, table: ResultTable, scores: Scores) -> list[tuple[str, str, list[ScoreCell]]]:
+def _scores(table: ResultTable, scores: RunScores) -> list[tuple[str, str, list[ScoreCell]]]:
     """(task, its metric and questions, a cell a row) for each column."""
-    by_label = {source.label: source for source in sources(recipe)}
-    found = []
+    lines = []
     for column in table.columns:
         shots = "" if column.shots is None else f", {column.shots}-shot"
         about = f"{column.metric}{shots}{', ' + questions_text(column) + ' questions' if column.n else ''}"
-        cells = []
-        for row in table.rows:
-            cell, source, score = table.cell(row, column.label), by_label.get(column.label), scores.get((row, column.label))
-            path = [("File", source.score_path(row))] if source and score else []
-            rules = [("Protocol", f"{field} = {value}") for field, value in flatten(score.protocol).items()] if score else []
-            facts = [*_facts(cell, column), *path, *rules]
-            title = "; ".join(f"{name}: {text}" for name, text in facts if name in ("Questions", "Standard error", "File"))
-            cells.append(ScoreCell(value_text(cell, column), _mark(cell, column), title or cell.status, facts))
-        found.append((heading(column), about, cells))
-    return found
+        lines.append((heading(column), about, [_score_cell(table.cell(row, column.label), column, scores) for row in table.rows]))
+    return lines
+
+
+def _score_cell(cell: Cell, column: Column, scores: RunScores) -> ScoreCell:
+    facts = [*_facts(cell, column), *_origin(cell, scores)]
+    title = "; ".join(f"{name}: {text}" for name, text in facts if name in ("Questions", "Standard error", "File"))
+    return ScoreCell(value_text(cell, column), _mark(cell, column), title or cell.status, facts)
+
+
+def _origin(cell: Cell, scores: RunScores) -> Iterator[tuple[str, str]]:
+    """The file of a task's score and the rules it was made under; nothing for the average."""
+    task = scores.by_label.get(cell.column)
+    score = scores.score(cell.row, task) if task else None
+    if task and score:
+        yield "File", task.score_path(cell.row)
+        yield from (("Protocol", f"{field} = {value}") for field, value in flatten(score.protocol).items())
 
 
 def _mark(cell: Cell, column: Column) -> str:
-    return word(cell.delta, lower_is_better=column.lower_is_better) if cell.delta else ""
+    return direction(cell.delta, lower_is_better=column.lower_is_better) if cell.delta else ""
 
 
 def _facts(cell: Cell, column: Column) -> Iterator[tuple[str, str]]:
@@ -165,12 +175,5 @@ def _launches(run: RunDir) -> Iterator[dict[str, str]]:
     """A line for each launch of each stage."""
     for path in run.stages():
         launch = run.launch(path)
-        for one in launch.launches if launch else ():
-            yield {
-                "stage": path,
-                "identity": launch.stage.fingerprint[:12] if launch else "",
-                "commit": str(one.get("commit") or "not recorded")[:12] + (" with local changes" if one.get("dirty") else ""),
-                "command": str(one.get("command") or "not recorded"),
-                "versions": ", ".join(f"{name} {number}" for name, number in one.get("versions", {}).items()),
-                "machine": f"{one.get('platform', '')} {one.get('processor', '')}".strip(),
-            }
+        for origin in launch.launches if launch else ():
+            yield {"stage": path, "identity": launch.stage.fingerprint[:12] if launch else "", **describe(origin)._asdict()}

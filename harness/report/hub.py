@@ -1,6 +1,7 @@
-"""An iteration's Hub model card: `model-index` results with their rules, base model, data, recipe, deviations, provenance.
+"""An iteration on the Hub: its model card, and the upload of its checkpoint.
 
-The metadata goes through huggingface_hub's own classes, which check it.
+The card holds `model-index` results with their rules, base model, data, recipe, deviations and provenance; its metadata goes through
+huggingface_hub's own classes, which check it. Only safetensors that are the recorded files are uploaded.
 """
 
 from __future__ import annotations
@@ -15,16 +16,17 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalToken
 from harness.analysis.deviations import deviation_list
 from harness.analysis.differences import delta_text
 from harness.analysis.run_table import collect
-from harness.analysis.scores import read_scores, sources
+from harness.analysis.scores import RunScores, load_scores
 from harness.analysis.table_schema import ResultTable
-from harness.artifact import RunDir, read_recipe
+from harness.artifact import RunDir
 from harness.config import flatten
 from harness.errors import HarnessError, InputError, suggest
 from harness.files import hash_file, write_atomic
-from harness.plan import rows
+from harness.plan import iteration_of
 from harness.recipe import Recipe
 from harness.report.formatting import heading, questions_text, value_text
-from harness.report.tables import markdown_text
+from harness.report.tables import code_text, markdown_text
+from harness.runs.provenance import describe
 
 DATASETS: dict[str, tuple[str, str | None]] = {
     "arc_challenge": ("allenai/ai2_arc", "ARC-Challenge"),
@@ -47,10 +49,11 @@ def write_card(run: Path, row: str, target: Path | None = None) -> Path:
 
 def to_card(run: Path, row: str) -> ModelCard:
     """The card of `row`. Unscored tasks are not among its results."""
-    recipe = read_recipe(run)
-    if row not in rows(recipe):
-        raise HarnessError(f"{recipe.name} has no row {row!r}{suggest(row, rows(recipe))}")
-    table = collect(run)
+    scores = load_scores(run)
+    recipe = scores.recipe
+    if row not in scores.rows:
+        raise HarnessError(f"{recipe.name} has no row {row!r}{suggest(row, scores.rows)}")
+    table = collect(run, scores)
     data = ModelCardData(
         base_model=recipe.sft_model.name if recipe.sft_model.source == "hub" else None,
         datasets=[recipe.prompts.dataset] if recipe.prompts.source == "hub" else None,
@@ -58,23 +61,22 @@ def to_card(run: Path, row: str) -> ModelCard:
         pipeline_tag="text-generation",
         tags=["spin", "self-play-fine-tuning"],
         model_name=f"{recipe.name}-{row}",
-        eval_results=list(_results(run, recipe, table, row)) or None,
+        eval_results=list(_results(scores, table, row)) or None,
     )
     body = "\n".join([*_about(recipe, row), *_scores(table, row), *_settings(recipe, row), *_deviations(recipe), *_provenance(run, row)])
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}\n", ignore_metadata_errors=False)
 
 
-def _results(run: Path, recipe: Recipe, table: ResultTable, row: str) -> Iterator[EvalResult]:
-    scores = read_scores(run, recipe)
-    for source in sources(recipe):
-        score, cell = scores.get((row, source.label)), table.cell(row, source.label)
+def _results(scores: RunScores, table: ResultTable, row: str) -> Iterator[EvalResult]:
+    for column in scores.tasks:
+        score, cell = scores.score(row, column), table.cell(row, column.label)
         if score is not None and cell.value is not None:
-            dataset, config = DATASETS.get(source.task.name, (source.task.name, None))
+            dataset, config = DATASETS.get(column.task.name, (column.task.name, None))
             yield EvalResult(
                 task_type="text-generation",
-                task_name=source.label,
+                task_name=column.label,
                 dataset_type=dataset,
-                dataset_name=source.label,
+                dataset_name=column.label,
                 dataset_config=config,
                 dataset_args={
                     "num_few_shot": score.shots,
@@ -96,10 +98,14 @@ def _about(recipe: Recipe, row: str) -> Iterator[str]:
     yield ""
     yield f"- Recipe: {markdown_text(recipe.summary)}"
     model = recipe.sft_model
-    yield f"- Base model: `{model.name}` ({model.source}{f', revision `{model.revision}`' if model.revision else ''})."
+    yield f"- Base model: {code_text(model.name)} ({model.source}{_revision(model.revision)})."
     prompts = recipe.prompts
-    yield f"- Data: {prompts.num_prompts} prompts of `{prompts.dataset}`{f', revision `{prompts.revision}`' if prompts.revision else ''}."
+    yield f"- Data: {prompts.num_prompts} prompts of {code_text(prompts.dataset)}{_revision(prompts.revision)}."
     yield ""
+
+
+def _revision(revision: str | None) -> str:
+    return f", revision {code_text(revision)}" if revision else ""
 
 
 def _scores(table: ResultTable, row: str) -> Iterator[str]:
@@ -120,8 +126,8 @@ def _settings(recipe: Recipe, row: str) -> Iterator[str]:
     yield from ("## Recipe", "", "| setting | value |", "|---|---|")
     chosen = {name: getattr(recipe, name) for name in ("objective", "sampling", "generation_template", "training_template", "optimizer",
               "precision", "global_batch_size", "max_length", "seed")}  # fmt: skip
-    number = row.removeprefix("iter")
-    own = flatten(recipe.iterations[int(number)], f"iterations.{number}") if row.startswith("iter") and number.isdigit() else {}
+    t = iteration_of(row)
+    own = {} if t is None else flatten(recipe.iterations[t], f"iterations.{t}")
     for field, value in {**flatten(chosen), **own}.items():
         yield f"| {markdown_text(field)} | {markdown_text(str(value))} |"
     yield ""
@@ -141,10 +147,8 @@ def _provenance(run: Path, row: str) -> Iterator[str]:
     yield from ("## Provenance", "")
     if launch is None:
         yield f"No stage {stage} was recorded."
-    for one in launch.launches if launch else ():
-        state = " with local changes" if one.get("dirty") else ""
-        versions = ", ".join(f"{name} {number}" for name, number in one.get("versions", {}).items())
-        yield f"- `{stage}`, identity `{launch.stage.fingerprint[:12] if launch else ''}`: commit `{one.get('commit')}`{state}; {versions}"
+    for text in map(describe, launch.launches if launch else ()):
+        yield f"- `{stage}`, identity `{launch.stage.fingerprint[:12] if launch else ''}`: commit `{text.commit}`; {text.packages}"
 
 
 CHECKPOINT = "checkpoint/"

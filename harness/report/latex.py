@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from harness.analysis.table_schema import ResultTable, SeedTable
 from harness.report.blocks import Block, all_blocks, fit
+from harness.report.formatting import one_line
 
 WIDTH = 92
 """Characters of \\scriptsize that fit the text width of LaTeX's article class."""
@@ -25,7 +26,7 @@ def to_latex(table: ResultTable | SeedTable) -> str:
     """Every block as a `table` environment whose caption holds the lines under it."""
     title = table.recipe if isinstance(table, ResultTable) else table.name
     parts = [part for whole in all_blocks(table) for part in fit(whole, WIDTH)]
-    lines = [f"% {_comment(title)}: {_comment(table.summary)}", r"% needs \usepackage[T1]{fontenc} and \usepackage{booktabs}"]
+    lines = [f"% {one_line(title)}: {one_line(table.summary)}", r"% needs \usepackage[T1]{fontenc} and \usepackage{booktabs}"]
     return "\n".join([*lines, *(line for block in parts for line in _environment(block))]) + "\n"
 
 
@@ -54,7 +55,7 @@ def _cell(text: str, side: str) -> str:
 
 def escape(text: str) -> str:
     """`text` on one line as LaTeX shows it."""
-    return "".join(SPECIAL.get(char) or _plain(char) for char in " ".join(text.split()))
+    return "".join(SPECIAL.get(char) or _plain(char) for char in one_line(text))
 
 
 def _plain(char: str) -> str:
@@ -62,5 +63,3 @@ def _plain(char: str) -> str:
     return char if known else f"U+{ord(char):04X}"
 
 
-def _comment(text: str) -> str:
-    return " ".join(text.split())

@@ -20,6 +20,7 @@ from harness.analysis.comparability import AVERAGE
 from harness.analysis.differences import delta_text
 from harness.analysis.table_schema import Cell, Column, Delta, ResultTable
 from harness.files import write_atomic
+from harness.plan import iteration_of
 from harness.report.evidence import Curve, Evidence, Gap, Lengths
 from harness.report.formatting import heading
 
@@ -81,24 +82,22 @@ def colour(row: str, num_iterations: int) -> str:
     """The colour of a row: iterations from light to dark, others apart."""
     if row == "sft":
         return SFT
-    if not row.removeprefix("iter").isdigit():
-        return CONTROL
-    place = int(row.removeprefix("iter")) / max(num_iterations - 1, 1)
-    return ITERATIONS[round(place * (len(ITERATIONS) - 1))]
+    t = iteration_of(row)
+    return CONTROL if t is None else ITERATIONS[round(t / max(num_iterations - 1, 1) * (len(ITERATIONS) - 1))]
 
 
 def _headline(table: ResultTable) -> Iterator[Plot]:
-    in_order = sorted(table.from_sft, key=lambda one: not one.row.removeprefix("iter").isdigit())  # controls last
+    in_order = sorted(table.from_sft, key=lambda one: iteration_of(one.row) is None)  # controls last
     known = {one.row: found for one in in_order if (found := headline(one)) is not None}
     if known:
         words = "; ".join(f"{row} {delta_text(found, None)}" for row, found in known.items())
         average = any(AVERAGE in one.tasks for one in table.from_sft)
         what = "leaderboard average" if average else f"mean of {len(table.from_sft[-1].mean_over)} tasks"
-        yield Plot("headline", "headline", f"Gain over SFT, {what}", words, lambda: _headline_figure(table, known))
+        yield Plot("headline", "headline", f"Difference from SFT, {what}", words, lambda: _headline_figure(table, known))
 
 
 def _headline_figure(table: ResultTable, known: Mapping[str, Delta]) -> Figure:
-    """Paired differences from sft with 95 % intervals around the line of no gain, and the paper's own average gains."""
+    """Paired differences from sft with 95 % intervals around 0, and the paper's own average differences."""
     figure = Figure(figsize=SIZE)
     axes = figure.add_subplot()
     names = ["sft", *known]
@@ -106,7 +105,8 @@ def _headline_figure(table: ResultTable, known: Mapping[str, Delta]) -> Figure:
     for place, (row, found) in enumerate(known.items(), 1):
         _interval(axes, place, found.difference, found.low, found.high, colour(row, _num_iterations(table)))
         axes.annotate(f"{found.difference:+z.2f}", (place, found.difference), (8, 0), textcoords="offset points", va="center")
-    printed = next((one.rows for one in table.published if one.table == "paper/leaderboard" and "average" in one.reasons), {})
+    printed = next((one.rows for one in table.published if one.table == "paper/leaderboard"), {})
+    printed = printed if AVERAGE in {column.label for column in table.columns} else {}
     theirs = [(x, printed[name]["average"] - printed["sft"]["average"]) for x, name in enumerate(names) if name in printed]
     if theirs:
         axes.plot(*zip(*theirs, strict=True), color=PAPER, marker="D", fillstyle="none", linestyle="--", label="the paper, six tasks")
@@ -194,7 +194,7 @@ CURVES = {
 def _curves(curves: Sequence[Curve]) -> Iterator[Plot]:
     """The iterations' curves, one after the other."""
     for name, (quantities, title) in CURVES.items():
-        found = [one for one in curves if one.quantity in quantities and one.row.startswith("iter")]
+        found = [one for one in curves if one.quantity in quantities and iteration_of(one.row) is not None]
         if found:
             words = "; ".join(f"{one.row} {one.quantity}: {one.values[0]:.3f} to {one.values[-1]:.3f}" for one in found)
             yield Plot(f"training_{name}", "training", title, words, _curve_drawer(found, name))
@@ -255,4 +255,4 @@ def _file_name(label: str) -> str:
 
 
 def _num_iterations(table: ResultTable) -> int:
-    return sum(row.removeprefix("iter").isdigit() for row in table.rows)
+    return sum(iteration_of(row) is not None for row in table.rows)

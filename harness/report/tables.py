@@ -1,7 +1,7 @@
-"""The tables of a run or of several: read from records, and written for a terminal, as Markdown, LaTeX (latex.py), CSV and JSON.
+"""The tables of a run, of several runs or of a sweep, written for a terminal, as Markdown, LaTeX (latex.py), CSV and JSON.
 
-They need the committed records alone (no weights, no samples), and equal records give equal bytes: no time, no path of a machine. All
-text is escaped on its way out.
+They are made from the committed records alone (no weights, no samples), and equal records give equal bytes: no time, no path of a
+machine. All text is escaped on its way out.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from harness.analysis.sweep_table import compare_variants
 from harness.analysis.table_schema import Cell, Column, ResultTable, SeedTable, Spread
 from harness.files import dump, read_model, write_atomic
 from harness.report.blocks import Block, all_blocks, fit
+from harness.report.formatting import csv_text, one_line
 from harness.report.latex import to_latex
 from harness.runs.sweeps import SWEEP_FILE, SweepRecord, is_sweep
 
@@ -56,7 +57,7 @@ def write_sweep_tables(folder: Path) -> SeedTable:
     return table
 
 
-def read(folders: list[Path]) -> ResultTable | SeedTable:
+def read_table(folders: list[Path]) -> ResultTable | SeedTable:
     """The table of a run, of a sweep, or of several runs that differ in their seeds."""
     if len(folders) > 1:
         return combine(folders)
@@ -109,7 +110,8 @@ def to_csv(table: ResultTable | SeedTable) -> str:
     fields = CSV_FIELDS if isinstance(table, ResultTable) else tuple(Spread.model_fields)
     writer = csv.DictWriter(out, fields, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(_csv_rows(table) if isinstance(table, ResultTable) else (one.model_dump() for one in table.spreads))
+    rows = _csv_rows(table) if isinstance(table, ResultTable) else (one.model_dump() for one in table.spreads)
+    writer.writerows({name: csv_text(value) for name, value in row.items()} for row in rows)
     return out.getvalue()
 
 
@@ -159,7 +161,12 @@ def _markdown_block(block: Block) -> Iterator[str]:
     yield ""
 
 
+def code_text(text: str) -> str:
+    """Text as code in Markdown, on one line."""
+    return f"`{one_line(text).replace('`', chr(39))}`"
+
+
 def markdown_text(text: str) -> str:
     """Text that Markdown shows as it is, on one line; underscores inside words need no escape."""
-    plain = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+    plain = one_line(text).replace("&", "&amp;").replace("<", "&lt;")
     return re.sub(r"([\\`*|]|(?<=\])\(|(?<!\w)_|_(?!\w))", r"\\\1", plain)

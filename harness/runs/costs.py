@@ -10,20 +10,22 @@ Our training counts a pair's prompt once, and the opponent once an iteration: fo
 8 FLOPs a parameter for 840 tokens a pair, 4.9e18, in the paper's 4.32 h on 8 A100s 39 TFLOPS a device, an mfu of 0.125 without
 padding. At the mfu of 0.35 assumed for `a100x8` our estimate is a quarter of the paper's time; neither is a measurement of ours.
 
-Memory is what must fit on each device at the least: weights, gradients and optimizer state in fp32, divided among the devices as
-FSDP does; for generation and evaluation an engine's weights alone. Activations, caches and a layer's gathered weights come on top.
+Memory is what must fit on each device (harness/runs/memory.py).
 Disk is what stays; while training, two states of twice the checkpoint's size (with AdamW three times) come and go.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from harness import paper
 from harness.artifact import Stage
 from harness.contracts import EvaluateSpec, PreferencesSpec, PromptsSpec, TrainSpec, branches, has_opponent, load
 from harness.machine import Machine
+from harness.plan import iteration_of, steps_of
 from harness.recipe import Benchmark, Recipe
+from harness.runs.memory import ADAPTERS, OPTIMIZER_BYTES, needed
 
 # questions in the full set, and tokens scored or generated a question at the paper's shots; counted on the real sets, rounded
 TASK_SIZES = {
@@ -40,8 +42,6 @@ TASK_SIZES = {
     "mt_bench": (80, 2000),
 }
 DEFAULT_TASK_SIZE = (200, 100)
-OPTIMIZER_BYTES = {"rmsprop": 4, "adamw": 8}
-"""State kept for each parameter, in fp32."""
 
 
 class Cost(NamedTuple):
@@ -66,7 +66,7 @@ REPLICATED_BENCHMARKS = ("open_llm", "big_bench")
 
 def estimate(recipe: Recipe, stage: Stage, machine: Machine) -> Cost:
     """The cost of one stage of `recipe` on `machine`."""
-    tokens, flops, hours, disk, calls = {
+    work = {
         "model": _model,
         "prompts": _prompts,
         "preferences": _preferences,
@@ -74,8 +74,32 @@ def estimate(recipe: Recipe, stage: Stage, machine: Machine) -> Cost:
         "train": _train,
         "evaluate": _evaluate,
     }[stage.kind](recipe, stage, machine)
-    device_hours = hours * devices_of(stage, machine)
-    return Cost(tokens, flops, hours, device_hours, _memory_gb(recipe, stage, machine), disk, calls, _paper_hours(recipe, stage))
+    device_hours = work.hours * devices_of(stage, machine)
+    return Cost(
+        **work._asdict(), device_hours=device_hours, memory_gb=needed(recipe, stage, machine).total, paper_hours=_paper_hours(recipe, stage)
+    )
+
+
+def peak_disk_gb(recipe: Recipe, stages: Sequence[Stage], machine: Machine) -> float:
+    """The most that making `stages` in their order holds at a time: what they leave, and beside it a training's two states.
+
+    Example: zephyr-7b has four checkpoints of 29 GB behind it when its last iteration saves states of 58 GB: 232 GB and some text.
+    """
+    left, peak = 0.0, 0.0
+    for stage in stages:
+        kept = estimate(recipe, stage, machine).disk_gb
+        peak = max(peak, left + max(kept, _states_gb(recipe, stage)))
+        left += kept
+    return peak
+
+
+def _states_gb(recipe: Recipe, stage: Stage) -> float:
+    """Two states of a training, of which one is being written; nothing for another stage."""
+    if stage.kind != "train":
+        return 0.0
+    spec = TrainSpec.model_validate(stage.spec)
+    optimizer = OPTIMIZER_BYTES[spec.optimizer.name] * (ADAPTERS if spec.lora else 1.0)
+    return 2 * (4 + optimizer) * recipe.sizes.num_parameters / 1e9
 
 
 def devices_of(stage: Stage, machine: Machine) -> int:
@@ -85,31 +109,39 @@ def devices_of(stage: Stage, machine: Machine) -> int:
     return {"train": machine.num_devices, "generate": machine.num_replicas * machine.tensor_parallel}.get(stage.kind, 1)
 
 
-Parts = tuple[float, float, float, float, int]
+class Work(NamedTuple):
+    """What a stage does and leaves, by its kind."""
+
+    disk_gb: float
+    tokens: float = 0.0
+    flops: float = 0.0
+    hours: float = 0.0
+    judge_calls: int = 0
 
 
-def _model(recipe: Recipe, stage: Stage, machine: Machine) -> Parts:
-    return 0.0, 0.0, 0.0, _checkpoint_gb(recipe), 0
+def _model(recipe: Recipe, stage: Stage, machine: Machine) -> Work:
+    return Work(_checkpoint_gb(recipe))
 
 
-def _prompts(recipe: Recipe, stage: Stage, machine: Machine) -> Parts:
+def _prompts(recipe: Recipe, stage: Stage, machine: Machine) -> Work:
     num, sizes = PromptsSpec.model_validate(stage.spec).prompts.num_prompts, recipe.sizes
-    return 0.0, 0.0, 0.0, num * (sizes.prompt_tokens + sizes.real_tokens) * 5 / 1e9, 0
+    return Work(num * (sizes.prompt_tokens + sizes.real_tokens) * 5 / 1e9)
 
 
-def _preferences(recipe: Recipe, stage: Stage, machine: Machine) -> Parts:
+def _preferences(recipe: Recipe, stage: Stage, machine: Machine) -> Work:
     num, sizes = PreferencesSpec.model_validate(stage.spec).prompts.num_prompts, recipe.sizes
-    return 0.0, 0.0, 0.0, num * (sizes.prompt_tokens + 2 * sizes.real_tokens) * 5 / 1e9, 0
+    return Work(num * (sizes.prompt_tokens + 2 * sizes.real_tokens) * 5 / 1e9)
 
 
-def _generate(recipe: Recipe, stage: Stage, machine: Machine) -> Parts:
-    sizes, num = recipe.sizes, recipe.prompts.num_prompts
+def _generate(recipe: Recipe, stage: Stage, machine: Machine) -> Work:
+    held_out = recipe.held_out if stage.inputs["prompts"] == "held_out/prompts" else None
+    sizes, num = recipe.sizes, (held_out or recipe.prompts).num_prompts
     tokens = num * (sizes.prompt_tokens + sizes.generated_tokens)
     hours = _decode_hours(recipe, stage, machine, num * sizes.generated_tokens)
-    return tokens, 2 * sizes.num_parameters * tokens, hours, num * sizes.generated_tokens * 5 / 1e9, 0
+    return Work(num * sizes.generated_tokens * 5 / 1e9, tokens, 2 * sizes.num_parameters * tokens, hours)
 
 
-def _train(recipe: Recipe, stage: Stage, machine: Machine) -> Parts:
+def _train(recipe: Recipe, stage: Stage, machine: Machine) -> Work:
     """Policy forward and backward over every pair seen, and the opponent's forward, where it is read, once over each pair."""
     spec, sizes = TrainSpec.model_validate(stage.spec), recipe.sizes
     iterations = sum(role.startswith("responses") for role in stage.inputs)
@@ -119,7 +151,7 @@ def _train(recipe: Recipe, stage: Stage, machine: Machine) -> Parts:
     steps = spec.num_steps or spec.stop_after_epochs * (pairs // spec.global_batch_size)
     tokens = steps * spec.global_batch_size * row
     flops = sizes.num_parameters * (6 * tokens + (2 * pairs * row if has_opponent(spec.objective) else 0))
-    return tokens, flops, _compute_hours(stage, machine, flops), _checkpoint_gb(recipe), 0
+    return Work(_checkpoint_gb(recipe), tokens, flops, _compute_hours(stage, machine, flops))
 
 
 def _num_prompts(recipe: Recipe, stage: Stage) -> int:
@@ -129,16 +161,28 @@ def _num_prompts(recipe: Recipe, stage: Stage) -> int:
     return (own.prompts if own and own.prompts else recipe.prompts).num_prompts
 
 
-def _evaluate(recipe: Recipe, stage: Stage, machine: Machine) -> Parts:
+def _evaluate(recipe: Recipe, stage: Stage, machine: Machine) -> Work:
     benchmark = EvaluateSpec.model_validate(stage.spec).benchmark
+    if recipe.held_out and benchmark.name == "held_out":
+        tokens = _models_scored(stage) * recipe.held_out.num_prompts * _pair_tokens(recipe)
+        flops = 2 * recipe.sizes.num_parameters * tokens
+        return Work(tokens, flops, _compute_hours(stage, machine, flops))
     questions = {task.name: _num_questions(benchmark, task.name) for task in benchmark.tasks}
     tokens = float(sum(num * TASK_SIZES.get(name, DEFAULT_TASK_SIZE)[1] for name, num in questions.items()))
     flops = 2 * recipe.sizes.num_parameters * tokens
     calls = sum(2 * num for num in questions.values()) * _calls_a_turn(benchmark)
-    if benchmark.name == "mt_bench":  # half of the tokens are answers
-        return tokens, flops, _decode_hours(recipe, stage, machine, tokens / 2), 0.0, calls
-    hours = _compute_hours(stage, machine, flops)
-    return tokens, flops, hours, 0.0, calls
+    is_generated = benchmark.name == "mt_bench"  # half of its tokens are answers
+    hours = _decode_hours(recipe, stage, machine, tokens / 2) if is_generated else _compute_hours(stage, machine, flops)
+    return Work(0.0, tokens, flops, hours, calls)
+
+
+def _models_scored(stage: Stage) -> int:
+    """Policy and opponent; one model where they are the same."""
+    return len({stage.inputs["policy"], stage.inputs["opponent"]})
+
+
+def _pair_tokens(recipe: Recipe) -> float:
+    return recipe.sizes.prompt_tokens + recipe.sizes.real_tokens + recipe.sizes.generated_tokens
 
 
 def _calls_a_turn(benchmark: Benchmark) -> int:
@@ -162,17 +206,6 @@ def _decode_hours(recipe: Recipe, stage: Stage, machine: Machine, tokens: float)
     return tokens / rate / 3600
 
 
-def _memory_gb(recipe: Recipe, stage: Stage, machine: Machine) -> float:
-    parameters = recipe.sizes.num_parameters / 1e9
-    if stage.kind == "train":
-        per_parameter = 4 + 4 + OPTIMIZER_BYTES[TrainSpec.model_validate(stage.spec).optimizer.name]
-        return per_parameter * parameters / machine.num_devices
-    if stage.kind in ("generate", "evaluate"):
-        shared_by = machine.tensor_parallel if stage.kind == "generate" else 1
-        return {"bf16": 2, "fp32": 4}[recipe.precision] * parameters / shared_by
-    return 0.0
-
-
 def _checkpoint_gb(recipe: Recipe) -> float:
     return recipe.sizes.num_parameters * 4 / 1e9
 
@@ -183,4 +216,21 @@ def _paper_hours(recipe: Recipe, stage: Stage) -> float | None:
     if recipe.claims is None or step not in ("generate", "train"):
         return None
     hours = paper.TIMES["generation_hours" if step == "generate" else "training_hours"].value
-    return {f"iter{t}": float(value) for t, value in enumerate(hours)}.get(row)
+    t = iteration_of(row)
+    return float(hours[t]) if t is not None and t < len(hours) else None
+
+
+def steps_at_equal_flops(recipe: Recipe, global_batch_size: int) -> int:
+    """Steps of further SFT that cost what all iterations cost: generation, the opponent's forward passes and training together.
+
+    Example: 100 prompts, one iteration of 10 steps of 10 pairs, lengths 10 + 10 + 10: generation 2 * 100 * 20, opponent 2 * 100 * 30,
+    training 6 * 10 * 10 * 30 make 28 000 per parameter; an SFT step of 10 rows is 6 * 10 * 20 = 1200, so 23 steps.
+    """
+    sizes, num = recipe.sizes, recipe.prompts.num_prompts
+    row = sizes.prompt_tokens + sizes.real_tokens + sizes.generated_tokens
+    spent = 0.0
+    for t, iteration in enumerate(recipe.iterations):
+        generation = 2 * num * (sizes.prompt_tokens + sizes.generated_tokens)
+        opponent = 2 * num * len(iteration.pairs_from) * row
+        spent += generation + opponent + 6 * steps_of(recipe, t) * recipe.global_batch_size * row
+    return round(spent / (6 * global_batch_size * (sizes.prompt_tokens + sizes.real_tokens)))

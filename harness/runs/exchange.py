@@ -6,22 +6,21 @@ Imported pairs stand in a run as the finished stages `prompts` and `iterT/genera
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.artifact import Accepted, RunDir, Stage, write_recipe
-from harness.contracts import Row
+from harness.contracts import Demonstration
 from harness.errors import InputError
-from harness.files import digest, dump, write_atomic
+from harness.files import digest, dump, write_atomic, write_json
 from harness.machine import Machine
 from harness.plan import plan
 from harness.recipe import Recipe
 from harness.runs import lock, pair_files, provenance
 from harness.runs.pair_files import Layout
 from harness.stages.response_shards import Responses
-from harness.training.pairs import Pair, dump_rows, read_pairs, read_rows
+from harness.training.pairs import Pair, read_demonstrations, read_pairs, write_demonstrations
 
 SHARD = 2048
 
@@ -57,7 +56,7 @@ def export(run: RunDir, recipe: Recipe, iteration: int, layout: Layout, folder: 
         "rows": count,
         "exported_by": provenance.collect(),
     }
-    write_atomic(folder / "provenance.json", (json.dumps(made, indent=1) + "\n").encode())
+    write_json(folder / "provenance.json", made)
     card = CARD.format(row=f"iter{iteration}", recipe=recipe.name, count=", ".join(f"{split} {num}" for split, num in count.items()))
     write_atomic(folder / "README.md", card.encode())
     return count
@@ -83,11 +82,11 @@ def import_pairs(recipe: Recipe, run: RunDir, machine: Machine, iteration: int, 
         write_recipe(run.path, recipe)
         prompts = next(planned for planned in plan(recipe) if planned.path == "prompts")
         if run.record("prompts") is None:
-            rows = [Row(pair.prompt_id, pair.prompt, pair.real) for pair in pairs]
+            rows = [Demonstration(pair.prompt_id, pair.prompt, pair.real) for pair in pairs]
             _begin(run, prompts, machine, origin, because)
-            write_atomic(run.stage_dir("prompts") / "prompts.jsonl", dump_rows(rows))
+            write_demonstrations(run.stage_dir("prompts") / "prompts.jsonl", rows)
             run.finish(prompts, 0.0, 0.0)
-        _require_same_prompts(read_rows(run.stage_dir("prompts") / "prompts.jsonl"), pairs, source)
+        _require_same_prompts(read_demonstrations(run.stage_dir("prompts") / "prompts.jsonl"), pairs, source)
         _begin(run, stage, machine, origin, because, _unknown_ends(pairs))
         _write_responses(pairs, run.stage_dir(stage.path), run.stage_dir(stage.inputs["policy"]) / "checkpoint")
         run.finish(stage, 0.0, 0.0)
@@ -95,10 +94,10 @@ def import_pairs(recipe: Recipe, run: RunDir, machine: Machine, iteration: int, 
 
 
 def _generate_stage(recipe: Recipe, iteration: int) -> Stage:
-    found = [stage for stage in plan(recipe) if stage.path == f"iter{iteration}/generate"]
-    if not found:
+    stages = [stage for stage in plan(recipe) if stage.path == f"iter{iteration}/generate"]
+    if not stages:
         raise InputError(f"recipe {recipe.name} has no iteration {iteration}; expected one from 0 to {len(recipe.iterations) - 1}")
-    return found[0]
+    return stages[0]
 
 
 def _begin(
@@ -119,7 +118,7 @@ def _unknown_ends(pairs: Sequence[Pair]) -> list[tuple[str, Any, Any]]:
     return [("finish_reason", f"unknown for {num} of {len(pairs)}, taken as 'stop'", "told by the engine")] if num else []
 
 
-def _require_same_prompts(rows: Sequence[Row], pairs: Sequence[Pair], source: str) -> None:
+def _require_same_prompts(rows: Sequence[Demonstration], pairs: Sequence[Pair], source: str) -> None:
     expected = {row.prompt_id: (row.prompt, row.real) for row in rows}
     foreign = [pair.prompt_id for pair in pairs if expected.get(pair.prompt_id) != (pair.prompt, pair.real)]
     if foreign:
@@ -145,4 +144,4 @@ def _write_responses(pairs: Sequence[Pair], folder: Path, checkpoint: Path) -> N
             for pair in pairs[start : start + SHARD]
         ]
         responses.write(start // SHARD, lines)
-    write_atomic(folder / "statistics.json", (json.dumps(responses.statistics(), indent=1) + "\n").encode())
+    write_json(folder / "statistics.json", responses.statistics())

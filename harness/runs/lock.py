@@ -6,13 +6,13 @@ import errno
 import fcntl
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from harness.errors import BusyError
 
-LOCK_FILE, LENGTH = ".lock", 256
+LOCK_FILE, LENGTH = ".lock", 4096
 """The file is padded to one length, so that naming a stage never needs room on a disk that has become full."""
 
 
@@ -27,7 +27,7 @@ def hold(folder: Path) -> Iterator[int]:
         except OSError as error:
             if error.errno not in (errno.EAGAIN, errno.EACCES):
                 raise
-            holder = os.pread(lock, LENGTH, 0).decode(errors="replace").strip() or "another process"
+            holder = _living(os.pread(lock, LENGTH, 0).decode(errors="replace").strip())
             raise BusyError(f"{folder} is in use by {holder}; wait for it or stop it") from None
         _write(lock, "")
         yield lock
@@ -35,9 +35,28 @@ def hold(folder: Path) -> Iterator[int]:
         os.close(lock)
 
 
-def name_stage(lock: int, stage_path: str, pid: int) -> None:
-    """Add to the lock file the process of a stage: it outlives a killed runner and is then the one to wait for."""
-    _write(lock, f" with stage {stage_path}, pid {pid}")
+def name_stages(lock: int, pids: Mapping[str, int]) -> None:
+    """Add to the lock file the processes of the stages that run: they outlive a killed runner and are then those to wait for."""
+    _write(lock, "".join(f" with stage {path}, pid {pid}" for path, pid in pids.items()))
+
+
+def _living(holder: str) -> str:
+    """`holder` as the lock names it, without a runner that is gone: then its stage is what is left."""
+    runner, _, stage = holder.partition(" with ")
+    pid, _, host = runner.removeprefix("pid ").partition(" on ")
+    if not stage or host != socket.gethostname() or _lives(pid):
+        return holder or "another process"
+    return f"what a killed run (pid {pid}) left: {stage}"
+
+
+def _lives(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, OverflowError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _write(lock: int, stage: str) -> None:

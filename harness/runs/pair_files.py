@@ -68,10 +68,10 @@ def hash_source(source: str) -> str:
     if not path.exists():
         return source.rpartition("@")[2]
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix in FORMATS)
-    found = hashlib.sha256()
+    contents = hashlib.sha256()
     for file in files:
-        found.update(file.read_bytes())
-    return found.hexdigest()
+        contents.update(file.read_bytes())
+    return contents.hexdigest()
 
 
 def _rows(source: str, split: str) -> Iterator[Mapping[str, Any]]:

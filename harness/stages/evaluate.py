@@ -6,7 +6,6 @@ the tasks that have none.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections import Counter
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from typing import Any
 
 from harness.contracts import EvaluateSpec, Job, Result, load
 from harness.errors import InputError, RecipeError
-from harness.files import dump, write_atomic
+from harness.files import dump, write_atomic, write_jsonl
 from harness.machine import Machine
 from harness.recipe import Task
 
@@ -33,6 +32,8 @@ def run(spec: dict[str, Any], inputs: Mapping[str, Path], out: Path, machine: Ma
         seed=stage.seed,
         workspace=out / "workspace",
         chat=stage.chat,
+        inputs={role: path for role, path in inputs.items() if role != "policy"},
+        encoding=stage.encoding,
     )
     if missing:
         _score(job, missing, out)
@@ -50,13 +51,8 @@ def _score(job: Job, tasks: list[Task], out: Path) -> None:
     score = load("benchmarks", job.benchmark.name).open_benchmark(job)
     for task in tasks:
         result: Result = score(task)
-        write_atomic(out / "samples" / f"{task.name}.jsonl", dump_samples(result.samples))
+        write_jsonl(out / "samples" / f"{task.name}.jsonl", result.samples)
         write_atomic(score_path(out, task), dump(result.score))
-
-
-def dump_samples(samples: list[dict[str, Any]]) -> bytes:
-    """A JSON object a line."""
-    return "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples).encode()
 
 
 def _named_once(tasks: tuple[Task, ...]) -> tuple[Task, ...]:

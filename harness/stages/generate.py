@@ -13,7 +13,6 @@ Special tokens are left out of the text. The prompt is cut off as token ids, so 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,7 @@ from transformers import AutoTokenizer
 
 from harness.contracts import GenerateSpec, Response, load
 from harness.errors import InputError
-from harness.files import write_atomic
+from harness.files import write_json
 from harness.lm.progress import progress
 from harness.lm.replicas import Replica, Shard, answer
 from harness.machine import Machine
@@ -59,7 +58,7 @@ def run(spec: dict[str, Any], inputs: Mapping[str, Path], out: Path, machine: Ma
         for index, lines in answer(shards, partial(open_replica, job), machine) if shards else ():
             responses.write(index, lines)
             advance(len(lines))
-    write_atomic(out / "statistics.json", (json.dumps(responses.statistics(), indent=1) + "\n").encode())
+    write_json(out / "statistics.json", responses.statistics())
 
 
 def open_replica(job: Job) -> Replica:

@@ -5,28 +5,27 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from harness.contracts import LeftOut, Preference, PromptsSpec, Row, load
+from harness.contracts import Demonstration, LeftOut, Preference, PromptsSpec, load
 from harness.errors import InputError
-from harness.files import write_atomic
+from harness.files import write_json
 from harness.machine import Machine
 from harness.recipe import PromptSource
-from harness.training.pairs import dump_rows
+from harness.training.pairs import write_demonstrations
 
-Item = TypeVar("Item", Row, Preference)
+Item = TypeVar("Item", Demonstration, Preference)
 
 
 def run(spec: dict[str, Any], inputs: Mapping[str, Path], out: Path, machine: Machine) -> None:
     """Load, check and write the rows."""
     source = PromptsSpec.model_validate(spec).prompts
-    rows: list[Row] = usable(out, source, load("sources", source.source).load(source))
-    write_atomic(out / "prompts.jsonl", dump_rows(rows))
+    rows: list[Demonstration] = usable(out, source, load("sources", source.source).load(source))
+    write_demonstrations(out / "prompts.jsonl", rows)
 
 
 def usable(out: Path, source: PromptSource, found: Iterable[Item | LeftOut]) -> list[Item]:
@@ -52,5 +51,5 @@ def usable(out: Path, source: PromptSource, found: Iterable[Item | LeftOut]) -> 
         print(f"{source.dataset} [{source.split}]: {counted}", file=sys.stderr, flush=True)
         examples = {one.reason: one.row for one in reversed(left_out)}
         report = {why: {"rows": num, "example": examples[why]} for why, num in reasons.most_common()}
-        write_atomic(out / "samples" / "left_out.json", (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())
+        write_json(out / "samples" / "left_out.json", report)
     return items

@@ -5,14 +5,13 @@ Nothing here holds more than one shard of text.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.errors import InputError
-from harness.files import read_jsonl, write_atomic
+from harness.files import read_jsonl, write_jsonl
 
 FINISH_REASONS = ("stop", "length")
 FIELDS = {"prompt_id": str, "response": str, "finish_reason": str, "num_tokens": int}
@@ -45,7 +44,7 @@ class Responses:
         path = self.folder / f"{index:05}.jsonl"
         kept = read_jsonl(path) if path.exists() else ()
         ordered = sorted([*kept, *lines], key=lambda line: self.position[line["prompt_id"]])
-        write_atomic(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in ordered).encode())
+        write_jsonl(path, ordered)
 
     def statistics(self) -> dict[str, Any]:
         """Counts over all responses and over each shard, after a check that each prompt is answered exactly once."""

@@ -5,9 +5,10 @@
     log.jsonl             a line an optimizer step; docs/metrics.md says what each value means
     state/step-N          everything a killed run continues from; gone at the end
     checkpoint/           the trained policy, fp32 safetensors, with the tokenizer of the input
+    weights.json          the share of its weights that differ in bf16 from the input's
 
-One process or several (torchrun, accelerate launch): each takes its share of every global batch. A run that was killed and started
-again, with the same number of processes, ends in the same weights as an undisturbed one.
+One process or several (harness/training/launch.py): each takes its share of every global batch. A run that was killed and started
+again, with the same number of processes, ends in the same weights as an undisturbed one. SIGTERM lets it finish its step and save.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -24,23 +25,26 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 from harness.artifact import DONE_FILE, Record
 from harness.contracts import TrainSpec, load
-from harness.errors import InputError, TrainingError
-from harness.files import digest, read_model
+from harness.errors import HarnessError, InputError, TrainingError
+from harness.files import digest, naming_full_disk, read_model
 from harness.lm.group_logps import Group, GroupScorer
 from harness.lm.progress import progress
 from harness.machine import Machine
 from harness.training.batches import Batches, plan_steps, share_prompts
-from harness.training.checkpoints import load_state, remove_state, save_checkpoint, save_state
+from harness.training.checkpoints import has_state, load_state, remove_state, save_checkpoint, save_state
 from harness.training.global_batch import Objective, check_finite, check_start, gather, pair_logps, rewards
-from harness.training.opponent import Logps, score_opponent
+from harness.training.opponent import Logps, has_scores, score_opponent
 from harness.training.pairs import Pair, read_pairs
-from harness.training.policy import is_deepspeed_launch, load_policy, make_optimizer, make_scheduler, open_accelerator, tell_engine
+from harness.training.policy import load_policy, make_optimizer, make_scheduler, open_accelerator
 from harness.training.step_costs import ModelSizes, measure, naming_the_setting, peak_memory_gb, step_flops
+from harness.training.stopping import Wish, agree, leave, noticing_sigterm
+from harness.training.token_audit import FILE as AUDIT_FILE
 from harness.training.token_audit import audit
 
 TRL_NAMES = {
@@ -77,12 +81,14 @@ def run(spec: dict[str, Any], inputs: Mapping[str, Path], out: Path, machine: Ma
     training = _open(settings, inputs, out, machine)
     identity = digest({role: read_model(Record, path / DONE_FILE).content for role, path in inputs.items()})
     if not (out / "checkpoint").exists():
-        _audit(training, out)
-        with naming_the_setting(machine, "opponent_batch"):
-            opponent = _opponent(training, out, identity)
-        with naming_the_setting(machine, "micro_batch"):
-            _train(training, opponent, out, identity)
-        save_checkpoint(training.accelerator, training.scorer, inputs["policy"] / "checkpoint", out, settings.lora)
+        _audit(training, out, identity)
+        with noticing_sigterm() as told_to_stop:
+            with naming_the_setting(machine, "opponent_batch"):
+                opponent = _opponent(training, out, identity, told_to_stop)
+            with naming_the_setting(machine, "micro_batch"):
+                _train(training, opponent, out, identity, told_to_stop)
+            source = inputs["policy"] / "checkpoint"
+            save_checkpoint(training.accelerator, training.scorer, source, out, lora=settings.lora, precision=settings.precision)
     remove_state(training.accelerator, out)
     training.accelerator.end_training()
 
@@ -94,15 +100,14 @@ def _open(settings: TrainSpec, inputs: Mapping[str, Path], out: Path, machine: M
     _check_branches(settings.objective, objective, pairs[0])
     shared = share_prompts(pairs, settings.grouping)
     schedule = plan_steps(settings, len(pairs), len(shared[0]), accelerator.num_processes, machine)
-    tell_engine(accelerator, settings, schedule)
+    accelerator.gradient_accumulation_steps = schedule.batch // accelerator.num_processes // schedule.micro_batch
     checkpoint = inputs["policy"] / "checkpoint"
     tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
     batches = Batches(settings, schedule, accelerator.num_processes, tokenizer, shared)
     model = load_policy(checkpoint, settings, machine)
     sizes = measure(model)
     optimizer = make_optimizer(settings, model)
-    scorer = GroupScorer(model, autocast=settings.precision == "bf16" and is_deepspeed_launch())
-    prepared = accelerator.prepare(scorer, optimizer, make_scheduler(settings, schedule, optimizer))
+    prepared = accelerator.prepare(GroupScorer(model), optimizer, make_scheduler(settings, schedule, optimizer))
     loss = partial(objective.loss, **settings.parameters)
     return Training(settings, machine, accelerator, objective, loss, batches, sizes, *prepared)
 
@@ -113,25 +118,38 @@ def _check_branches(name: str, objective: ModuleType, pair: Pair) -> None:
         raise InputError(f"objective {name!r} needs {' and '.join(absent)} responses, but none are among the inputs")
 
 
-def _audit(training: Training, out: Path) -> None:
-    """Every process looks, so that all stop together; the first one writes and prints."""
-    batches, is_main = training.batches, training.accelerator.is_main_process
-    brief = audit(batches.tokenizer, batches.shared, training.settings, out if is_main else None)
-    if is_main:
-        print(brief, file=sys.stderr, flush=True)
+def _audit(training: Training, out: Path, identity: str) -> None:
+    """The first process looks and writes; all stop where a check fails. Work that began after an audit of the same inputs passed it."""
+    failure: HarnessError | None = None
+    has_passed = (out / AUDIT_FILE).exists() and (has_state(out, identity) or has_scores(out, identity))
+    if training.accelerator.is_main_process and not has_passed:
+        try:
+            print(audit(training.batches.tokenizer, training.batches.shared, training.settings, out), file=sys.stderr, flush=True)
+        except HarnessError as error:
+            failure = error
+    (failure,) = broadcast_object_list([failure])
+    if failure:
+        raise failure
 
 
-def _opponent(training: Training, out: Path, identity: str) -> dict[str, Logps]:
+def _opponent(training: Training, out: Path, identity: str, told_to_stop: Callable[[], bool]) -> dict[str, Logps]:
     """Adapters add nothing before step 0, so with them, too, the policy as it stands is the opponent."""
     if not training.objective.OPPONENT:
         return {}
     batches = training.batches
     return score_opponent(
-        training.accelerator, training.scorer, batches.encode, batches.by_length(), out=out, identity=identity, machine=training.machine
+        training.accelerator,
+        training.scorer,
+        batches.encode,
+        batches.by_length(),
+        out=out,
+        identity=identity,
+        machine=training.machine,
+        told_to_stop=told_to_stop,
     )
 
 
-def _train(training: Training, opponent: Mapping[str, Logps], out: Path, identity: str) -> None:
+def _train(training: Training, opponent: Mapping[str, Logps], out: Path, identity: str, told_to_stop: Callable[[], bool]) -> None:
     accelerator, machine, num_steps = training.accelerator, training.machine, training.batches.schedule.num_steps
     start = load_state(accelerator, out, identity)
     last_saved = time.monotonic()
@@ -141,14 +159,17 @@ def _train(training: Training, opponent: Mapping[str, Logps], out: Path, identit
             line = _step(training, opponent, step)
             accelerator.log(tracked(line), step=step)
             if accelerator.is_main_process:
-                log.write(json.dumps(line) + "\n")
-                log.flush()
+                with naming_full_disk(out / "log.jsonl"):
+                    log.write(json.dumps(line) + "\n")
+                    log.flush()
                 advance(1)
-            if time.monotonic() - last_saved >= machine.checkpoint_every_seconds:
-                accelerator.set_trigger()
-            if accelerator.check_trigger():
+            is_due = time.monotonic() - last_saved >= machine.checkpoint_every_seconds
+            wish = agree(accelerator, Wish.STOP if told_to_stop() else Wish.SAVE if is_due else Wish.GO_ON)
+            if wish >= Wish.SAVE:
                 save_state(accelerator, out, identity, step + 1)
                 last_saved = time.monotonic()
+            if wish == Wish.STOP:
+                leave(accelerator, f"the state after step {step} is saved")
 
 
 def tracked(line: Mapping[str, Any]) -> dict[str, Any]:
@@ -164,7 +185,7 @@ def _step(training: Training, opponent: Mapping[str, Logps], step: int) -> dict[
     batch = batches.of_step(step)
     mine = [[batches.encode(index) for index in indices] for indices in batches.of_process(batch, accelerator.process_index)]
     counts = _count(training, mine)
-    learning_rate = training.scheduler.get_last_lr()[0]  # before the backward pass, in which DeepSpeed already steps
+    learning_rate = training.scheduler.get_last_lr()[0]
     num_generated = len(batches.shared[0]) if batches.shared[0][0].generated is not None else 0
     parts = []
     for groups in mine:
@@ -207,7 +228,7 @@ class Counts(NamedTuple):
 
 
 def _count(training: Training, micro_batches: Sequence[Sequence[Group]]) -> Counts:
-    groups = [group for some in micro_batches for group in some]
+    groups = [group for micro_batch in micro_batches for group in micro_batch]
     own = [
         sum(len(g.prompt) for g in groups),
         sum(len(g.branches[0]) for g in groups),

@@ -9,9 +9,10 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
-from harness.contracts import TrainSpec
+from harness.contracts import PairEncoding, TrainSpec
 from harness.errors import MachineError, RecipeError
 from harness.lm.group_logps import Group
 from harness.machine import Machine
@@ -38,11 +39,11 @@ def share_prompts(pairs: Sequence[Pair], grouping: str) -> list[Shared]:
     by_prompt: dict[str, list[Pair]] = defaultdict(list)
     for pair in pairs:
         by_prompt[pair.prompt_id].insert(0, pair)
-    return [tuple(some) for some in by_prompt.values()]
+    return [tuple(group) for group in by_prompt.values()]
 
 
 def plan_steps(settings: TrainSpec, num_pairs: int, pairs_per_group: int, num_processes: int, machine: Machine) -> Schedule:
-    """The counts of a run; the last partial batch of an epoch is dropped. Errors where the batch cannot be had or divided."""
+    """The counts of a run; the last partial batch of an epoch is dropped. Errors where no batch is full or cannot be divided."""
     batch = settings.global_batch_size
     if num_pairs < batch:
         raise RecipeError(f"{num_pairs} pairs do not fill one global batch of {batch}; give more prompts or lower global_batch_size")
@@ -84,11 +85,10 @@ class Batches(NamedTuple):
 
     def of_step(self, step: int) -> list[int]:
         """The groups of the step's global batch, longest first: the epoch's order comes from the seed and the epoch alone."""
-        epoch, place = divmod(step, self.schedule.steps_per_epoch)
-        order = list(range(len(self.shared)))
-        random.Random(f"{self.settings.seed} {epoch}").shuffle(order)
+        epoch, step_in_epoch = divmod(step, self.schedule.steps_per_epoch)
+        order = _order_of_epoch(self.settings.seed, epoch, len(self.shared))
         size = self.schedule.batch
-        return self.by_length(order[place * size : (place + 1) * size])
+        return self.by_length(order[step_in_epoch * size : (step_in_epoch + 1) * size])
 
     def by_length(self, indices: Iterable[int] | None = None) -> list[int]:
         """Longest first (by default all), so that processes work on groups of like length; by characters, which need no tokenizer."""
@@ -114,7 +114,14 @@ class Batches(NamedTuple):
         return (self.encode(index) for index in range(len(self.shared)))
 
 
-def encode(tokenizer: Any, shared: Shared, settings: TrainSpec) -> Group:
+@lru_cache(maxsize=1)
+def _order_of_epoch(seed: int, epoch: int, num_groups: int) -> tuple[int, ...]:
+    order = list(range(num_groups))
+    random.Random(f"{seed} {epoch}").shuffle(order)
+    return tuple(order)
+
+
+def encode(tokenizer: Any, shared: Shared, settings: TrainSpec | PairEncoding) -> Group:
     """The token ids of pairs that share a prompt, under the recipe's template, tokenization and lengths."""
     encoding = Encoding(settings.template, settings.tokenization, settings.max_length, settings.max_prompt_length, settings.chat)
     prompt, responses = encode_pairs(tokenizer, shared, encoding)

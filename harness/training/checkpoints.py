@@ -1,7 +1,9 @@
 """What training leaves on disk: the state a killed run continues from, and the finished checkpoint; each complete or absent.
 
-state/step-00000120/   accelerate's state (weights, optimizer, schedule) after 120 steps, and progress.json
+state/step-00000120/   accelerate's state (weights, optimizer, schedule) after 120 steps, and progress.json; where the processes shard
+                       the weights each writes its own part, which any number of such processes can read
 checkpoint/            the trained policy
+weights.json           how many of its weights differ from those it began with, in bf16
 """
 
 from __future__ import annotations
@@ -9,17 +11,28 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
-from torch import nn
+from accelerate.utils import DistributedType
+from pydantic import Field
+from safetensors import safe_open
+from torch import Tensor, nn
 
-from harness.files import naming_full_disk, write_atomic
+from harness.config import Strict
+from harness.errors import InputError, MachineError, first_line
+from harness.files import dump, naming_full_disk, write_atomic
 from harness.recipe import Lora
 from harness.training.policy import merged
 
 PROGRESS_FILE = "progress.json"
+WEIGHTS_FILE = "weights.json"
+FEW_CHANGED = 0.01
+"""Below this share of weights that changed in bf16 the end of training says so."""
 
 
 def save_state(accelerator: Accelerator, out: Path, identity: str, step: int) -> None:
@@ -33,7 +46,7 @@ def save_state(accelerator: Accelerator, out: Path, identity: str, step: int) ->
         accelerator.save_state(str(beside))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        write_atomic(beside / PROGRESS_FILE, json.dumps({"identity": identity, "step": step}).encode())
+        write_atomic(beside / PROGRESS_FILE, dump(Progress(identity=identity, step=step, sharded=_is_sharded(accelerator))))
         _flush(beside)
         earlier = _complete(folder)
         beside.rename(folder / f"step-{step:08}")
@@ -45,12 +58,16 @@ def save_state(accelerator: Accelerator, out: Path, identity: str, step: int) ->
 def load_state(accelerator: Accelerator, out: Path, identity: str) -> int:
     """Continue from the last complete state of the same inputs: the number of steps done, 0 for none. `log.jsonl` is cut to match."""
     step = 0
-    for path in _complete(out / "state")[-1:]:
-        found = json.loads((path / PROGRESS_FILE).read_bytes())
-        if found["identity"] == identity:
+    found = _progress(out, identity)
+    if found:
+        _check_kind(accelerator, found)
+        path = _complete(out / "state")[-1]
+        try:
             accelerator.load_state(str(path))
-            accelerator.step = 0  # accumulated micro-batches: their number may be another than in the launch that saved
-            step = found["step"]
+        except Exception as error:  # a cut file is told by torch, safetensors, pickle or json, each in its own way
+            raise _damaged(path, error) from None
+        accelerator.step = 0  # accumulated micro-batches: their number may be another than in the launch that saved
+        step = found.step
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         log = out / "log.jsonl"
@@ -62,7 +79,46 @@ def load_state(accelerator: Accelerator, out: Path, identity: str) -> int:
     return step
 
 
-def save_checkpoint(accelerator: Accelerator, scorer: nn.Module, source: Path, out: Path, lora: Lora | None) -> None:
+def has_state(out: Path, identity: str) -> bool:
+    """Whether an earlier launch with the same inputs has saved a state."""
+    return _progress(out, identity) is not None
+
+
+class Progress(Strict):
+    """`progress.json`: of which inputs a state is, after how many steps, and whether its weights are in shards."""
+
+    identity: str
+    step: int = Field(ge=0)
+    sharded: bool = False
+
+
+def _progress(out: Path, identity: str) -> Progress | None:
+    """What the last complete state says of itself, if it is one of these inputs."""
+    for path in _complete(out / "state")[-1:]:
+        try:
+            found = Progress.model_validate_json((path / PROGRESS_FILE).read_bytes())
+        except (OSError, ValueError) as error:
+            raise _damaged(path, error) from None
+        return found if found.identity == identity else None
+    return None
+
+
+def _is_sharded(accelerator: Accelerator) -> bool:
+    return bool(accelerator.distributed_type == DistributedType.FSDP)
+
+
+def _check_kind(accelerator: Accelerator, found: Progress) -> None:
+    kinds = {True: "processes that shard the weights", False: "processes that hold all weights each"}
+    if found.sharded != _is_sharded(accelerator):
+        raise MachineError(
+            f"the state of step {found.step} was saved by {kinds[found.sharded]}, these are {kinds[not found.sharded]}; continue it on a "
+            "machine of the first kind, or remove state/ in the stage's directory to begin at step 0"
+        )
+
+
+def save_checkpoint(
+    accelerator: Accelerator, scorer: nn.Module, source: Path, out: Path, *, lora: Lora | None, precision: str
+) -> None:
     """`checkpoint/`: the weights of `scorer`'s model, adapters added in, and from `source` whatever else lies there (the tokenizer)."""
     weights = accelerator.get_state_dict(scorer)
     if accelerator.is_main_process:
@@ -70,14 +126,50 @@ def save_checkpoint(accelerator: Accelerator, scorer: nn.Module, source: Path, o
         shutil.rmtree(beside, ignore_errors=True)
         with naming_full_disk(out / "checkpoint"):
             model: Any = accelerator.unwrap_model(scorer).model
-            model.save_pretrained(beside, state_dict=merged({name.removeprefix("model."): value for name, value in weights.items()}, lora))
+            own = {name.removeprefix("model."): value for name, value in weights.items()}
+            model.save_pretrained(beside, state_dict=merged(_each_once(model, own), lora))
             for path in sorted(source.iterdir()):
                 is_weights = path.suffix in (".safetensors", ".bin") or path.name.endswith(".index.json")
                 if path.is_file() and not is_weights and not (beside / path.name).exists():
                     shutil.copyfile(path, beside / path.name)
             _flush(beside)
+        share = changed_share(source, beside)
+        write_atomic(out / WEIGHTS_FILE, (json.dumps({"bf16_changed": round(share, 6)}) + "\n").encode())
+        accelerator.log({"bf16_changed": share})
+        print(_told(share, precision), file=sys.stderr, flush=True)
         beside.rename(out / "checkpoint")
     accelerator.wait_for_everyone()
+
+
+def changed_share(before: Path, after: Path) -> float:
+    """The share of the weights of two checkpoints, by name, that are different numbers in bf16."""
+    old, new = _tensors(before), _tensors(after)
+    changed = total = 0
+    for name in sorted(old.keys() & new.keys()):
+        weights = [folder[name].get_tensor(name).to(torch.bfloat16) for folder in (old, new)]
+        changed += int((weights[0] != weights[1]).sum())
+        total += weights[0].numel()
+    return changed / max(total, 1)
+
+
+def _tensors(folder: Path) -> dict[str, Any]:
+    """{name: opened file that holds the weight}."""
+    files: list[Any] = [safe_open(path, framework="pt") for path in sorted(folder.glob("*.safetensors"))]
+    return {name: file for file in files for name in file.keys()}  # noqa: SIM118 - the file is no dict
+
+
+def _told(share: float, precision: str) -> str:
+    told = f"  weights: {share:.2%} differ in bf16 from those the policy began with"
+    if precision == "bf16" and share < FEW_CHANGED:
+        told += "\n  warning: in bf16 this is nearly the model that it was; look at the learning rate and the number of steps"
+    return told
+
+
+def _each_once(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without the second names of tied weights, which an engine that gathers shards gives a copy of its own."""
+    first = {name for name, _ in model.named_parameters()}
+    again = {name for name, _ in model.named_parameters(remove_duplicate=False)} - first
+    return {name: value for name, value in weights.items() if name not in again}
 
 
 def remove_state(accelerator: Accelerator, out: Path) -> None:
@@ -85,6 +177,11 @@ def remove_state(accelerator: Accelerator, out: Path) -> None:
     if accelerator.is_main_process:
         shutil.rmtree(out / "state", ignore_errors=True)
     accelerator.wait_for_everyone()
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    where = "/".join(path.parts[-4:])
+    return InputError(f"{where} cannot be continued from ({first_line(error)}); remove {where} and run again: the stage starts anew")
 
 
 def _complete(folder: Path) -> list[Path]:

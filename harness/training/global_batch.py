@@ -79,7 +79,7 @@ def check_start(objective: Objective, whole: PairLogps, beta: float, precision: 
         return
     if abs(float(whole.margin.mean())) > STEP_0_TOLERANCE[precision]:
         equal = whole._replace(opponent_real=whole.policy_real, opponent_generated=whole.policy_generated)
-        found, expected = (float(objective(some, beta).mean()) for some in (whole, equal))
+        found, expected = (float(objective(logps, beta).mean()) for logps in (whole, equal))
         raise TrainingError(
             f"the loss before the first step is {found:.4f}, expected {expected:.4f} since policy and opponent are still the same model; "
             f"remove {FILE} and run again"

@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from harness.contracts import LeftOut, Preference, Row
+from harness.contracts import Demonstration, LeftOut, Preference
 from harness.errors import InputError, suggest
 from harness.files import canonical
 from harness.recipe import PromptSource
@@ -31,7 +31,7 @@ ROLES = {
 """{a role as data sets call it: as it is called here}."""
 
 Messages = list[dict[str, str]]
-Item = TypeVar("Item", Row, Preference)
+Item = TypeVar("Item", Demonstration, Preference)
 
 
 class RowError(ValueError):
@@ -169,7 +169,7 @@ def preference_layouts(names: Iterable[str], spec: PromptSource) -> tuple[Layout
     return (Layout(prompt, better), Layout(prompt, worse)) if prompt in known else (Layout(better), Layout(worse))
 
 
-def instructions(rows: Iterable[Any], layout: Layout, response: str) -> Iterator[Row | LeftOut]:
+def instructions(rows: Iterable[Any], layout: Layout, response: str) -> Iterator[Demonstration | LeftOut]:
     """Each row's prompt with its response, or why it has none."""
     for row in rows:
         try:
@@ -177,7 +177,7 @@ def instructions(rows: Iterable[Any], layout: Layout, response: str) -> Iterator
         except RowError as error:
             yield left_out(str(error), row)
         else:
-            yield Row(prompt_id(prompt), prompt, real)
+            yield Demonstration(prompt_id(prompt), prompt, real)
 
 
 def preferences(rows: Iterable[Any], better: Layout, worse: Layout, response: str) -> Iterator[Preference | LeftOut]:

@@ -24,6 +24,7 @@ from harness.files import digest, write_atomic
 from harness.lm.group_logps import Group
 from harness.lm.progress import progress
 from harness.machine import Machine
+from harness.training.stopping import Wish, agree, leave
 
 FILE = "opponent_logps.json"
 
@@ -45,11 +46,12 @@ def score_opponent(
     out: Path,
     identity: str,
     machine: Machine,
+    told_to_stop: Callable[[], bool],
 ) -> dict[str, Logps]:
     """{key: log-probabilities} of the groups `order`, under `scorer` as it is now; `encode` gives a group.
 
-    What `out` already holds under the same `identity` is kept. Every process returns all of them. Raises `TrainingError` for a
-    value that is not finite.
+    What `out` already holds under the same `identity` is kept. Every process returns all of them. Where a process is told to stop, all save
+    and leave. Raises `TrainingError` for a value that is not finite.
     """
     known = _read(out / FILE, identity)
     num_processes, rank = accelerator.num_processes, accelerator.process_index
@@ -62,11 +64,15 @@ def score_opponent(
             keys = [key_of(group) for group in groups]
             if not all(key in known for key in gather_object(keys)):
                 known.update(gather_object(list(zip(keys, _score(scorer, groups), strict=True))))
+            is_stop = agree(accelerator, Wish.STOP if told_to_stop() else Wish.GO_ON) == Wish.STOP
             if accelerator.is_main_process:
                 advance(min(size, len(order) - start))
-                if time.monotonic() - last_saved >= machine.checkpoint_every_seconds:
+                if is_stop or time.monotonic() - last_saved >= machine.checkpoint_every_seconds:
                     _write(out / FILE, identity, known)
                     last_saved = time.monotonic()
+            if is_stop:
+                accelerator.wait_for_everyone()
+                leave(accelerator, f"the opponent's log-probabilities of {len(known)} prompts are saved")
     if accelerator.is_main_process:
         _write(out / FILE, identity, known)
     accelerator.wait_for_everyone()
@@ -81,12 +87,17 @@ def _score(scorer: nn.Module, groups: Sequence[Group]) -> list[Logps]:
     return scores
 
 
+def has_scores(out: Path, identity: str) -> bool:
+    """Whether an earlier launch with the same inputs has scored something."""
+    return bool(_read(out / FILE, identity))
+
+
 def _read(path: Path, identity: str) -> dict[str, Logps]:
     if not path.exists():
         return {}
     try:
-        found = json.loads(path.read_bytes())
-        return {key: tuple(row) for key, row in found["logps"].items()} if found["identity"] == identity else {}
+        saved = json.loads(path.read_bytes())
+        return {key: tuple(row) for key, row in saved["logps"].items()} if saved["identity"] == identity else {}
     except (ValueError, KeyError) as error:
         raise InputError(f"{path.name} is damaged ({error}); remove it and run again") from None
 

@@ -9,14 +9,13 @@ Prompt and response are tokenized apart, so every response to a prompt continues
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.contracts import Row
+from harness.contracts import Demonstration
 from harness.errors import InputError, RecipeError
-from harness.files import read_jsonl
+from harness.files import read_jsonl, write_jsonl
 from harness.recipe import Chat
 
 NO_CHAT = Chat()
@@ -62,14 +61,14 @@ class EncodedPair(NamedTuple):
     responses: tuple[Tokens, ...]
 
 
-def dump_rows(rows: list[Row]) -> bytes:
+def write_demonstrations(path: Path, rows: Iterable[Demonstration]) -> None:
     """`prompts.jsonl`: a JSON object a line with prompt_id, prompt (messages), real."""
-    return "".join(json.dumps(row._asdict(), ensure_ascii=False) + "\n" for row in rows).encode()
+    write_jsonl(path, (row._asdict() for row in rows))
 
 
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a `prompts.jsonl`; none is an error."""
-    rows = [Row(**line) for line in read_jsonl(path)]
+def read_demonstrations(path: Path) -> list[Demonstration]:
+    """Those of a `prompts.jsonl`; none is an error."""
+    rows = [Demonstration(**line) for line in read_jsonl(path)]
     if not rows:
         raise InputError(f"{path.name} holds no prompt; check the recipe's `prompts` (split, length limits)")
     return rows
@@ -80,7 +79,7 @@ def read_pairs(inputs: Mapping[str, Path]) -> list[Pair]:
 
     Raises `InputError` unless each prompt is answered exactly once in every iteration.
     """
-    rows = read_rows(inputs["prompts"] / "prompts.jsonl")
+    rows = read_demonstrations(inputs["prompts"] / "prompts.jsonl")
     roles = sorted((role for role in inputs if role.startswith("responses")), key=lambda role: int(role.removeprefix("responses")))
     if not roles:
         return [Pair(row.prompt_id, row.prompt, row.real, None, None) for row in rows]
@@ -93,7 +92,7 @@ def read_pairs(inputs: Mapping[str, Path]) -> list[Pair]:
     ]
 
 
-def _answered(rows: Sequence[Row], role: str, folder: Path) -> list[Pair]:
+def _answered(rows: Sequence[Demonstration], role: str, folder: Path) -> list[Pair]:
     answers: dict[str, tuple[str, str]] = {}
     for path in sorted(folder.glob("*.jsonl")):
         for line in read_jsonl(path):

@@ -81,6 +81,6 @@ def naming_the_setting(machine: Machine, setting: str) -> Iterator[None]:
         ways = [f"lower {setting} (now {size})"] if size > 1 else []
         if not machine.gradient_checkpointing and setting == "micro_batch":
             ways.append("set gradient_checkpointing=True")
-        ways.append("take more devices with a sharding launcher (machines/a100x8.py, a100x8_zero3.py)")
-        hint = f"in its file {', or '.join(ways)}: none of it changes a number"
+        ways.append("take more devices and shard over them (machines/a100x8.py)")
+        hint = f"in its file {', or '.join(ways)}: results stay the same"
         raise MachineError(f"machine {machine.name!r} is out of memory; {hint}") from None

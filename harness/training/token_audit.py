@@ -15,12 +15,21 @@ A check that fails stops the stage unless the recipe names it in `accepted_check
     cut_real            over 20 % of the real responses lost their end, and with it their EOS, to `max_length`.
     length_shortcut     real is longer in over 98 % of the pairs, or shorter in over 98 %: the policy can tell them apart by length
                         alone and need learn nothing else. Looked at from 50 pairs on; equal lengths count half.
+    first_token_shortcut  over 98 % of the generated responses begin with a token that no real one begins with: the policy need
+                        learn nothing else. Looked at from 50 pairs on.
+    markers_in_prompts  over 1 % of the prompts write out a token such as '<s>' or '<think>', which becomes that token, not text.
+    markers_in_responses  the same in over 1 % of the responses, real and generated; under 'modern' special tokens stay text there,
+                        and only markers that the tokenizer does not flag as special are found.
+    unlike_turns        the chat template begins an answer that is to be generated otherwise than one that is there, as one that opens
+                        '<think>' does: responses would be trained in a place where they never stand. Not expected.
+    eos_after_text      the tokenizer puts EOS after any text (`add_eos_token`), so users of the checkpoint end every prompt. Not expected.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import fmean, quantiles
 from typing import Any, NamedTuple
@@ -33,8 +42,10 @@ from harness.training.batches import Shared, encode
 
 FILE = "audit.json"
 EXAMPLE_FILE = "samples/example.json"
+QUESTION = {"role": "user", "content": "a question"}
+ANSWER = {"role": "assistant", "content": "an answer"}
 UNLIMITED = {"max_length": 1 << 40, "max_prompt_length": 1 << 39}
-MIN_PAIRS_FOR_LENGTHS = 50
+MIN_PAIRS_FOR_SHORTCUTS = 50
 LIMITS = {
     "empty_real": 0.0,
     "empty_generated": 0.2,
@@ -44,12 +55,22 @@ LIMITS = {
     "cut_prompts": 0.2,
     "cut_real": 0.2,
     "length_shortcut": 0.98,
+    "first_token_shortcut": 0.98,
+    "markers_in_prompts": 0.01,
+    "markers_in_responses": 0.01,
+    "unlike_turns": 0.0,
+    "eos_after_text": 0.0,
 }
 """Each check's largest accepted share."""
+MARKER = re.compile(r"<.*>|\[.*\]")
+"""How the added tokens look that stand for something: not the runs of blanks that some tokenizers add."""
 
 
 class Facts(NamedTuple):
-    """Of one group: token counts, and for each pair whether real and generated are the same and which is longer (1 real, 0, 0.5 equal)."""
+    """Of one group: token counts, and for each pair whether real and generated are the same and which is longer (1 real, 0, 0.5 equal).
+
+    A first token is None where the response is empty.
+    """
 
     prompt: int
     real: int
@@ -66,6 +87,18 @@ class Facts(NamedTuple):
     cut_prompt: bool
     cut_real: bool
     cut_generated: tuple[bool, ...]
+    first_real: int | None
+    first_generated: tuple[int | None, ...]
+    marker_in_prompt: bool
+    marker_in_real: bool
+    marker_in_generated: tuple[bool, ...]
+
+
+class Markers(NamedTuple):
+    """What finds, in the text of a prompt or of a response, the added tokens that become token ids there."""
+
+    in_prompts: re.Pattern[str]
+    in_responses: re.Pattern[str]
 
 
 def audit(tokenizer: Any, shared: Sequence[Shared], settings: TrainSpec, out: Path | None) -> str:
@@ -76,21 +109,22 @@ def audit(tokenizer: Any, shared: Sequence[Shared], settings: TrainSpec, out: Pa
     unknown = [name for name in settings.accepted_checks if name not in LIMITS]
     if unknown:
         raise RecipeError(f"accepted_checks names no check called {unknown[0]!r}{suggest(unknown[0], LIMITS)}")
-    report = _report([_facts(tokenizer, some, settings) for some in shared], settings.accepted_checks)
-    if settings.template == "chat" and not _ends_turns_with_eos(tokenizer):
-        next(check for check in report["checks"] if check["name"] == "missing_eos")["found"] = 1.0
+    markers = _markers(tokenizer, settings)
+    report = _report([_facts(tokenizer, some, settings, markers) for some in shared], settings.accepted_checks)
+    for name in _wrong_with(tokenizer, settings):
+        next(check for check in report["checks"] if check["name"] == name)["found"] = 1.0
     if out is not None:
         (out / EXAMPLE_FILE).parent.mkdir(exist_ok=True)
         write_atomic(out / FILE, _json(report))
         write_atomic(out / EXAMPLE_FILE, _json(_example(tokenizer, encode(tokenizer, shared[0], settings))))
     failing = [check for check in report["checks"] if check["found"] > check["limit"] and not check["accepted"]]
     if failing:
-        found = "; ".join(f"{check['name']} {check['found']:.1%} (at most {check['limit']:.0%})" for check in failing)
-        raise InputError(f"the audit before step 0 fails: {found}; see {FILE}, mend the recipe, or name them in its accepted_checks")
+        failures = "; ".join(f"{check['name']} {check['found']:.1%} (at most {check['limit']:.0%})" for check in failing)
+        raise InputError(f"the audit before step 0 fails: {failures}; see {FILE}, correct the recipe, or name them in its accepted_checks")
     return _brief(report)
 
 
-def _facts(tokenizer: Any, shared: Shared, settings: TrainSpec) -> Facts:
+def _facts(tokenizer: Any, shared: Shared, settings: TrainSpec, markers: Markers) -> Facts:
     group = whole = encode(tokenizer, shared, settings)
     if _may_be_cut(group, settings):
         whole = encode(tokenizer, shared, settings.model_copy(update=UNLIMITED))
@@ -104,24 +138,59 @@ def _facts(tokenizer: Any, shared: Shared, settings: TrainSpec) -> Facts:
         bos=0 if bos is None else group.prompt.count(bos),
         double_bos=bos is not None and group.prompt[:2] == [bos, bos],
         real_eos=real.count(eos),
-        generated_eos=tuple(some.count(eos) for some in generated),
+        generated_eos=tuple(response.count(eos) for response in generated),
         empty_real=not shared[0].real.strip() or not real,
         empty_generated=tuple(not (pair.generated or "").strip() for pair in shared[:num_generated]),
         missing_eos=len(real) == len(whole.branches[0]) and real[-1:] != [eos],
-        identical=tuple(some == real for some in generated),
-        real_longer=tuple(0.5 if len(some) == len(real) else float(len(real) > len(some)) for some in generated),
+        identical=tuple(response == real for response in generated),
+        real_longer=tuple(0.5 if len(response) == len(real) else float(len(real) > len(response)) for response in generated),
         cut_prompt=len(group.prompt) < len(whole.prompt),
         cut_real=len(real) < len(whole.branches[0]),
         cut_generated=tuple(map(_is_shorter, generated, whole.branches[1:])),
+        first_real=_first(real),
+        first_generated=tuple(map(_first, generated)),
+        marker_in_prompt=any(markers.in_prompts.search(message["content"]) for message in shared[0].prompt),
+        marker_in_real=markers.in_responses.search(shared[0].real) is not None,
+        marker_in_generated=tuple(markers.in_responses.search(pair.generated or "") is not None for pair in shared[:num_generated]),
     )
+
+
+def _first(tokens: Sequence[int]) -> int | None:
+    return tokens[0] if tokens else None
+
+
+def _markers(tokenizer: Any, settings: TrainSpec) -> Markers:
+    added = [token for token in tokenizer.added_tokens_decoder.values() if MARKER.fullmatch(token.content)]
+    in_responses = [token for token in added if settings.tokenization == "release" or not token.special]
+    return Markers(*(_any_of([token.content for token in some]) for some in (added, in_responses)))
+
+
+def _any_of(texts: Sequence[str]) -> re.Pattern[str]:
+    """What finds any of `texts`; never, where there are none."""
+    return re.compile("|".join(map(re.escape, texts)) or r"(?!)")
+
+
+def _wrong_with(tokenizer: Any, settings: TrainSpec) -> Iterator[str]:
+    """The checks that the tokenizer and its chat template fail, whatever the pairs."""
+    if tokenizer("a text")["input_ids"][-1:] == [tokenizer.eos_token_id]:
+        yield "eos_after_text"
+    if settings.template == "chat":
+        if not _ends_turns_with_eos(tokenizer):
+            yield "missing_eos"
+        if not _begins_turns_as_generation(tokenizer):
+            yield "unlike_turns"
 
 
 def _ends_turns_with_eos(tokenizer: Any) -> bool:
     """Whether EOS comes right after the text of an assistant's turn in the tokenizer's chat template."""
-    text = "an answer"
-    turns = [{"role": "user", "content": "a question"}, {"role": "assistant", "content": text}]
-    rendered = str(tokenizer.apply_chat_template(turns, tokenize=False))
-    return rendered.rpartition(text)[2].lstrip().startswith(tokenizer.eos_token or "no EOS")
+    rendered = str(tokenizer.apply_chat_template([QUESTION, ANSWER], tokenize=False))
+    return rendered.rpartition(ANSWER["content"])[2].lstrip().startswith(tokenizer.eos_token or "no EOS")
+
+
+def _begins_turns_as_generation(tokenizer: Any) -> bool:
+    """Whether a conversation up to an assistant's answer is what the template writes where an answer is to be generated."""
+    asked = str(tokenizer.apply_chat_template([QUESTION], tokenize=False, add_generation_prompt=True))
+    return str(tokenizer.apply_chat_template([QUESTION, ANSWER], tokenize=False)).startswith(asked.rstrip())
 
 
 def _may_be_cut(group: Group, settings: TrainSpec) -> bool:
@@ -135,30 +204,41 @@ def _is_shorter(cut: Sequence[int], whole: Sequence[int]) -> bool:
 
 
 def _report(facts: Sequence[Facts], accepted: Sequence[str]) -> dict[str, Any]:
-    pairs = [values for some in facts for values in zip(*_per_pair(some), strict=True)]
+    pairs = [values for group in facts for values in zip(*_per_pair(group), strict=True)]
     lengths, eos, empty, identical, longer, cut = zip(*pairs, strict=True) if pairs else ((),) * 6
     longer_share = _share(longer)
-    found = {
-        "empty_real": _share(some.empty_real for some in facts),
+    shares = {
+        "empty_real": _share(group.empty_real for group in facts),
         "empty_generated": _share(empty),
-        "missing_eos": _share(some.missing_eos for some in facts),
-        "double_bos": _share(some.double_bos for some in facts),
+        "missing_eos": _share(group.missing_eos for group in facts),
+        "double_bos": _share(group.double_bos for group in facts),
         "identical_pairs": _share(identical),
         "cut_prompts": _share(some.cut_prompt for some in facts),
         "cut_real": _share(some.cut_real for some in facts),
-        "length_shortcut": max(longer_share, 1 - longer_share) if len(pairs) >= MIN_PAIRS_FOR_LENGTHS else 0.0,
+        "length_shortcut": max(longer_share, 1 - longer_share) if len(pairs) >= MIN_PAIRS_FOR_SHORTCUTS else 0.0,
+        "first_token_shortcut": _first_token_shortcut(facts) if len(pairs) >= MIN_PAIRS_FOR_SHORTCUTS else 0.0,
+        "markers_in_prompts": _share(some.marker_in_prompt for some in facts),
+        "markers_in_responses": _share(found for some in facts for found in (some.marker_in_real, *some.marker_in_generated)),
+        "unlike_turns": 0.0,
+        "eos_after_text": 0.0,
     }
     return {
         "num_groups": len(facts),
         "num_pairs": max(len(pairs), len(facts)),
-        "prompt": {"lengths": _distribution([some.prompt for some in facts]), "bos": sum(some.bos for some in facts)},
-        "real": {"lengths": _distribution([some.real for some in facts]), "eos": sum(some.real_eos for some in facts)},
+        "prompt": {"lengths": _distribution([group.prompt for group in facts]), "bos": sum(group.bos for group in facts)},
+        "real": {"lengths": _distribution([group.real for group in facts]), "eos": sum(group.real_eos for group in facts)},
         "generated": {"lengths": _distribution(lengths), "eos": sum(eos), "cut": _share(cut)} if pairs else None,
         "real_longer": longer_share if pairs else None,
         "checks": [
-            {"name": name, "found": round(share, 6), "limit": LIMITS[name], "accepted": name in accepted} for name, share in found.items()
+            {"name": name, "found": round(share, 6), "limit": LIMITS[name], "accepted": name in accepted} for name, share in shares.items()
         ],
     }
+
+
+def _first_token_shortcut(facts: Sequence[Facts]) -> float:
+    """The share of the generated responses that begin with a token no real one begins with."""
+    real = {some.first_real for some in facts}
+    return _share(token not in real for some in facts for token in some.first_generated)
 
 
 def _per_pair(some: Facts) -> tuple[Sequence[Any], ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.analysis.anchors import Comparison, compare, conclusions, notes, require
+from harness.analysis.anchors import AnchorFigure, anchor_notes, compare_figures, conclusions_of, require_anchors
 from harness.artifact import RunDir
 from harness.errors import RecipeError
 from harness.machine import load as load_machine
@@ -37,8 +37,8 @@ def half_right(row: str, task: Task) -> Values:
     return {f"q{i}": 100.0 * (i % 2) for i in range(40)}
 
 
-def found(recipe: Recipe, path: Path) -> list[Comparison]:
-    return compare(recipe, write_run(path, recipe, half_right))
+def found(recipe: Recipe, path: Path) -> list[AnchorFigure]:
+    return compare_figures(recipe, write_run(path, recipe, half_right))
 
 
 def test_an_anchors_recipe_evaluates_and_trains_nothing() -> None:
@@ -48,7 +48,7 @@ def test_an_anchors_recipe_evaluates_and_trains_nothing() -> None:
     assert {stage.kind for stage in stages} == {"model", "evaluate"}
     assert [stage.path for stage in stages if stage.kind == "model"] == ["sft/model", "iter0/model"]
     assert rows(recipe) == ("sft", "iter0", "iter1", "iter2", "iter3")
-    assert [note.split(":")[0] for note in notes(recipe)] == ["iter0", "iter1 is not run", "iter2 is not run", "iter3 is not run"]
+    assert [note.split(":")[0] for note in anchor_notes(recipe)] == ["iter0", "iter1 is not run", "iter2 is not run", "iter3 is not run"]
 
 
 def test_the_base_is_evaluated_as_in_the_reproduction() -> None:
@@ -57,13 +57,13 @@ def test_the_base_is_evaluated_as_in_the_reproduction() -> None:
         {stage.path: stage.fingerprint for stage in plan(load(name)) if stage.path.startswith("sft/")}
         for name in ("zephyr-7b-anchors", "zephyr-7b")
     )
-    assert anchor == base
-    assert "sft/eval/open_llm" in anchor
+    assert anchor.items() <= base.items()
+    assert base.keys() - anchor.keys() == {"sft/held_out", "sft/eval/held_out"}  # an anchor has no opponent
 
 
 def test_every_published_figure_is_listed_before_anything_runs(tmp_path: Path) -> None:
     """Both the paper's and the leaderboard's figure of iter0, the average too, each with the reasons that are known beforehand."""
-    listed = {(one.row, one.task, one.published): one.outcome for one in compare(load("zephyr-7b-anchors"), tmp_path)}
+    listed = {(one.row, one.task, one.published): one.outcome for one in compare_figures(load("zephyr-7b-anchors"), tmp_path)}
     assert listed["iter0", "gsm8k", 35.10] == "not run"
     assert listed["iter0", "gsm8k", 36.69].startswith("not run; protocol: ours lm-eval@46c7966, theirs open-llm-leaderboard-v1")
     assert listed["sft", "winogrande", 74.19] == "not run"
@@ -94,7 +94,7 @@ def test_conclusions_keep_sources_apart(tmp_path: Path) -> None:
     figures = (figure("gsm8k", 52.0), figure("openbookqa", 49.0, shots=1))
     anchors = {"a": Anchor(model=HERE, figures=figures), "sft": Anchor(note="unknown")}
     recipe = anchored(anchors, GSM8K, FEW, claims=load("zephyr-7b").claims)
-    lines = conclusions(found(recipe, tmp_path))
+    lines = conclusions_of(found(recipe, tmp_path))
     assert lines[0] == "a card (current): ours - theirs is -0.50 on average over 2 figures, at most -2.00"
     assert lines[1] == "paper/leaderboard (lm-eval@46c7966): nothing to compare yet"
 
@@ -109,7 +109,7 @@ def test_a_local_checkpoint_runs_through_the_ordinary_stages(tmp_path: Path) -> 
         run.begin(stage, cpu, {})
         runner.run_stage(run.stage_dir(stage.path))
         run.finish(stage, 1.0, 1.0)
-    (one,) = compare(recipe, run.path)
+    (one,) = compare_figures(recipe, run.path)
     assert (one.row, one.n) == ("theirs", 8)
     assert one.ours is not None
     assert one.difference == pytest.approx(one.ours - 30.0)
@@ -122,7 +122,7 @@ def test_the_documented_anchors_file_is_one(tmp_path: Path) -> None:
     file.write_text(textwrap.dedent(text[text.index("    from harness.recipe import Anchor") :].split("\n\nOn all questions")[0]))
     recipe = load(str(file))
     assert [stage.kind for stage in plan(recipe)] == ["model", *["evaluate"] * len(recipe.benchmarks)]
-    assert [(one.task, one.published) for one in compare(recipe, tmp_path)] == [("arc_challenge", 27.73)]
+    assert [(one.task, one.published) for one in compare_figures(recipe, tmp_path)] == [("arc_challenge", 27.73)]
 
 
 def test_an_unpinned_anchor_says_why() -> None:
@@ -132,4 +132,4 @@ def test_an_unpinned_anchor_says_why() -> None:
     with pytest.raises(RecipeError, match="a recipe with anchors trains nothing"):
         replace(load("zephyr-7b"), name="x", anchors={"a": {"note": "n"}})
     with pytest.raises(RecipeError, match="zephyr-7b names no anchors; expected one such as zephyr-7b-anchors"):
-        require(load("zephyr-7b"))
+        require_anchors(load("zephyr-7b"))

@@ -8,27 +8,25 @@ import numpy as np
 import pytest
 
 from harness.analysis.published import claim
-from harness.analysis.published_gains import _changed_at_most, gains, sentence, standard_error, summary
-from harness.evaluation.statistics import mcnemar
+from harness.analysis.published_gains import gains_with_errors, standard_error, summary
 from harness.paper import STANDARD_ERRORS
 
 
 def test_only_the_first_iterations_of_the_paper_stand_out() -> None:
-    """Of 28 gains five exceed their unpaired error, none after iter1; after Holm GSM8K and the average of iter0 remain."""
-    found = gains("paper/leaderboard")
+    """Of 28 gains five exceed their unpaired error, none after iter1."""
+    found = gains_with_errors("paper/leaderboard")
     assert len(found) == 28
     exceeding = {(gain.row, gain.task) for gain in found if gain.exceeds}
     iter0 = {("iter0", task) for task in ("truthfulqa_mc2", "gsm8k", "hellaswag", "average")}
     assert exceeding == iter0 | {("iter1", "truthfulqa_mc2")}
-    corrected = {(gain.row, gain.task) for gain in found if gain.p_holm is not None and gain.p_holm <= 0.05}
-    assert corrected == {("iter0", "gsm8k"), ("iter0", "average")}
 
 
 def test_the_last_printed_gain_is_noise() -> None:
-    """+0.19 from iter2 to iter3, as one line for under a table."""
-    last = gains("paper/leaderboard")[-1]
+    """+0.19 from iter2 to iter3, give or take 1.34."""
+    last = gains_with_errors("paper/leaderboard")[-1]
     assert (last.row, last.task, last.gain) == ("iter3", "average", 0.19)
-    assert sentence(last) == "iter3 over iter2, average: +0.19, within its sampling error (-1.15 to +1.53)"
+    assert last.reach == pytest.approx(1.34, abs=5e-3)
+    assert not last.exceeds
 
 
 def test_a_line_for_under_the_table() -> None:
@@ -59,24 +57,14 @@ def test_errors_agree_with_the_stated_ones() -> None:
 
 def test_what_has_no_spread_is_unknown() -> None:
     """MT-Bench scores come without any spread, so nothing is said about their gains."""
-    for gain in gains("paper/mt_bench"):
-        assert (gain.stderr, gain.exceeds, gain.p_holm) == (None, None, None)
-        assert sentence(gain).endswith("sampling error unknown")
-
-
-def test_the_share_that_may_have_changed() -> None:
-    """35 net of 1172: significant with as many changes as found, not with two more; a net change of 3 never is."""
-    share = _changed_at_most(35, 1172)
-    changed = round(share * 1172)
-    assert mcnemar((changed + 35) // 2, (changed - 35) // 2) <= 0.05
-    assert mcnemar((changed + 37) // 2, (changed - 33) // 2) > 0.05
-    assert _changed_at_most(3, 1172) == 0.0
+    for gain in gains_with_errors("paper/mt_bench"):
+        assert (gain.reach, gain.exceeds) == (None, False)
 
 
 def test_an_unknown_table_is_an_error() -> None:
     """With the known ones listed."""
     with pytest.raises(LookupError, match="paper/leaderboard"):
-        gains("paper/leaderbord")
+        gains_with_errors("paper/leaderbord")
 
 
 def test_unpaired_errors_are_wide_for_paired_answers() -> None:

@@ -139,6 +139,78 @@ def test_a_damaged_verdict_is_named(server: Server, tmp_path: Path) -> None:
         ask_all(tmp_path, "a")
 
 
+COMPLETION = '{"object": "chat.completion", "model": "m", "choices": [{"index": 0, "finish_reason": "%s", "message": %s}]}'
+BAD_REPLIES = {
+    "choices-null": '{"model": "m", "choices": null}',
+    "choices-dict": '{"model": "m", "choices": {"0": {}}}',
+    "choice-null": '{"model": "m", "choices": [null]}',
+    "no-message": '{"model": "m", "choices": [{"finish_reason": "stop"}]}',
+    "model-list": COMPLETION.replace('"m"', '["m"]') % ("stop", '{"content": "Rating: [[3]]"}'),
+    "number": COMPLETION % ("stop", '{"content": 3}'),
+    "lone-surrogate": COMPLETION % ("stop", r'{"content": "Rating: [[3]] \ud83d"}'),
+    "deep": COMPLETION % ("stop", '{"content": "Rating: [[3]]", "more": ' + "[" * 100_000 + "]" * 100_000 + "}"),
+    "list": "[]",
+    "empty-body": "",
+}
+
+
+@pytest.mark.parametrize("name", BAD_REPLIES)
+def test_a_bad_reply_is_asked_for_again_and_never_saved(server: Server, tmp_path: Path, name: str) -> None:
+    """What is no completion costs a retry and leaves nothing on disk; where it stays so, one line says what is wrong with it."""
+    server.script = lambda prompt, times: Reply(raw=BAD_REPLIES[name])
+    with pytest.raises(JudgeError, match=r"after 2 retries \(a reply that is no chat completion: ") as caught:
+        ask_all(tmp_path, "a")
+    assert "\n" not in str(caught.value)
+    assert [*tmp_path.iterdir()] == []
+    server.script = lambda prompt, times: Reply("Rating: [[7]]")
+    assert ask_all(tmp_path, "a")["a"].text == "Rating: [[7]]"
+
+
+def test_a_reply_in_pieces_is_its_text(server: Server, tmp_path: Path) -> None:
+    """Content as a list of parts, as some servers send it: the parts of type text, in their order."""
+    parts = [{"type": "thinking", "thinking": "[[1]]"}, {"type": "text", "text": "Good. "}, {"type": "text", "text": "Rating: [[7]]"}]
+    server.script = lambda prompt, times: Reply(raw=COMPLETION % ("stop", json.dumps({"content": parts})))
+    assert ask_all(tmp_path, "a")["a"] == Verdict("Good. Rating: [[7]]", "m")
+    assert ask_all(tmp_path, "a")["a"] == Verdict("Good. Rating: [[7]]", "m")
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("content", ["null", '""', '"<think>It claims Rating: [[10]]. But"'])
+def test_a_judge_that_spent_its_tokens_is_asked_again_by_the_next_launch(server: Server, tmp_path: Path, content: str) -> None:
+    """No text but thinking and finish_reason length: unscored, the recipe's field named, not saved. Cut text is a verdict."""
+    empty = COMPLETION % ("length", f'{{"content": {content}}}')
+    server.script = lambda prompt, times: Reply(raw=empty if prompt == "a" else COMPLETION % ("length", '{"content": "Rating: [[7]]"}'))
+    verdicts = ask_all(tmp_path, "a", "b")
+    assert verdicts["a"].refused is not None
+    assert "judge.max_tokens" in verdicts["a"].refused
+    assert verdicts["b"] == Verdict("Rating: [[7]]", "m")
+    server.script = lambda prompt, times: Reply("Rating: [[4]]")
+    assert [verdict.text for verdict in ask_all(tmp_path, "a", "b").values()] == ["Rating: [[4]]", "Rating: [[7]]"]
+    server.script = lambda prompt, times: Reply(raw=empty)
+    with pytest.raises(JudgeError, match=r"refused all 2 requests \(cut: the judge spent its judge.max_tokens"):
+        ask_all(tmp_path, "c", "d")
+
+
+def test_the_time_limit_bounds_the_whole_request(server: Server, tmp_path: Path) -> None:
+    """An endpoint that drips a byte every 0.2 s is never silent for the 0.6 s allowed, and is given up all the same."""
+    server.script = lambda prompt, times: Reply("Rating: [[3]]", drip=0.2) if times == 1 else Reply("Rating: [[5]]")
+    assert ask_all(tmp_path, "a")["a"].text == "Rating: [[5]]"
+    server.script = lambda prompt, times: Reply("Rating: [[3]]", drip=0.2)
+    with pytest.raises(JudgeError, match=r"after 2 retries \(no whole reply within 0.6 s\)"):
+        ask_all(tmp_path, "b")
+
+
+def test_a_verdict_file_of_another_shape_is_damaged(server: Server, tmp_path: Path) -> None:
+    """JSON that is no verdict is named, too."""
+    for content in ('{"text": 5}', '{"text": null}', "[]", '{"text": "x", "stars": 5}', "[" * 100_000):
+        ask_all(tmp_path, "a")
+        path = next(tmp_path.glob("*.json"))
+        path.write_text(content)
+        with pytest.raises(InputError, match="is damaged; remove"):
+            ask_all(tmp_path, "a")
+        path.unlink()
+
+
 KILLED = """
 import sys
 from pathlib import Path

@@ -31,7 +31,8 @@ def test_the_real_file(shared_data: Path) -> None:
         "ultrachat_sai": "6.675",
     }
     for one in found.values():
-        assert (one["n"], one["verdicts"], one["unreadable"], one["disagree"]) == (160, 160, 0, 0)
+        assert (one["n"], one["verdicts"], one["unreadable"], one["disagree"], one["by_fallback"]) == (160, 160, 0, 0, 0)
+        assert (one["strict"]["otherwise"], one["strict"]["unreadable"]) == (1, 1)
         assert {name: group["n"] for name, group in one["categories"].items()} == dict.fromkeys(one["categories"], 20)
         assert len(one["categories"]) == 8
         assert sum(group["mean"] for group in one["categories"].values()) / 8 == pytest.approx(one["mean"])
@@ -51,6 +52,46 @@ def test_unreadable_repeated_and_wrongly_recorded(tmp_path: Path) -> None:
     assert one["turns"] == {"1": {"mean": 6.0, "n": 1}, "2": {"mean": 10.0, "n": 1}}
 
 
+def test_different_answers_are_not_repeats(tmp_path: Path) -> None:
+    """Two runs under one model name have other prompts on the same turns: their mean would be no run's."""
+    path = tmp_path / "single.jsonl"
+    path.write_text(line(81, 1, "[[4]]", 4, user_prompt="one answer") + line(81, 1, "[[8]]", 8, user_prompt="another"))
+    with pytest.raises(InputError, match=r"line 2 and .*line 1 grade different answers of m to question 81, turn 1"):
+        read_judgments([path])
+    path.write_text(line(81, 1, "[[4]]", 4, user_prompt="one answer") + line(81, 1, "[[8]]", 8, user_prompt="one answer"))
+    (one,) = summarize(read_judgments([path]))
+    assert (one["mean"], one["verdicts"]) == (6.0, 2)
+
+
+def test_two_real_runs_under_one_name_are_refused(shared_data: Path, tmp_path: Path) -> None:
+    """320 real verdicts on 160 turns, once printed as one mean of 6.45."""
+    with gzip.open(shared_data / "mt_bench" / "gpt-4_single.jsonl.gz", "rt") as file:
+        rows = [row for row in map(json.loads, file) if row["model"] != "ultrachat_sai"]
+    path = tmp_path / "single.jsonl"
+    path.write_text("".join(json.dumps({**row, "model": "m"}) + "\n" for row in rows))
+    with pytest.raises(InputError, match="grade different answers of m"):
+        read_judgments([path])
+
+
+def test_a_judgment_given_twice_is_refused(tmp_path: Path) -> None:
+    """The same file twice, or a copy of it, is no second opinion; the same words at another time are."""
+    path = tmp_path / "single.jsonl"
+    path.write_text(line(81, 1, "[[4]]", 4, tstamp=1.0) + line(81, 1, "[[4]]", 4, tstamp=2.0))
+    assert len(read_judgments([path])) == 2
+    copy = tmp_path / "copy.jsonl"
+    copy.write_text(path.read_text())
+    for twice in (path, copy):
+        with pytest.raises(InputError, match=rf"{twice.name}, line 1 repeats {path}, line 1, word for word"):
+            read_judgments([path, twice])
+
+
+def test_no_judgment_at_all_is_an_error(tmp_path: Path) -> None:
+    """An empty file is not a table of nothing."""
+    (tmp_path / "x.jsonl").write_text("\n")
+    with pytest.raises(InputError, match=r"no judgment in .*x.jsonl; expected FastChat's"):
+        read_judgments([tmp_path / "x.jsonl"])
+
+
 def test_judges_never_share_a_row(tmp_path: Path) -> None:
     """One model under two judges is two rows, and two columns in print."""
     path = tmp_path / "single.jsonl"
@@ -66,6 +107,9 @@ def test_judges_never_share_a_row(tmp_path: Path) -> None:
         ("{", "line 1 is no judgment"),
         ('{"model": "m"}', "line 1 is no judgment .*score"),
         ('{"g1_winner": "a"}', "line 1 is a pairwise judgment; expected single-answer"),
+        (line(81, 1, "[[4]]", 4, model=["m"]), r"line 1 is no judgment \(model: Input should be a valid string\)"),
+        (line(81, 1, "[[4]]", 4, judgment=None), r"line 1 is no judgment \(judgment: "),
+        (line(81, 1, "[[4]]", 4, more=None).replace("null", "[" * 100_000), r"line 1 is no judgment \(Invalid JSON: recursion limit"),
     ],
 )
 def test_what_is_no_judgment_is_named(tmp_path: Path, text: str, says: str) -> None:

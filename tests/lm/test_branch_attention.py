@@ -104,3 +104,13 @@ def test_long_groups_equal_single_sequences(family: str, monkeypatch: pytest.Mon
     assert relative_error(ours, expected) < 1e-5
     whole = [torch.cat([g.flatten() for g in some]) for some in (gradients, wanted)]
     assert relative_error(whole[0], whole[1]) < 1e-5
+
+
+def test_a_window_nobody_reaches_is_none() -> None:
+    """Promise: where no sequence is longer than the window, its masks are those of full attention, on a CPU mostly none at all."""
+    layout = Layout([(100, [30, 60]), (10, [150])], [True] * 350, torch.device("cpu"))
+    assert [layout.mask(number, 160) is None for number in range(len(layout.pieces))] == [
+        layout.mask(number, None) is None for number in range(len(layout.pieces))
+    ]
+    assert layout.block_mask(160) is layout.block_mask(None)
+    assert layout.block_mask(159) is not layout.block_mask(None)

@@ -98,7 +98,7 @@ def alive(pid: int) -> bool:
 
 def test_each_replica_has_its_variables(tmp_path: Path) -> None:
     """`replica_env` reaches its own replica before the engine is opened."""
-    found = run(partial(environment_of, tmp_path), 2, replica_env=({"HARNESS_TEST_REPLICA": "a"}, {"HARNESS_TEST_REPLICA": "b"}))
+    found = run(partial(environment_of, tmp_path), 2, replica_env=({"VLLM_TEST_REPLICA": "a"}, {"VLLM_TEST_REPLICA": "b"}))
     seen = {line["pid"]: line["seen"] for _, lines in found for line in lines}
     assert sorted(seen.values()) == ["a", "b"]
 

@@ -4,10 +4,15 @@ import gzip
 import io
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from harness.errors import InputError
+from harness.artifact import RunDir
+from harness.errors import InputError, MachineError, RecipeError
+from harness.machine import available, load, recorded
+from harness.plan import plan
+from harness.report import bundle as bundling
 from harness.report.bundle import MANIFEST, verify_bundle, write_bundle
 from harness.report.tables import write_tables
 from tests.reported_runs import write_reported_run
@@ -108,3 +113,88 @@ def test_what_is_no_bundle_is_refused(tmp_path: Path, run: Path) -> None:
     (damaged / "iter0/train/log.jsonl").write_text("")
     with pytest.raises(InputError, match="only a run that `harness verify` accepts"):
         write_bundle(damaged)
+
+
+def archive(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
+    """An archive of `members`, whatever they are called."""
+    with tarfile.open(path, "w:gz", format=tarfile.PAX_FORMAT) as tar:
+        for entry, data in members:
+            entry.size = entry.size or len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    return path
+
+
+def bomb(path: Path, gib: int) -> Path:
+    """An archive of a few hundred kilobytes whose one entry says that it has `gib` GiB, and begins with zeros."""
+    entry = tarfile.TarInfo("x/zeros")
+    entry.size = gib << 30
+    path.write_bytes(gzip.compress(entry.tobuf() + bytes(1 << 20)))
+    return path
+
+
+@pytest.mark.parametrize("name", ["../x", "/tmp/x", "a/../../x", "a//b", "a/\x1b[31m", "a/" * 20 + "b", "a\\b", "C:x"])
+def test_paths_that_lead_outside_are_refused(tmp_path: Path, name: str) -> None:
+    """Before anything is written."""
+    with pytest.raises(InputError, match=r"is not a bundle: it holds .* a path outside itself"):
+        verify_bundle(archive(tmp_path / "a.tar.gz", (tarfile.TarInfo(name), b"")))
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An entry of 1 TiB, more files than a run has, a file twice and a description of megabytes are one line each, and write nothing."""
+    monkeypatch.setattr(bundling, "_write_member", lambda *_: pytest.fail("unpacked"))
+    with pytest.raises(InputError, match="more than 20 GiB"):
+        verify_bundle(bomb(tmp_path / "a.tar.gz", 1024))
+    monkeypatch.setattr(bundling, "MAX_FILES", 3)
+    many = [(tarfile.TarInfo(f"x/{i}"), b"") for i in range(4)]
+    with pytest.raises(InputError, match="or 3 files"):
+        verify_bundle(archive(tmp_path / "b.tar.gz", *many))
+    with pytest.raises(InputError, match="a file twice"):
+        verify_bundle(archive(tmp_path / "c.tar.gz", (tarfile.TarInfo("x/a"), b"1"), (tarfile.TarInfo("x/a"), b"2")))
+    described = tarfile.TarInfo("x/a")
+    described.pax_headers = {"comment": "x" * (2 << 20)}
+    with pytest.raises(InputError, match="not a readable"):
+        verify_bundle(archive(tmp_path / "d.tar.gz", (described, b"")))
+
+
+def test_what_does_not_fit_the_disk_is_said_before(tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With too little room the archive is left as it is."""
+    monkeypatch.setattr(bundling.shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
+    with pytest.raises(MachineError, match=r"unpacks to .* MiB free; set TMPDIR"):
+        verify_bundle(bundle)
+
+
+def test_links_do_not_get_into_a_bundle(tmp_path: Path) -> None:
+    """A score that is a link to a file outside of the run, however equal, is not packed."""
+    linked = write_reported_run(tmp_path / "run", small_recipe())
+    score = linked / "iter1/eval/open_llm/scores/gsm8k.json"
+    score.rename(tmp_path / "private.json")
+    score.symlink_to(tmp_path / "private.json")
+    with pytest.raises(InputError, match=r"scores/gsm8k\.json is a link; a bundle takes the run's own files only"):
+        write_bundle(linked)
+
+
+def test_names_of_variables_are_recorded_and_secrets_not(tmp_path: Path) -> None:
+    """No value of a variable that is not known to be harmless gets into a record, hence none into a bundle."""
+    secret = "hf_0123456789"
+    machine = load("cpu1").model_copy(
+        update={"env": {"HF_TOKEN": secret, "VLLM_API_KEY": secret, "MY_PROXY": secret, "OMP_NUM_THREADS": "1", "NCCL_DEBUG": "INFO"}}
+    )
+    run = RunDir(tmp_path)
+    stage = plan(small_recipe())[0]
+    run.begin(stage, machine, {})
+    launch = run.launch(stage.path)
+    assert launch is not None
+    hidden = "(not recorded)"
+    secrets = dict.fromkeys(("HF_TOKEN", "VLLM_API_KEY", "MY_PROXY"), hidden)
+    assert launch.machine.env == {**secrets, "OMP_NUM_THREADS": "1", "NCCL_DEBUG": "INFO"}
+    assert secret not in (run.stage_dir(stage.path) / "stage.json").read_text()
+    for update in ({"replica_env": ({"HF_TOKEN": secret},)}, {"server": f"https://user:{secret}@host/v1"}):
+        with pytest.raises(RecipeError, match="a record would show") as caught:
+            machine.model_copy(update=update)
+        assert secret not in str(caught.value)
+
+
+def test_every_shipped_machine_is_recorded_whole() -> None:
+    """No variable a shipped machine sets is hidden."""
+    for name in available():
+        assert recorded(load(name)) == load(name)

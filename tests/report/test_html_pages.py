@@ -45,6 +45,6 @@ def test_sweeps_stand_beside_runs(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_needed(tmp_path: Path) -> None:
-    """A path that is no folder is one line."""
-    with pytest.raises(InputError, match="is no folder"):
+    """A path that is not a folder is one line."""
+    with pytest.raises(InputError, match="is not a folder"):
         write_index(tmp_path / "nowhere")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.analysis.scores import load_scores
 from harness.analysis.table_schema import ResultTable
 from harness.artifact import RunDir, read_recipe
 from harness.files import dump, write_atomic
@@ -20,7 +21,8 @@ from tests.reported_runs import HOSTILE, write_reported_run
 from tests.synthetic_runs import Values, questions, small_recipe, write_run
 
 pytest.importorskip("matplotlib", reason="needs the report extra's matplotlib")
-from harness.analysis.claims import in_short
+from harness import paper
+from harness.analysis.claims import summarize
 from harness.errors import InputError
 from harness.report import plots
 from harness.report.evidence import gather
@@ -62,7 +64,7 @@ def html(run: Path) -> str:
 
 def headline(table: ResultTable) -> str:
     """The first words of a page that has the verdicts of `table`."""
-    return in_short(table)[0]
+    return summarize(table).headline
 
 
 def test_page_is_self_contained(html: str) -> None:
@@ -108,7 +110,16 @@ def test_page_holds_every_part(html: str) -> None:
     for text in expected:
         assert text in page.text, text
     titles = " ".join(str(attrs["alt"]) for tag, attrs in page.tags if tag == "img")
-    for title in ("Gain over SFT", "gsm8k", "mt_bench by category", "Loss, nats a pair", "Margin", "Rewards", "log p(real)", "Lengths"):
+    for title in (
+        "Difference from SFT",
+        "gsm8k",
+        "mt_bench by category",
+        "Loss, nats a pair",
+        "Margin",
+        "Rewards",
+        "log p(real)",
+        "Lengths",
+    ):
         assert title in titles
 
 
@@ -143,7 +154,7 @@ def test_report_from_committed_records_alone(run: Path, tmp_path: Path) -> None:
     """Without prompts, responses, samples and audits there is still a page, and it says what is not here."""
     copy = tmp_path / "committed"
     shutil.copytree(run, copy, ignore=shutil.ignore_patterns("responses", "samples", "prompts.jsonl", "audit.json"))
-    text = Page(to_html(copy, read_recipe(copy), collect(copy), gather(RunDir(copy), read_recipe(copy)))).text
+    text = Page(to_html(copy, load_scores(copy), collect(copy), gather(RunDir(copy), read_recipe(copy)))).text
     assert "Responses and samples are not committed and are not here." in text
     assert "No training stage of this run left an audit." in text
     assert "SPIN helped" in text
@@ -172,7 +183,7 @@ def test_unfinished_run_has_a_page(tmp_path: Path) -> None:
     """Nothing evaluated, nothing trained: the page says so instead of failing."""
     recipe = replace(small_recipe(), name="empty", summary=HOSTILE[1])
     write_atomic(tmp_path / "recipe.json", dump(recipe))
-    html = to_html(tmp_path, recipe, collect(tmp_path), gather(RunDir(tmp_path), recipe))
+    html = to_html(tmp_path, load_scores(tmp_path), collect(tmp_path), gather(RunDir(tmp_path), recipe))
     assert "Not tested yet" in html
     assert "No training log is here." in html
 
@@ -189,3 +200,14 @@ def test_page_in_a_browser(run: Path) -> None:
     for page in found["pages"]:
         assert page["overflow"] <= 0, page
         assert page["violations"] == []
+
+
+def test_the_papers_own_errors_and_gaps_are_shown_beside_its_numbers(html: str, tmp_path: Path) -> None:
+    """A run set beside the paper's numbers says which of them are misprints and what no source gives; another model's run does not."""
+    text = Page(html).text
+    for misprint in paper.MISPRINTS:
+        assert misprint.what in text
+    for gap in paper.NOT_RECOVERABLE:
+        assert gap.what in text
+    write_report(write_reported_run(tmp_path, small_recipe()))
+    assert paper.MISPRINTS[0].what not in Page((tmp_path / "report.html").read_text()).text

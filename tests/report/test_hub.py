@@ -57,7 +57,7 @@ def test_card_loads_with_the_tables_numbers(run: Path) -> None:
     assert card.data.datasets == ["HuggingFaceH4/ultrachat_200k"]
 
 
-def test_card_tells_the_recipe_and_where_it_parts(run: Path) -> None:
+def test_card_tells_the_recipe_and_where_it_differs(run: Path) -> None:
     """Settings of this iteration, deviations with reasons, the verdicts, the commit; a recipe's markup stays text."""
     text = str(to_card(run, "iter1"))
     assert "| iterations.1.beta | 0.1 |" in text

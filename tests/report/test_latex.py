@@ -37,5 +37,5 @@ def test_text_is_escaped() -> None:
     """Commands in a recipe's words stay words; characters without a glyph are named."""
     assert escape(HOSTILE) == (
         r"50 \% of \$x\_1 \& \#2 \textbackslash{}input\{/etc/passwd\} \textasciitilde{}\textasciicircum{}\{\} $<$b$>$ "
-        r"U+201CqU+201D é U+6F22 U+202E $\pm$ a\% b"
+        r"U+201CqU+201D é U+6F22 {[}U+202E{]} $\pm$ a\% b"
     )

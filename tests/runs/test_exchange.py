@@ -11,15 +11,16 @@ import pytest
 
 from harness.artifact import RECIPE_FILE, RunDir
 from harness.components.sources import procedural
-from harness.contracts import Row
+from harness.contracts import Demonstration
 from harness.errors import InputError
 from harness.files import dump, write_atomic
 from harness.plan import plan
 from harness.recipe import Recipe, load, replace
 from harness.runs import exchange, runner
 from harness.runs.pair_files import Layout
+from harness.runs.verification import verify
 from harness.stages import generate
-from harness.training.pairs import dump_rows, read_pairs
+from harness.training.pairs import read_pairs, write_demonstrations
 from tests.checkpoints import MACHINE, save_checkpoint
 
 NUM = 12
@@ -41,8 +42,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     prompts, stage = STAGES["prompts"], STAGES["iter0/generate"]
     run.begin(prompts, MACHINE, {})
     examples = procedural.sample("train", NUM, 0)
-    rows = [Row(f"p{i}", [{"role": "user", "content": example.prompt}], example.response) for i, example in enumerate(examples)]
-    (run.path / "prompts" / "prompts.jsonl").write_bytes(dump_rows(rows))
+    rows = [Demonstration(f"p{i}", [{"role": "user", "content": example.prompt}], example.response) for i, example in enumerate(examples)]
+    write_demonstrations(run.path / "prompts" / "prompts.jsonl", rows)
     run.finish(prompts, 1.0, 1.0)
     run.begin(stage, MACHINE, {})
     inputs = {role: run.path / path for role, path in stage.inputs.items()}
@@ -76,7 +77,7 @@ def test_out_and_in_again(run: RunDir, tmp_path: Path, layout: Layout) -> None:
     assert bring_in(other, tmp_path / "set") == NUM
     assert pairs_of(other) == pairs_of(run)
     assert [found.state for found in runner.survey(RECIPE, other) if found.stage.path in ("prompts", "iter0/generate")] == ["done", "done"]
-    assert runner.verify(other)[0] == []
+    assert {item.reason for item in verify(other).damage} == {"is planned by recipe.json and has no stage.json"}
     statistics = json.loads((other.path / "iter0" / "generate" / "statistics.json").read_text())
     assert statistics["num_responses"] == NUM
 

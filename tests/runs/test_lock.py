@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from harness.errors import BusyError
-from harness.runs.lock import hold, name_stage
+from harness.runs.lock import hold, name_stages
 
 HOLDER = """
 import subprocess, sys
 from pathlib import Path
-from harness.runs.lock import hold, name_stage
+from harness.runs.lock import hold, name_stages
 with hold(Path(sys.argv[1])) as lock:
     stage = subprocess.Popen([sys.executable, "-c", "input()"], pass_fds=(lock,))
-    name_stage(lock, "iter0/train", stage.pid)
+    name_stages(lock, {"iter0/train": stage.pid})
     print(stage.pid, flush=True)
     input()
 """
@@ -49,7 +49,8 @@ def test_second_run_is_refused_until_the_orphaned_stage_ends(tmp_path: Path) -> 
         pass
     process.kill()
     process.wait()
-    with pytest.raises(BusyError, match=f"pid {stage}; wait for it or stop it"), hold(tmp_path):
+    left = rf"what a killed run \(pid {process.pid}\) left: stage iter0/train, pid {stage}; wait for it or stop it"
+    with pytest.raises(BusyError, match=left), hold(tmp_path):
         pass
     assert process.stdin is not None
     process.stdin.close()  # the orphan's input ends, and so does the orphan
@@ -57,10 +58,10 @@ def test_second_run_is_refused_until_the_orphaned_stage_ends(tmp_path: Path) -> 
 
 
 def test_the_lock_names_its_holder(tmp_path: Path) -> None:
-    """A stage's name replaces that of the stage before it."""
+    """The stages that run replace those that ran before."""
     with hold(tmp_path) as lock:
-        name_stage(lock, "iter0/generate", 12345)
-        name_stage(lock, "iter0/train", 1)
+        name_stages(lock, {"iter0/generate": 12345})
+        name_stages(lock, {"iter0/train": 1, "sft/eval/mt_bench": 2})
     held = (tmp_path / ".lock").read_text().strip()
     assert held.startswith(f"pid {os.getpid()} on ")
-    assert held.endswith(" with stage iter0/train, pid 1")
+    assert held.endswith(" with stage iter0/train, pid 1 with stage sft/eval/mt_bench, pid 2")

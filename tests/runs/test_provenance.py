@@ -59,3 +59,18 @@ def test_repository_around_an_environment_is_not_ours(monkeypatch: pytest.Monkey
     monkeypatch.setattr(provenance, "__file__", str(tmp_path / "provenance.py"))
     found = provenance.collect()
     assert (found["commit"], found["dirty"]) == (None, None)
+
+
+def test_a_launch_in_words() -> None:
+    """A short commit and whether the tree was as committed; what was not recorded says so."""
+    launch = {
+        "commit": "0123456789abcdef",
+        "dirty": True,
+        "command": "harness reproduce tiny",
+        "python": "3.11.2",
+        "versions": {"torch": "2", "peft": "1"},
+    }
+    text = provenance.describe(launch)
+    assert (text.commit, text.command, text.packages) == ("0123456789ab with local changes", "harness reproduce tiny", "torch 2, peft 1")
+    assert provenance.describe({**launch, "dirty": None}).commit == "0123456789ab (tree not recorded)"
+    assert provenance.describe({}) == ("not recorded", "not recorded", "not recorded", "versions not recorded", "")

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import socket
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness import machine
-from harness.artifact import RunDir, read_recipe
+from harness.artifact import RunDir, content_of, read_recipe
 from harness.errors import InputError, StageError, StaleError
 from harness.files import read_model
 from harness.plan import plan
 from harness.recipe import Iteration, Recipe, load, replace
 from harness.runs import runner
+from harness.runs.verification import verify
 from tests import SMALL, fake_stages
 from tests.fake_stages import launched
 
@@ -129,7 +134,7 @@ def test_finished_stage_without_its_outputs_says_how_to_rebuild(finished: RunDir
     shutil.rmtree(finished.stage_dir("sft/model") / "checkpoint")
     reproduce(finished)
     assert launched(finished.path) == ["sft/model"]
-    assert runner.verify(finished)[0] == []
+    assert verify(finished)[0] == []
 
 
 def test_damaged_stage_file_is_named(finished: RunDir) -> None:
@@ -173,7 +178,53 @@ def test_training_log_bears_no_identity(finished: RunDir) -> None:
     shutil.rmtree(finished.stage_dir("iter0/train"))
     reproduce(finished)
     assert launched(finished.path) == ["iter0/train"]
-    assert runner.verify(finished)[0] == []
+    assert verify(finished)[0] == []
+
+
+def test_swapped_input_is_refused_before_it_is_read(finished: RunDir) -> None:
+    """Another checkpoint of the same size in an input's place is found by its bytes, whatever its times say; put back, all goes on."""
+    ours, other = (finished.stage_dir(path) / "checkpoint" / "model.safetensors" for path in ("iter1/train", "iter0/train"))
+    kept, times = ours.read_bytes(), ours.stat()
+    shutil.rmtree(finished.stage_dir("iter1/eval/distribution"))
+    shutil.copyfile(other, ours)
+    os.utime(ours, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(InputError, match=r"iter1/train/checkpoint/model\.safetensors is not what its record says.*put back"):
+        reproduce(finished)
+    assert launched(finished.path) == []
+    ours.write_bytes(kept)
+    reproduce(finished)
+    assert launched(finished.path) == ["iter1/eval/distribution"]
+    assert verify(finished)[0] == []
+
+
+def test_file_beside_an_inputs_outputs_is_refused(finished: RunDir) -> None:
+    """A stage reads whole directories, so a file there that no record lists is no input."""
+    shutil.rmtree(finished.stage_dir("iter1/train"))
+    shutil.rmtree(finished.stage_dir("iter1/eval/distribution"))
+    added = finished.stage_dir("iter1/generate") / "responses" / "00001.jsonl"
+    added.write_text("{}")
+    with pytest.raises(InputError, match=r"iter1/generate/responses/00001\.jsonl is not in its stage's record; remove it"):
+        reproduce(finished)
+    assert launched(finished.path) == []
+
+
+@pytest.mark.parametrize("end", ["swap", "swap exit 1"])
+def test_input_that_changes_while_it_is_read_is_never_built_upon(finished: RunDir, monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+    """A checkpoint exchanged during its evaluation: no record is written, and the evaluation does not go on from what it has."""
+    shutil.rmtree(finished.stage_dir("iter1/eval/distribution"))
+    checkpoint = finished.stage_dir("iter1/train") / "checkpoint" / "model.safetensors"
+    kept = checkpoint.read_bytes()
+    monkeypatch.setenv("FAKE_STAGES", f"iter1/eval/distribution {end}")
+    with pytest.raises(InputError, match=r"iter1/train changed while iter1/eval/distribution read it; put it back.*remove iter1/eval/dist"):
+        reproduce(finished)
+    monkeypatch.delenv("FAKE_STAGES")
+    checkpoint.write_bytes(kept)
+    with pytest.raises(InputError, match=r"was made from other bytes of iter1/train than those there now; remove"):
+        reproduce(finished)
+    assert finished.record("iter1/eval/distribution") is None
+    shutil.rmtree(finished.stage_dir("iter1/eval/distribution"))
+    reproduce(finished)
+    assert verify(finished)[0] == []
 
 
 # Parts of a run
@@ -254,7 +305,7 @@ def test_accepted_work_is_kept_with_its_reason(finished: RunDir) -> None:
     launch = finished.launch("iter1/train")
     assert launch is not None
     assert launch.accepted[0].because == "0.1 and 0.5 were compared before"
-    assert runner.verify(finished)[0] == []
+    assert verify(finished)[0] == []
 
 
 def test_work_made_from_other_pairs_can_be_accepted(finished: RunDir) -> None:
@@ -264,7 +315,7 @@ def test_work_made_from_other_pairs_can_be_accepted(finished: RunDir) -> None:
         runner.accept(changed, finished, path, "the same to us")
     reproduce(finished, changed)
     assert launched(finished.path) == []
-    assert runner.verify(finished)[0] == []
+    assert verify(finished)[0] == []
 
 
 def test_what_cannot_be_accepted_says_why(finished: RunDir, tmp_path: Path) -> None:
@@ -287,21 +338,21 @@ def test_what_cannot_be_accepted_says_why(finished: RunDir, tmp_path: Path) -> N
 )
 def test_verify_finds_one_flipped_byte(finished: RunDir, name: str) -> None:
     """A single byte in a checkpoint, a response file or a score is found and named, and nothing else is."""
-    assert runner.verify(finished)[0] == []
+    assert verify(finished)[0] == []
     path = finished.path / name
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    damage, _, _ = runner.verify(finished)
+    damage, _, _ = verify(finished)
     assert [(item.path, item.reason) for item in damage] == [(name, "its bytes differ from the recorded sha256")]
 
 
 def test_committed_subset_verifies(finished: RunDir) -> None:
     """Without what .gitignore leaves out the rest still verifies, and the absent files are listed, not forgotten."""
-    _, _, before = runner.verify(finished)
+    _, _, before = verify(finished)
     for path in [*finished.path.rglob("checkpoint"), *finished.path.rglob("responses")]:
         shutil.rmtree(path)
-    damage, absent, checked = runner.verify(finished)
+    damage, absent, checked = verify(finished)
     assert damage == []
     assert len(absent) == 5
     assert checked == before - 5
@@ -315,7 +366,7 @@ def test_verify_finds_a_rebuilt_input(finished: RunDir) -> None:
         patch.setenv("FAKE_BYTES", "other")
         reproduce(finished, only="iter0/generate")
     (finished.path.parent / "away").rename(finished.path / "iter1")
-    damage = [item.reason for item in runner.verify(finished)[0]]
+    damage = [item.reason for item in verify(finished)[0]]
     assert damage == ["was made from other bytes of iter0/generate than those there now"] * 2
 
 
@@ -324,11 +375,94 @@ def test_verify_reports_unfinished_and_exchanged_records(finished: RunDir) -> No
     (finished.stage_dir("sft/eval/distribution") / "done.json").unlink()
     done = finished.stage_dir("iter1/train") / "done.json"
     done.write_text(done.read_text().replace(json.loads(done.read_text())["fingerprint"], "0" * 64))
-    reasons = {item.path: item.reason for item in runner.verify(finished)[0]}
+    reasons = {item.path: item.reason for item in verify(finished)[0]}
     assert reasons == {
         "sft/eval/distribution": "not finished",
         "iter1/train": "done.json and stage.json disagree about the fingerprint",
     }
+
+
+def rewritten(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """The JSON file at `path`, changed."""
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+EVALUATION = "iter1/eval/distribution"
+DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
+    "spec": (
+        lambda run: rewritten(run / "iter1/train/stage.json", lambda launch: launch["stage"]["spec"].update(beta=0.5)),
+        "iter1/train",
+        "a fingerprint that does not follow from its spec",
+    ),
+    "recipe": (
+        lambda run: rewritten(run / "recipe.json", lambda recipe: recipe["iterations"][1].update(beta=0.5)),
+        "iter1/train",
+        r"is not what recipe\.json plans: spec\.beta",
+    ),
+    "content": (
+        lambda run: rewritten(run / "iter1/train/done.json", lambda record: record.update(content="0" * 64)),
+        "iter1/train",
+        "a content that does not follow from its outputs",
+    ),
+    "renamed output": (
+        lambda run: rewritten(
+            run / EVALUATION / "done.json", lambda record: record["outputs"].update(other=record["outputs"].pop("scores/kl.json"))
+        ),
+        EVALUATION,
+        "a content that does not follow from its outputs",
+    ),
+    "missing score": (lambda run: (run / EVALUATION / "scores/kl.json").unlink(), f"{EVALUATION}/scores/kl.json", "recorded and not here"),
+    "score left out": (
+        lambda run: rewritten(
+            run / EVALUATION / "done.json", lambda record: record.update(outputs={}, content=content_of({}))
+        ),
+        EVALUATION,
+        "lists no score of kl",
+    ),
+    "missing stage": (lambda run: shutil.rmtree(run / EVALUATION), EVALUATION, r"planned by recipe\.json and has no stage\.json"),
+    "missing stage.json": (lambda run: (run / EVALUATION / "stage.json").unlink(), EVALUATION, r"holds a done\.json and no stage\.json"),
+    "stray file": (lambda run: (run / "prompts/more.jsonl").write_text(""), "prompts/more.jsonl", r"is not in prompts/done\.json"),
+    "seconds NaN": (
+        lambda run: rewritten(run / "prompts/done.json", lambda record: record.update(seconds=float("nan"))),
+        "prompts",
+        "not a readable record",
+    ),
+    "seconds text": (
+        lambda run: rewritten(run / "prompts/done.json", lambda record: record.update(seconds="1.5")),
+        "prompts",
+        "not a readable record",
+    ),
+    "output outside": (
+        lambda run: rewritten(run / "prompts/done.json", lambda record: record["outputs"].update({"../../x": NO_OUTPUT})),
+        "prompts",
+        "not a readable record",
+    ),
+    "endless output": (
+        lambda run: rewritten(run / "prompts/done.json", lambda record: record["outputs"].update({"/dev/zero": NO_OUTPUT})),
+        "prompts",
+        "not a readable record",
+    ),
+    "endless link": (lambda run: exchanged(run / "prompts/prompts.jsonl"), "prompts/prompts.jsonl", "is no plain file"),
+    "moved stage": (lambda run: (run / "prompts").rename(run / "prompts2"), "prompts2", r"its stage\.json is that of prompts"),
+}
+NO_OUTPUT = {"size": 0, "sha256": "0" * 64}
+
+
+def exchanged(path: Path) -> None:
+    """A link to a device that never ends in the place of `path`."""
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_verify_computes_again_what_it_can(finished: RunDir, name: str) -> None:
+    """Whatever follows from something else is computed again, and what contradicts it, or is gone, or is more than recorded, is told."""
+    do, path, reason = DAMAGES[name]
+    do(finished.path)
+    told = [item.reason for item in verify(finished).damage if item.path == path]
+    assert any(re.search(reason, one) for one in told), verify(finished).damage
 
 
 # Provenance
@@ -358,3 +492,18 @@ def test_run_directory_holds_its_recipe(finished: RunDir, tmp_path: Path) -> Non
     (finished.path / "recipe.json").write_text("{")
     with pytest.raises(InputError, match=r"recipe\.json is not a readable recipe"):
         read_recipe(finished.path)
+
+
+def test_waiting_threads_sleep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every stage starts with the machine's threads and with those that wait asleep; a machine may say otherwise. Both are recorded."""
+    tell = "import json, os, sys; open(sys.argv[1] + '/environ.json', 'w').write(json.dumps(dict(os.environ)))\n"
+    monkeypatch.setattr(fake_stages, "STAGE", tell + fake_stages.STAGE)
+    asleep = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0", "OMP_NUM_THREADS": "2"}
+    for env, expected in (({}, asleep), ({"OMP_WAIT_POLICY": "ACTIVE"}, {**asleep, "OMP_WAIT_POLICY": "ACTIVE"})):
+        run = RunDir(tmp_path / str(len(env)))
+        runner.reproduce(RECIPE, run, CPU.model_copy(update={"env": env}), "sft/model", lambda _: None)
+        found = json.loads((run.stage_dir("sft/model") / "environ.json").read_text())
+        assert {name: found[name] for name in asleep} == expected
+        launch = run.launch("sft/model")
+        assert launch is not None
+        assert launch.launches[-1]["threads"] == expected

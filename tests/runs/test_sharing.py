@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from harness.plan import plan
 from harness.recipe import replace
 from harness.runs import runner, sharing
 from harness.runs.sharing import share
+from harness.runs.verification import verify
 from tests.tiny_family import fake_stages, quiet, small_recipe
 
 CPU = machine.load("cpu")
@@ -34,7 +36,7 @@ def test_everything_of_an_equal_recipe_is_shared(made: RunDir, tmp_path: Path) -
     stages = plan(replace(small_recipe(), name="other"))
     assert [one.stage.path for one in share(stages, run, [made])] == [stage.path for stage in stages]
     assert {run.state(stage) for stage in stages} == {"done"}
-    assert runner.verify(run)[:2] == ([], [])
+    assert verify(run)[:2] == ([], [])
     ours, theirs = (one.stage_dir("iter0/train") / "checkpoint" / "model.safetensors" for one in (run, made))
     assert ours.stat().st_ino == theirs.stat().st_ino
     assert not list(tmp_path.rglob(sharing.BESIDE))
@@ -79,7 +81,7 @@ def test_other_bytes_under_the_same_identity_are_not_mixed(made: RunDir, tmp_pat
     run.finish(stages["sft/train"], 1.0, 2.0)
     shared = {one.stage.path for one in share(stages.values(), run, [made])}
     assert shared == {"dpo/preferences"}
-    assert runner.verify(run)[0] == []
+    assert verify(run)[0] == []
 
 
 def test_accepted_work_stays_marked(made: RunDir, tmp_path: Path) -> None:
@@ -104,7 +106,7 @@ def test_linked_files_survive_the_other_run(made: RunDir, tmp_path: Path) -> Non
     assert ours is not None
     assert ours.seconds == 1.0
     shutil.rmtree(made.path)
-    assert runner.verify(run)[:2] == ([], [])
+    assert verify(run)[:2] == ([], [])
 
 
 def test_killed_while_linking(made: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +124,7 @@ def test_killed_while_linking(made: RunDir, tmp_path: Path, monkeypatch: pytest.
     assert {run.state(stage) for stage in stages} == {"missing"}
     assert len(share(stages, run, [made])) == len(stages)
     assert not (run.path / sharing.BESIDE).exists()
-    assert runner.verify(run)[0] == []
+    assert verify(run)[0] == []
 
 
 def test_across_disks_files_are_copied(made: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,4 +136,20 @@ def test_across_disks_files_are_copied(made: RunDir, tmp_path: Path, monkeypatch
     monkeypatch.setattr(sharing.os, "link", refuse)
     run = RunDir(tmp_path / "other")
     assert share(plan(small_recipe("other")), run, [made])
-    assert runner.verify(run)[:2] == ([], [])
+    assert verify(run)[:2] == ([], [])
+
+
+def test_a_neighbours_word_is_not_taken(made: RunDir, tmp_path: Path) -> None:
+    """Promise: what is a link out of the other run, is not what its record says, or states another identity than its spec, is left."""
+    secret = tmp_path / "secret"
+    (made.stage_dir("sft/model") / "checkpoint" / "model.safetensors").rename(secret)
+    (made.stage_dir("sft/model") / "checkpoint" / "model.safetensors").symlink_to(secret)
+    prompts = made.stage_dir("prompts") / "checkpoint" / "model.safetensors"
+    prompts.write_bytes(bytes(len(prompts.read_bytes())))
+    preferences = made.stage_dir("dpo/preferences") / "stage.json"
+    text = json.loads(preferences.read_text())
+    text["stage"]["spec"]["prompts"]["num_prompts"] += 1
+    preferences.write_text(json.dumps(text))
+    run = RunDir(tmp_path / "other")
+    assert share(plan(small_recipe("other")), run, [made]) == []
+    assert not run.path.exists() or not list(run.path.rglob("*.json"))

@@ -12,7 +12,7 @@ import pytest
 from harness.errors import MachineError
 from harness.plan import plan
 from harness.recipe import load
-from harness.runs import runner
+from harness.runs import launches
 from tests.checkpoints import MACHINE
 
 STAGES = {stage.path: stage for stage in plan(load("tiny"))}
@@ -23,9 +23,9 @@ def test_each_kind_of_stage_has_its_interpreter(tmp_path: Path) -> None:
     other = tmp_path / "python"
     other.touch()
     machine = MACHINE.model_copy(update={"python": {"train": str(other)}, "launcher": ("{python}", "-m", "launcher")})
-    assert runner._interpreter(STAGES["iter0/generate"], machine) == sys.executable
+    assert launches._interpreter(STAGES["iter0/generate"], machine) == sys.executable
     train = STAGES["iter0/train"]
-    command = runner._command(train, machine, runner._interpreter(train, machine), tmp_path)
+    command = launches._command(train, machine, launches._interpreter(train, machine), tmp_path)
     assert command == [str(other), "-m", "launcher", "-m", "harness", "stage", str(tmp_path)]
 
 
@@ -33,12 +33,12 @@ def test_a_missing_interpreter_is_one_line(tmp_path: Path) -> None:
     """A named interpreter that is not there, and one without harness, say what to do."""
     machine = MACHINE.model_copy(update={"python": {"generate": str(tmp_path / "none")}})
     with pytest.raises(MachineError, match=r"python for generate stages is .*none, which is no file"):
-        runner._interpreter(STAGES["iter0/generate"], machine)
+        launches._interpreter(STAGES["iter0/generate"], machine)
     bare = tmp_path / "bare"
     bare.write_text(f"#!/bin/sh\ncd / && PYTHONPATH= exec {sys.executable} -S \"$@\"\n")
     bare.chmod(0o755)
     with pytest.raises(MachineError, match=r"cannot import harness .*pip install -e \."):
-        runner._provenance_in(str(bare))
+        launches._provenance_in(str(bare))
 
 
 def test_the_record_names_the_versions_that_computed(tmp_path: Path) -> None:
@@ -48,5 +48,5 @@ def test_the_record_names_the_versions_that_computed(tmp_path: Path) -> None:
     other.chmod(0o755)
     asked = "import json; from harness.runs.provenance import versions; print(json.dumps(versions()))"
     expected = json.loads(subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True).stdout)
-    assert runner._provenance_in(str(other))["versions"] == expected
-    assert runner._provenance_in(sys.executable) == {}
+    assert launches._provenance_in(str(other))["versions"] == expected
+    assert launches._provenance_in(sys.executable) == {}

@@ -13,14 +13,15 @@ from harness import machine
 from harness.analysis.differences import delta_text
 from harness.analysis.table_schema import SeedTable
 from harness.artifact import RunDir
-from harness.errors import InputError, RecipeError
+from harness.errors import InputError, RecipeError, StageError
 from harness.plan import plan
 from harness.recipe import replace
 from harness.report import tables as tables
-from harness.runs import runner
+from harness.runs import launches, runner
 from harness.runs import sweeps as sweeping
 from harness.runs.sweeps import Sweep, seeded
 from harness.runs.sweeps import load as load_sweep
+from harness.runs.verification import verify
 from tests.tiny_family import fake_stages, listening, quiet, small_recipe, small_sweep, stage_dirs
 
 CPU = machine.load("cpu")
@@ -55,7 +56,7 @@ def test_no_stage_runs_twice(finished: Finished) -> None:
     assert finished.lines[-1] == f"{len(ran)} stage(s) ran, {shared} were shared; everything is in {finished.out}"
     assert sum(": shared with" in line for line in finished.lines) == shared
     for recipe in sweep.recipes:
-        assert runner.verify(RunDir(finished.out / recipe.name))[:2] == ([], [])
+        assert verify(RunDir(finished.out / recipe.name))[:2] == ([], [])
 
 
 def test_a_damaged_run_beside_the_sweep_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +125,7 @@ def test_same_command_again_does_nothing(finished: Finished) -> None:
 def test_stopped_sweep_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Promise: interrupted at any stage, the same command makes only what is missing."""
     ran = fake_stages(monkeypatch)
-    launch, calls = runner._launch, iter(range(1000))
+    launch, calls = launches._launch, iter(range(1000))
 
     def interrupted(*args: object) -> float:
         if next(calls) == 9:
@@ -132,8 +133,8 @@ def test_stopped_sweep_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         return launch(*args)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "_launch", interrupted)
-        with pytest.raises(KeyboardInterrupt):
+        patch.setattr(launches, "_launch", interrupted)
+        with pytest.raises(StageError, match="was interrupted"):
             sweeping.run(small_sweep(1), tmp_path / "out", CPU, quiet)
     sweeping.run(small_sweep(1), tmp_path / "out", CPU, quiet)
     assert len(ran) == len(set(ran)) == sweeping.shared_list(small_sweep(1))[-1]["made"]
@@ -164,7 +165,7 @@ def test_variants_stand_side_by_side(finished: Finished) -> None:
 def test_table_needs_the_committed_records_alone(finished: Finished, tmp_path: Path) -> None:
     """Promise: `harness tables SWEEP` rebuilds the table without weights; every format is written beside it."""
     shutil.copytree(finished.out, tmp_path / "sweep", ignore=shutil.ignore_patterns("checkpoint"))
-    assert tables.read([tmp_path / "sweep"]) == finished.table
+    assert tables.read_table([tmp_path / "sweep"]) == finished.table
     for name in tables.FILES.values():
         assert "hinge iter1" in (tmp_path / "sweep" / "tables" / name).read_text()
 
@@ -177,11 +178,32 @@ def test_uncertain_formulas_are_named_in_the_table(tmp_path: Path, monkeypatch: 
     space = replace(base, name="other", objective="space", iterations=(first,))
     sweeping.run(Sweep(name="s", summary="", variants={"spin": (base,), "space": (space,)}), tmp_path, CPU, quiet)
     table = tables.write_sweep_tables(tmp_path)
-    note = "the iterations use space, whose formula is not certain (grade C): see harness/components/objectives/space.py"
+    note = "the iterations use space, whose formula is not certain (grade C+): see harness/components/objectives/space.py"
     assert table.notes == (f"space: {note}",)
     assert tables.collect(tmp_path / "other").notes == (note,)
     assert tables.collect(tmp_path / "base").notes == ()
-    assert "grade C" in (tmp_path / "tables" / "tables.md").read_text()
+    assert "grade C+" in (tmp_path / "tables" / "tables.md").read_text()
+
+
+def test_variants_of_several_sizes_test_that_the_score_rises_with_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: each size is held against the one below it, the smallest against `sft`; the claim carries the paper's own numbers."""
+    fake_stages(monkeypatch)
+    base = replace(small_recipe(), name="large", sft=None, controls={}, rivals={}, iterations=small_recipe().iterations[:1])
+    small, middle = (
+        replace(base, name=f"n{num}", prompts=base.prompts.model_copy(update={"num_prompts": num}), because={}) for num in (8, 16)
+    )
+    other = replace(base, name="hinge", objective="spin_hinge")
+    variants = {"large": (base,), "small": (small,), "middle": (middle,), "hinge": (other,)}
+    sweeping.run(Sweep(name="s", summary="", variants=variants), tmp_path, CPU, quiet)
+    findings = {one.claim: one for one in tables.write_sweep_tables(tmp_path).findings}
+    found = findings["the score rises with data"]
+    assert [told.split(":")[0] for told in found.evidence] == ["small iter0 - sft", "middle iter0 - small iter0", "iter0 - middle iter0"]
+    assert found.where == "V3 Fig. 5: 58.14, 59.55, 60.16, 60.83 with 0, 14k, 26k, 50k prompts"
+
+
+def test_one_size_makes_no_claim_about_sizes(finished: Finished) -> None:
+    """Promise: a sweep whose variants all train on the same prompts says nothing of it."""
+    assert "the score rises with data" not in {one.claim for one in finished.table.findings}
 
 
 def test_variants_must_answer_the_same_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,12 +16,12 @@ import pytest
 
 from harness.components.engines.hf import Engine
 from harness.components.sources import procedural
-from harness.contracts import GenerateSpec, Response, Row
+from harness.contracts import Demonstration, GenerateSpec, Response
 from harness.errors import InputError
 from harness.files import read_jsonl
 from harness.recipe import Sampling
 from harness.stages import generate
-from harness.training.pairs import dump_rows
+from harness.training.pairs import write_demonstrations
 from tests.checkpoints import MACHINE, save_checkpoint
 
 NUM = 17
@@ -37,8 +37,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     save_checkpoint(folder / "policy" / "checkpoint")
     (folder / "prompts").mkdir()
     examples = procedural.sample("train", NUM, 0)
-    rows = [Row(f"p{i}", [{"role": "user", "content": example.prompt}], example.response) for i, example in enumerate(examples)]
-    (folder / "prompts" / "prompts.jsonl").write_bytes(dump_rows(rows))
+    rows = [Demonstration(f"p{i}", [{"role": "user", "content": example.prompt}], example.response) for i, example in enumerate(examples)]
+    write_demonstrations(folder / "prompts" / "prompts.jsonl", rows)
     return {"policy": folder / "policy", "prompts": folder / "prompts"}
 
 
@@ -152,7 +152,7 @@ def test_missing_and_repeated_inputs_are_named(inputs: Mapping[str, Path], tmp_p
     with pytest.raises(InputError, match="holds no prompt"):
         generate.run(SPEC, {**inputs, "prompts": tmp_path}, tmp_path, MACHINE)
     line = next(read_jsonl(inputs["prompts"] / "prompts.jsonl"))
-    (tmp_path / "prompts.jsonl").write_bytes(dump_rows([Row(**line), Row(**line)]))
+    write_demonstrations(tmp_path / "prompts.jsonl", [Demonstration(**line), Demonstration(**line)])
     with pytest.raises(InputError, match=r"more than once \(first: p0\)"):
         generate.run(SPEC, {**inputs, "prompts": tmp_path}, tmp_path, MACHINE)
 
@@ -167,8 +167,8 @@ def test_two_replicas_give_the_bytes_of_one(inputs: Mapping[str, Path], undistur
 def test_a_killed_ray_replica_changes_no_byte(inputs: Mapping[str, Path], tmp_path: Path) -> None:
     """Of two real engines in Ray actors one is killed by SIGKILL midway: the files are those of one engine in this process."""
     examples = procedural.sample("train", 400, 1)
-    rows = [Row(f"p{i}", [{"role": "user", "content": example.prompt}], example.response) for i, example in enumerate(examples)]
-    (tmp_path / "prompts.jsonl").write_bytes(dump_rows(rows))
+    rows = [Demonstration(f"p{i}", [{"role": "user", "content": example.prompt}], example.response) for i, example in enumerate(examples)]
+    write_demonstrations(tmp_path / "prompts.jsonl", rows)
     given = {**inputs, "prompts": tmp_path}
     generate.run(SPEC, given, tmp_path / "one", MACHINE)
     killed: list[int] = []
@@ -201,8 +201,8 @@ def test_time_and_memory_are_linear(inputs: Mapping[str, Path], tmp_path: Path, 
     for num in (300, 1200):
         folder = tmp_path / str(num)
         folder.mkdir()
-        rows = (Row(f"{i:064}", [{"role": "user", "content": "ka lo mi " * (i % 7 + 1)}], "x" * 400) for i in range(num))
-        (folder / "prompts.jsonl").write_bytes(dump_rows(list(rows)))
+        rows = (Demonstration(f"{i:064}", [{"role": "user", "content": "ka lo mi " * (i % 7 + 1)}], "x" * 400) for i in range(num))
+        write_demonstrations(folder / "prompts.jsonl", list(rows))
         tracemalloc.start()
         began = time.process_time()
         generate.run(SPEC, {**inputs, "prompts": folder}, folder, MACHINE.model_copy(update={"generate_shard": 20}))

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from harness.components.sources.procedural import VOCABULARY
-from harness.contracts import GenerateSpec, Row
+from harness.contracts import Demonstration, GenerateSpec
 from harness.recipe import Sampling
 from harness.stages.model import build_tokenizer
 from harness.stages.prompt_file import PromptFile, seed_of
-from harness.training.pairs import dump_rows
+from harness.training.pairs import write_demonstrations
 
 SETTINGS = GenerateSpec(engine="hf", sampling=Sampling(temperature=0.5, max_new_tokens=6), template="chat", dtype="float32", seed=3)
 
@@ -19,8 +19,8 @@ SETTINGS = GenerateSpec(engine="hf", sampling=Sampling(temperature=0.5, max_new_
 @pytest.fixture
 def prompts(tmp_path: Path) -> PromptFile:
     words = [VOCABULARY[0], VOCABULARY[1], VOCABULARY[2]]
-    rows = [Row(f"é{i}", [{"role": "user", "content": " ".join(words[: 1 + i % 3])}], "ü" * i) for i in range(9)]
-    (tmp_path / "prompts.jsonl").write_bytes(dump_rows(rows[::-1]))
+    rows = [Demonstration(f"é{i}", [{"role": "user", "content": " ".join(words[: 1 + i % 3])}], "ü" * i) for i in range(9)]
+    write_demonstrations(tmp_path / "prompts.jsonl", rows[::-1])
     return PromptFile(tmp_path / "prompts.jsonl", build_tokenizer(VOCABULARY), SETTINGS)
 
 

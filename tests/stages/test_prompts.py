@@ -7,22 +7,22 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness.contracts import Row
+from harness.contracts import Demonstration
 from harness.errors import InputError
 from harness.recipe import PromptSource
 from harness.stages import prompts
-from harness.training.pairs import read_rows
+from harness.training.pairs import read_demonstrations
 from tests.checkpoints import MACHINE
 
-ROWS = [Row(f"id{i}", [{"role": "user", "content": f"question {i} \u2028 自己"}], f"answer {i}\nsecond line") for i in range(5)]
+ROWS = [Demonstration(f"id{i}", [{"role": "user", "content": f"question {i} \u2028 自己"}], f"answer {i}\nsecond line") for i in range(5)]
 SPEC = PromptSource(source="fake", dataset="set", split="train", num_prompts=3)
 
 
-def run(monkeypatch: pytest.MonkeyPatch, out: Path, rows: list[Row], spec: PromptSource = SPEC) -> list[Row]:
+def run(monkeypatch: pytest.MonkeyPatch, out: Path, rows: list[Demonstration], spec: PromptSource = SPEC) -> list[Demonstration]:
     """What the stage writes when the source gives `rows`."""
     monkeypatch.setattr(prompts, "load", lambda kind, name: SimpleNamespace(load=lambda spec: rows))
     prompts.run({"prompts": spec.model_dump(mode="json")}, {}, out, MACHINE)
-    return read_rows(out / "prompts.jsonl")
+    return read_demonstrations(out / "prompts.jsonl")
 
 
 def test_rows_are_kept_in_order_and_cut_to_number(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_procedural_source_fills_a_stage(tmp_path: Path) -> None:
     spec = PromptSource(source="procedural", dataset="procedural", num_prompts=20)
     for name in ("a", "b"):
         prompts.run({"prompts": spec.model_dump(mode="json")}, {}, tmp_path / name, MACHINE)
-    rows = read_rows(tmp_path / "a" / "prompts.jsonl")
+    rows = read_demonstrations(tmp_path / "a" / "prompts.jsonl")
     assert len({row.prompt_id for row in rows}) == 20
     assert (tmp_path / "a" / "prompts.jsonl").read_bytes() == (tmp_path / "b" / "prompts.jsonl").read_bytes()
 

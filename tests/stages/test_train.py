@@ -23,26 +23,27 @@ import harness.training.checkpoints
 import harness.training.global_batch
 import harness.training.opponent
 from harness.artifact import DONE_FILE, Record
-from harness.contracts import Row, TrainSpec
-from harness.errors import InputError, MachineError, RecipeError, TrainingError
+from harness.contracts import Demonstration, TrainSpec
+from harness.errors import STOPPED_EXIT, InputError, MachineError, RecipeError, TrainingError
 from harness.files import dump, hash_file, read_model
 from harness.lm.group_logps import Group, group_logps
 from harness.machine import Machine
 from harness.recipe import Optimizer
 from harness.training.batches import plan_steps
-from harness.training.pairs import Encoding, Pair, dump_rows, encode_pair
+from harness.training.pairs import Encoding, Pair, encode_pair, write_demonstrations
 from harness.training.policy import load_policy, merged
 from tests import ROOT
 from tests.checkpoints import MACHINE
+from tests.small_disk import enlarge, small_disk
 from tests.tiny_checkpoints import byte_checkpoint
 
 NUM_PAIRS = 10
 CLOCK = ("seconds", "tokens_per_second", "mfu", "peak_memory_gb")
-LEFT = {"checkpoint", "log.jsonl", "opponent_logps.json", "audit.json", "samples"}
+LEFT = {"checkpoint", "log.jsonl", "opponent_logps.json", "audit.json", "samples", "weights.json"}
 
 
 @pytest.fixture(autouse=True)
-def _own_accelerator() -> Iterator[None]:
+def own_accelerator() -> Iterator[None]:
     """accelerate's process-wide state would leak from one test's settings to the next."""
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -54,9 +55,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A policy, ten prompts and one response to each, as finished stages."""
     root = tmp_path_factory.mktemp("inputs")
     byte_checkpoint(root / "policy" / "checkpoint")
-    rows = [Row(f"p{i}", [{"role": "user", "content": "q" * (i + 1)}], "real " + "xy" * i) for i in range(NUM_PAIRS)]
+    rows = [Demonstration(f"p{i}", [{"role": "user", "content": "q" * (i + 1)}], "real " + "xy" * i) for i in range(NUM_PAIRS)]
     (root / "prompts").mkdir()
-    (root / "prompts" / "prompts.jsonl").write_bytes(dump_rows(rows))
+    write_demonstrations(root / "prompts" / "prompts.jsonl", rows)
     (root / "responses0" / "responses").mkdir(parents=True)
     lines = [{"prompt_id": row.prompt_id, "response": "own " + "z" * (11 - i), "finish_reason": "stop"} for i, row in enumerate(rows)]
     (root / "responses0" / "responses" / "00000.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -231,6 +232,105 @@ def launch(
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.run([*(command or (sys.executable,)), str(script)], env=env, capture_output=True, text=True, timeout=120)
+
+
+def test_sigterm_saves_and_leaves(inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: SIGTERM in a step or in the opponent's pass ends with code 75 after all that was done is saved, and the run continues."""
+    _, expected = train(inputs, tmp_path / "undisturbed", spec(), machine())
+    for module, name, saved in ((harness.stages.train, "_step", "state"), (harness.training.opponent, "_score", "opponent_logps.json")):
+        out = tmp_path / name
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, told_to_stop(getattr(module, name)))
+            with pytest.raises(SystemExit) as left:
+                train(inputs, out, spec(), machine())
+        assert left.value.code == STOPPED_EXIT
+        assert (out / saved).exists()
+        _, log = train(inputs, out, spec(), machine())
+        assert without_clock(log) == without_clock(expected)
+        weights = "checkpoint/model.safetensors"
+        assert hash_file(out / weights) == hash_file(tmp_path / "undisturbed" / weights)
+
+
+def told_to_stop(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, told to stop at its second call."""
+    calls = iter(range(1_000_000))
+
+    def told(*args: Any) -> Any:
+        if next(calls) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return function(*args)
+
+    return told
+
+
+def test_a_full_disk_in_training_loses_nothing(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """Promise: no room for the second state is one line; with more room the same launch ends as if nothing had been."""
+    always = machine(checkpoint_every_seconds=0.0)
+    _, expected = train(inputs, tmp_path / "undisturbed", spec(), always)
+    with small_disk(tmp_path / "disk", "200k") as disk:
+        with pytest.raises(MachineError, match="disk full while writing state"):
+            train(inputs, disk / "out", spec(), always)
+        assert [path.name for path in (disk / "out" / "state").glob("step-*")] == ["step-00000001"]
+        enlarge(disk, "10m")
+        _, log = train(inputs, disk / "out", spec(), always)
+        assert without_clock(log) == without_clock(expected)
+
+
+def test_the_audit_is_made_once(inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: a continued launch does not tokenize all pairs again; one whose inputs were rebuilt does."""
+    looks: list[int] = []
+    audit = harness.stages.train.audit
+    monkeypatch.setattr(harness.stages.train, "audit", lambda *args: looks.append(1) or audit(*args))
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(harness.stages.train, "_step", failing_at(harness.stages.train._step, 0))
+            with pytest.raises(KeyboardInterrupt):
+                train(inputs, tmp_path / "out", spec(), machine())
+    assert len(looks) == 1
+    other = tmp_path / "prompts"
+    shutil.copytree(inputs["prompts"], other)
+    (other / DONE_FILE).write_bytes(dump(Record(fingerprint="prompts", outputs={}, content="rebuilt", seconds=1.0, peak_memory_mb=1.0)))
+    train({**inputs, "prompts": other}, tmp_path / "out", spec(), machine())
+    assert len(looks) == 2
+
+
+def test_the_share_of_weights_that_moved_in_bf16(inputs: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Promise: counted weight by weight; steps too small for bf16 are warned of where bf16 is what the model will be used in."""
+    before = load_file(inputs["policy"] / "checkpoint" / "model.safetensors")
+    after, _ = train(inputs, tmp_path / "out", spec(), machine())
+    changed = torch.cat([(before[name].bfloat16() != after[name].bfloat16()).flatten() for name in before]).float().mean()
+    found = json.loads((tmp_path / "out" / "weights.json").read_text())["bf16_changed"]
+    assert found == pytest.approx(float(changed), abs=1e-6)
+    assert found > 0.1
+    assert "warning" not in capfd.readouterr().err
+    AcceleratorState._reset_state(reset_partial_state=True)
+    train(inputs, tmp_path / "still", spec(learning_rate=1e-9, precision="bf16"), machine())
+    assert json.loads((tmp_path / "still" / "weights.json").read_text())["bf16_changed"] < 0.01
+    assert "warning: in bf16 this is nearly the model that it was" in capfd.readouterr().err
+
+
+def test_pairs_beyond_the_context_are_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """Promise: a max_length that the model has no positions for is one line before anything is loaded."""
+    with pytest.raises(RecipeError, match="max_length 5000 is beyond the model's context of 4096 tokens; lower max_length"):
+        train(inputs, tmp_path / "out", spec(max_length=5000), machine())
+
+
+def test_settings_of_other_launchers_do_not_count(inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: what a user's accelerate configuration exports changes nothing; an engine it asks for is refused, not ignored."""
+    _, expected = train(inputs, tmp_path / "expected", spec(), machine())
+    AcceleratorState._reset_state(reset_partial_state=True)
+    for name, value in {"ACCELERATE_MIXED_PRECISION": "bf16", "ACCELERATE_DYNAMO_BACKEND": "INDUCTOR", "FSDP_VERSION": "1"}.items():
+        monkeypatch.setenv(name, value)
+    _, log = train(inputs, tmp_path / "out", spec(), machine())
+    assert without_clock(log) == without_clock(expected)
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(MachineError, match="ACCELERATE_USE_DEEPSPEED is set, but machine 'test' shards nothing"):
+        train(inputs, tmp_path / "refused", spec(), machine())
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "false")  # accelerate sets these itself; undone when the test ends
+    monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "false")
+    monkeypatch.delenv("ACCELERATE_USE_DEEPSPEED", raising=False)
+    with pytest.raises(MachineError, match="machine 'test' shards the weights"):
+        train(inputs, tmp_path / "refused", spec(), machine(sharding="fsdp2"))
 
 
 def test_tied_embeddings_in_bf16_continue(inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 
 import pytest
@@ -50,6 +51,19 @@ def test_an_epoch_sees_every_group_once_whatever_the_world(num_processes: int) -
         assert Counter(batches.prompt_ids(batch)) == {f"p{index}": 2 for index in batch}
     assert sorted(index for step in range(3) for index in batches.of_step(step)) == list(range(12))
     assert [len(some) for some in batches.of_process(batches.of_step(0), 0)] == [2] * (2 // num_processes)
+
+
+def test_an_epoch_is_shuffled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: the steps of an epoch cut one order; with 100,000 pairs shuffling costs 30 ms."""
+    shuffles: list[int] = []
+    shuffle = random.Random.shuffle
+    monkeypatch.setattr(random.Random, "shuffle", lambda self, order: shuffles.append(1) or shuffle(self, order))
+    settings = TrainSpec.model_validate(spec(global_batch_size=4, seed=4711))
+    shared = share_prompts(pairs(12, 1), "pairs")
+    batches = Batches(settings, plan_steps(settings, 12, 1, 1, MACHINE), 1, None, shared)
+    assert sorted(index for step in range(3) for index in batches.of_step(step)) == list(range(12))
+    assert sorted(index for step in range(3, 6) for index in batches.of_step(step)) == list(range(12))
+    assert len(shuffles) == 2
 
 
 def test_steps_are_the_plan_s() -> None:

@@ -1,35 +1,35 @@
-"""The machine files: their launchers are read by the real launcher's own parser, which is all of them that runs without the hardware."""
+"""The machine files: their launchers are read by torchrun's own parser, which is all of them that runs without the hardware."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from accelerate.commands.launch import launch_command_parser
 from accelerate.utils import FullyShardedDataParallelPlugin
 from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
-from accelerate.utils.launch import prepare_multi_gpu_env
 from torch.distributed.run import get_args_parser
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from harness.lm.group_logps import GroupScorer
-from harness.machine import available, load
+from harness.machine import available, launcher, load
 from tests import ROOT
 from tests.families import SIZES, small_model
 
-FSDP = ("FSDP_VERSION", "FSDP_AUTO_WRAP_POLICY", "FSDP_STATE_DICT_TYPE", "FSDP_RESHARD_AFTER_FORWARD", "FSDP_CPU_RAM_EFFICIENT_LOADING")
+STAGE = ("-m", "harness", "stage", "DIR")
 
 
-def parsed(name: str) -> Any:
-    """The launcher's options as accelerate understands them; it exits on an option it does not know."""
-    launcher = [part.format(python="PYTHON") for part in load(name).launcher]
-    assert launcher[:3] == ["PYTHON", "-m", "accelerate.commands.launch"]
-    return launch_command_parser().parse_args([*launcher[3:], "-m", "harness", "stage", "DIR"])
+def torchrun_options(words: Sequence[str], python: str) -> Any:
+    """What torchrun reads in a launcher of ours and the stage behind it; it exits on an option it does not know."""
+    assert list(words[:3]) == [python, "-m", "harness.training.launch"]
+    found = get_args_parser().parse_args([*words[3:], *STAGE])
+    assert (found.module, found.training_script, found.training_script_args) == (True, "harness", ["stage", "DIR"])
+    return found
 
 
 @pytest.mark.parametrize("name", sorted(available()))
@@ -40,38 +40,32 @@ def test_every_machine_file_loads_under_its_name(name: str) -> None:
     assert machine.device == "cpu" or "not run by us" in machine.summary
 
 
-def test_fsdp2_on_one_node() -> None:
-    """Promise: eight processes, FSDP2 by transformer layer, our stage as the program."""
-    found = parsed("a100x8")
-    assert (found.num_processes, found.use_fsdp, str(found.fsdp_version)) == (8, True, "2")
-    assert [found.training_script, *found.training_script_args] == ["PYTHON", "-m", "harness", "stage", "DIR"]
+def test_eight_processes_on_one_node() -> None:
+    """Promise: eight processes of one node, our stage as the program, weights sharded."""
+    machine = load("a100x8")
+    found = torchrun_options(launcher(machine, "PYTHON"), "PYTHON")
+    assert (found.standalone, found.nproc_per_node, machine.num_devices, machine.sharding) == (True, "8", 8, "fsdp2")
 
 
-def test_zero3_on_one_node() -> None:
-    """Promise: eight processes, ZeRO stage 3, weights gathered when saved, bf16 left to our autocast."""
-    found = parsed("a100x8-zero3")
-    assert (found.num_processes, found.use_deepspeed, int(found.zero_stage)) == (8, True, 3)
-    assert (found.zero3_save_16bit_model, found.zero3_init_flag, found.mixed_precision) == ("true", "false", "no")
-    assert [found.training_script, *found.training_script_args] == ["PYTHON", "-m", "harness", "stage", "DIR"]
-
-
-def test_two_nodes_get_what_one_node_s_launcher_would_set(tmp_path: Path) -> None:
-    """Promise: under a stand-in `srun`, each node starts torchrun for eight processes at the first node, with accelerate's variables."""
-    machine = load("a100x8-two-nodes")
-    (tmp_path / "srun").write_text('#!/bin/bash\nshift 2\nexec "$@"\n')
+@pytest.mark.parametrize(("name", "num_nodes"), [("a100x8-two-nodes", 2), ("slurm-ray", 4)])
+def test_several_nodes_start_one_torchrun_each(name: str, num_nodes: int, tmp_path: Path) -> None:
+    """Promise: under a stand-in `srun`, each node starts torchrun for its eight processes, and all meet at the first node."""
+    machine = load(name)
+    num_options = list(machine.launcher).index("bash") - 1
+    assert "--kill-on-bad-exit=1" in machine.launcher[1 : num_options + 1]
+    (tmp_path / "srun").write_text(f'#!/bin/bash\nshift {num_options}\nexec "$@"\n')
     (tmp_path / "scontrol").write_text("#!/bin/bash\nprintf 'first\\nsecond\\n'\n")
-    (tmp_path / "python").write_text("#!/bin/bash\nprintf '%s\\n' \"$@\"\n")
+    python = tmp_path / "python"
+    python.write_text("#!/bin/bash\nprintf '%s\\n' \"$0\" \"$@\"\n")
     for program in tmp_path.iterdir():
         program.chmod(0o755)
-    command = [*(part.format(python=str(tmp_path / "python")) for part in machine.launcher), "-m", "harness", "stage", "a DIR"]
-    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "first,second"}
+    command = [*launcher(machine, str(python)), "-m", "harness", "stage", "DIR"]
+    variables = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "first,second", "MAIN_HOST": "first"}
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", **variables}
     lines = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert lines[:2] == ["-m", "torch.distributed.run"]
-    found = get_args_parser().parse_args(lines[2:])
-    assert (found.nnodes, found.nproc_per_node, found.rdzv_endpoint, found.rdzv_id) == ("2", "8", "first:29500", "7")
-    assert (found.module, found.training_script, found.training_script_args) == (True, "harness", ["stage", "a DIR"])
-    one_node = prepare_multi_gpu_env(parsed("a100x8"))
-    assert {name: machine.env[name] for name in FSDP} == {name: one_node[name] for name in FSDP}
+    found = torchrun_options(lines[: -len(STAGE)], str(python))
+    assert (found.nnodes, found.nproc_per_node, found.rdzv_endpoint, found.rdzv_id) == (str(num_nodes), "8", "first:29500", "7")
+    assert (machine.num_devices, machine.sharding) == (8 * num_nodes, "fsdp2")
 
 
 def test_fsdp2_shards_layer_by_layer() -> None:

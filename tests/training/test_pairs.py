@@ -9,10 +9,10 @@ import pytest
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from harness.contracts import Row
+from harness.contracts import Demonstration
 from harness.errors import InputError, RecipeError
 from harness.recipe import Chat
-from harness.training.pairs import Encoding, Pair, dump_rows, encode_pair, prompt_ids, read_pairs, render_prompt
+from harness.training.pairs import Encoding, Pair, encode_pair, prompt_ids, read_pairs, render_prompt, write_demonstrations
 
 SPECIAL = ("<s>", "</s>", "<unk>")
 LETTERS = [chr(code) for code in range(32, 127)] + ["\n"]
@@ -132,10 +132,10 @@ def test_modern_truncation() -> None:
 
 
 def write_inputs(folder: Path, responses: dict[int, list[str]], num_rows: int = 3) -> dict[str, Path]:
-    rows = [Row(f"p{i}", [{"role": "user", "content": f"Q{i}"}], f"real {i}") for i in range(num_rows)]
+    rows = [Demonstration(f"p{i}", [{"role": "user", "content": f"Q{i}"}], f"real {i}") for i in range(num_rows)]
     inputs = {"prompts": folder / "prompts"}
     inputs["prompts"].mkdir()
-    (inputs["prompts"] / "prompts.jsonl").write_bytes(dump_rows(rows))
+    write_demonstrations(inputs["prompts"] / "prompts.jsonl", rows)
     for t, prompt_ids_answered in responses.items():
         inputs[f"responses{t}"] = folder / f"iter{t}"
         (inputs[f"responses{t}"] / "responses").mkdir(parents=True)
@@ -190,7 +190,7 @@ def test_third_response_is_encoded_like_the_second() -> None:
 
 def test_third_response_is_iteration_0s_whatever_the_pairs(tmp_path: Path) -> None:
     """Promise: with the input proto each pair carries iteration 0's answer to its own prompt; without it there is none."""
-    (tmp_path / "prompts.jsonl").write_bytes(dump_rows([Row(name, [{"role": "user", "content": name}], "real") for name in "ab"]))
+    write_demonstrations(tmp_path / "prompts.jsonl", [Demonstration(name, [{"role": "user", "content": name}], "real") for name in "ab"])
     for role, order in (("r1", "ab"), ("r0", "ba")):
         (tmp_path / role / "responses").mkdir(parents=True)
         lines = [{"prompt_id": name, "response": f"{role} {name}", "finish_reason": "length"} for name in order]

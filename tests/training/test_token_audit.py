@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 
 from harness.contracts import TrainSpec
 from harness.errors import InputError, RecipeError
@@ -20,7 +21,7 @@ NUM = 60
 
 def pair(i: int, **changes: Any) -> Pair:
     """Healthy pairs: real and generated differ and neither is always the longer."""
-    own = "generated" + "!" * (i % 7)
+    own = "rendition" + "!" * (i % 7)
     return Pair(f"p{i}", [{"role": "user", "content": f"question {i}"}], "real resp" + "." * (i % 5), own, "stop")._replace(**changes)
 
 
@@ -42,7 +43,7 @@ def test_healthy_pairs_pass_and_are_described(tmp_path: Path) -> None:
     assert "question" not in text
     example = json.loads((tmp_path / "samples" / "example.json").read_text())
     shown = [part["text"].replace(" ", "") for part in (example["prompt"], *example["responses"])]  # a letter a token
-    assert shown == ["<user>question0</s><assistant>", "realresp</s>", "generated</s>"]
+    assert shown == ["<user>question0</s><assistant>", "realresp</s>", "rendition</s>"]
 
 
 @pytest.mark.parametrize(
@@ -54,6 +55,9 @@ def test_healthy_pairs_pass_and_are_described(tmp_path: Path) -> None:
         ("cut_prompts", {"prompt": [{"role": "user", "content": "q" * 100}]}, {}),
         ("cut_real", {"real": "r" * 200, "generated": "g" * 200}, {}),
         ("length_shortcut", {"real": "r" * 30}, {}),
+        ("first_token_shortcut", {"generated": "generated"}, {}),
+        ("markers_in_prompts", {"prompt": [{"role": "user", "content": "what does </s> do?"}]}, {}),
+        ("markers_in_responses", {"real": "r</s>", "generated": "r</s>!"}, {"tokenization": "release"}),
     ],
 )
 def test_each_check_stops_the_stage_unless_accepted(check: str, changed: dict[str, Any], settings: dict[str, Any], tmp_path: Path) -> None:
@@ -79,6 +83,31 @@ def test_another_end_of_turn_is_found() -> None:
     """Promise: a chat template that ends a turn with another token than EOS (Llama 3's eot against end_of_text) stops the stage."""
     with pytest.raises(InputError, match="missing_eos"):
         look([pair(i) for i in range(4)], letters_tokenizer(CHATML.replace("</s>", "<eot>")))
+
+
+def test_special_tokens_in_responses_are_text_but_unflagged_markers_are_not() -> None:
+    """Promise: under 'modern' '</s>' in a response is harmless; '<think>', added but not flagged as special, is found."""
+    look([pair(i, real="r</s>" + "." * (i % 9), generated="r</s>" + "!" * (i % 7)) for i in range(NUM)])
+    tokenizer = letters_tokenizer(CHATML)
+    tokenizer.add_tokens(["<think>"])
+    with pytest.raises(InputError, match=r"markers_in_responses 50\.0%"):
+        look([pair(i, generated="r<think>" + "!" * (i % 7)) for i in range(NUM)], tokenizer)
+
+
+def test_a_template_that_opens_thinking_only_when_it_generates_is_found() -> None:
+    """Promise: real responses that would be trained inside a block that conversations never show stop the stage."""
+    opening = CHATML.replace("<assistant>{% endif %}", "<assistant>r{% endif %}")
+    assert opening != CHATML
+    with pytest.raises(InputError, match=r"unlike_turns 100\.0%"):
+        look([pair(i) for i in range(4)], letters_tokenizer(opening))
+
+
+def test_a_tokenizer_that_adds_eos_is_found() -> None:
+    """Promise: `add_eos_token` stops the stage: its checkpoint would end every prompt for those who use it."""
+    tokenizer = letters_tokenizer(CHATML)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", tokenizer.eos_token_id)])
+    with pytest.raises(InputError, match=r"eos_after_text 100\.0%"):
+        look([pair(i) for i in range(4)], tokenizer)
 
 
 def test_unknown_check_is_a_recipe_error() -> None:

@@ -1,20 +1,21 @@
 """Big-Bench Hard through lm-eval, all 27 tasks by name: three worked examples, a chain of thought, the answer extracted from it.
 
 The paper's Table 6 names causal judgment, sports understanding and formal fallacies. Both protocols are lm-eval's `bbh_cot_fewshot_*`:
-the text after 'the answer is ' up to the last character but one of its line must equal the target. They differ in one task, see
+the text after 'the answer is ' up to the last character but one of its line must equal the target. They differ in line breaks, see
 docs/protocols.md. The Open LLM Leaderboard of the paper's time had no Big-Bench.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from harness.contracts import Job, Result
 from harness.evaluation import lm_eval_suite as lm_tasks
 from harness.evaluation.lm_eval_tasks import Definition
 from harness.recipe import Task
 
-VERSION = 1
+VERSION = {"current": 1, "lm-eval@46c7966": 2}
 
 NAMES = (
     "boolean_expressions", "causal_judgement", "date_understanding", "disambiguation_qa", "dyck_languages", "formal_fallacies",
@@ -24,11 +25,24 @@ NAMES = (
     "sports_understanding", "temporal_sequences", "tracking_shuffled_objects_five_objects",
     "tracking_shuffled_objects_seven_objects", "tracking_shuffled_objects_three_objects", "web_of_lies", "word_sorting",
 )  # fmt: skip
-ON_ONE_LINE = {"fewshot_config": {"doc_to_text": "Q: {{input}}\nA: Let's think step by step. "}}
-"""The worked examples of sports_understanding at 46c7966 go on in the line of 'step by step.', as in the original prompts."""
+QUESTION = "Q: {{input}}\nA: Let's think step by step."
+
+
+def _examples_end(end: str) -> dict[str, Any]:
+    """The question as 46c7966 asked it, and what stands between an example's 'step by step.' and its chain of thought.
+
+    There a task was one template, the examples written out in it, and jinja dropped the final line break of a template (lm-eval keeps it
+    since #2116, August 2024). So the question ends with its full stop, while the examples keep what follows theirs.
+    """
+    return {"doc_to_text": QUESTION, "fewshot_config": {"doc_to_text": QUESTION + end}}
+
 
 CURRENT = {f"bbh_{name}": Definition(f"bbh/cot_fewshot/{name}.yaml", filter="get-answer") for name in NAMES}
-PAPER = {**CURRENT, "bbh_sports_understanding": CURRENT["bbh_sports_understanding"]._replace(changes=ON_ONE_LINE)}
+ON_ONE_LINE = ("bbh_sports_understanding",)
+"""Tasks whose worked examples go on in the line of 'step by step.' at 46c7966, as in the original prompts."""
+PAPER = {
+    name: definition._replace(changes=_examples_end(" " if name in ON_ONE_LINE else "\n")) for name, definition in CURRENT.items()
+}
 PROTOCOLS = {"current": CURRENT, "lm-eval@46c7966": PAPER}
 
 

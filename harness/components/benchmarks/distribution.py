@@ -32,7 +32,6 @@ SPLIT = "test"
 EXAMPLES_SEED = 0
 MAX_NEW_TOKENS = 64
 ENCODING = Encoding(template="chat", tokenization="modern", max_length=1024, max_prompt_length=512)
-DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 
 
 class Measured(NamedTuple):
@@ -98,13 +97,13 @@ def _logps(job: Job, groups: Sequence[Group]) -> Iterator[float]:
 
 
 def _model(checkpoint: Path, job: Job) -> Any:
-    dtype = getattr(torch, DTYPES[job.precision])
+    dtype = getattr(torch, job.dtype)
     return AutoModelForCausalLM.from_pretrained(checkpoint, dtype=dtype, local_files_only=True).to(job.machine.device).eval()
 
 
 def _invalid_mass(job: Job, tokenizer: Any, examples: Sequence[Any]) -> list[Measured]:
     source = load("sources", "procedural")
-    engine = load("engines", job.engine).open_engine(job.checkpoint, DTYPES[job.precision], job.machine)
+    engine = load("engines", job.engine).open_engine(job.checkpoint, job.dtype, job.machine)
     responses = engine.generate([_request(job, tokenizer, example) for example in examples])
     measured = []
     for example, response in zip(examples, responses, strict=True):

@@ -1,18 +1,18 @@
 """MT-Bench: two-turn questions, answered by the recipe's engine, each turn graded from 1 to 10 by a judge.
 
 As FastChat's gen_model_answer.py and gen_judgment.py with single-answer grading, with these differences: the prompt is the
-checkpoint's own chat template; sampling is plain (FastChat leaves transformers' default top_k of 50 in place); a verdict without
-one readable rating is unscored and counted. A turn graded several times scores the mean of its readable ratings. Questions, GPT-4's
-references and the judge's prompts are read from the Space lmsys/mt-bench; tasks called tiny_* ask procedural two-turn questions
+checkpoint's own chat template; sampling is plain (FastChat leaves transformers' default top_k of 50 in place); a verdict in which the
+judge component reads no rating is unscored and counted. A turn graded several times scores the mean of its readable ratings. Questions,
+GPT-4's references and the judge's prompts are read from the Space lmsys/mt-bench; tasks called tiny_* ask procedural two-turn questions
 instead, the second turn a new instruction of the same family.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from transformers import AutoTokenizer
@@ -23,7 +23,7 @@ from harness.evaluation.judge_endpoint import Endpoint, Verdict, collect
 from harness.evaluation.mt_bench_questions import SPACE, SPACE_REVISION, TINY_SEED, Question, is_tiny, judge_templates, questions_of
 from harness.evaluation.mt_bench_ratings import group_means, intervals, rating_of
 from harness.evaluation.statistics import estimate, question_of
-from harness.files import digest, read_jsonl, write_atomic
+from harness.files import digest, read_jsonl, write_jsonl
 from harness.lm.progress import progress
 from harness.recipe import Chat, Task
 from harness.training.pairs import prompt_ids
@@ -102,14 +102,13 @@ class _Answerer:
         path = self.job.workspace / task_name / "answers" / name
         if not path.exists():
             lines = self._generate([(q, [line["answer"] for line in answers[q.question_id]]) for q in chunk])
-            write_atomic(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
+            write_jsonl(path, lines)
         return list(read_jsonl(path))
 
     def _generate(self, dialogues: Sequence[tuple[Question, list[str]]]) -> list[dict[str, Any]]:
         """The next answer in each dialogue; as in FastChat without special tokens and surrounding whitespace."""
         if self.engine is None:
-            dtype = {"bf16": "bfloat16", "fp32": "float32"}[self.job.precision]
-            self.engine = load("engines", self.job.engine).open_engine(self.job.checkpoint, dtype, self.job.machine)
+            self.engine = load("engines", self.job.engine).open_engine(self.job.checkpoint, self.job.dtype, self.job.machine)
         requests = [self._request(question, earlier) for question, earlier in dialogues]
         return [
             {
@@ -182,7 +181,8 @@ def _verdicts(job: Job, turns: Mapping[str, Turn], ask: Ask) -> dict[str, list[V
 def _score(job: Job, task: Task, turns: Mapping[str, Turn], verdicts: Verdicts | None) -> Score:
     """Points of 10 over all turns, a question's turns as one cluster; in the details by category and by turn.
 
-    A verdict is unreadable when no rating can be read in it, a turn unscored when all its verdicts are.
+    A verdict is unreadable when no rating can be read in it, a turn unscored when all its verdicts are. `read_by_fallback` counts verdicts
+    whose rating was read by the looser part of the judge component's rule.
     """
     read = _ratings(job, verdicts) if verdicts else {}
     ratings = {key: rating_of(read.get(key, ())) for key in turns}
@@ -201,6 +201,8 @@ def _score(job: Job, task: Task, turns: Mapping[str, Turn], verdicts: Verdicts |
             "unreadable": sum(rating is None for found in read.values() for rating in found),
             "refused": dict(Counter(verdict.refused for verdict in asked if verdict.refused)),
         }
+        details["read_by_fallback"] = _read_by_fallback(job, asked)
+        details |= _note_on_refused(turns, verdicts)
     return Score(
         benchmark=job.benchmark.name,
         task=task.name,
@@ -225,6 +227,23 @@ def _ratings(job: Job, verdicts: Verdicts) -> dict[str, list[float | None]]:
     assert job.benchmark.judge is not None
     parse = load("judges", job.benchmark.judge.name).parse
     return {key: [None if verdict.refused else parse(verdict.text) for verdict in found] for key, found in verdicts.items()}
+
+
+def _note_on_refused(turns: Mapping[str, Turn], verdicts: Verdicts) -> dict[str, str]:
+    """A note where every verdict on some turn was refused: how long these turns are beside the others, whose mean the score then is."""
+    lengths: dict[bool, list[int]] = {True: [], False: []}
+    for key, turn in turns.items():
+        lengths[all(verdict.refused for verdict in verdicts[key])].append(sum(map(len, (*turn.questions, *turn.answers))))
+    if not lengths[True]:
+        return {}
+    means = {refused: f"{fmean(found):.0f} characters" if found else "none" for refused, found in lengths.items()}
+    return {"note": f"{len(lengths[True])} turns refused, in the mean {means[True]} of dialogue; the graded {means[False]}"}
+
+
+def _read_by_fallback(job: Job, verdicts: Sequence[Verdict]) -> int:
+    assert job.benchmark.judge is not None
+    is_fallback = load("judges", job.benchmark.judge.name).is_fallback
+    return sum(is_fallback(verdict.text) for verdict in verdicts if not verdict.refused)
 
 
 def _sample(question: Question, answers: Sequence[dict[str, Any]], score: Score, verdicts: Verdicts | None) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from harness.evaluation import lm_eval_suite as lm_tasks
 from harness.evaluation.lm_eval_tasks import Definition
 from harness.recipe import Task
 
-VERSION = 1
+VERSION = {"current": 1, "lm-eval@46c7966": 1, "open-llm-leaderboard-v1": 2}
 
 
 def split_at_first_false(doc: Mapping[str, Any], results: list[tuple[float, bool]]) -> dict[str, float]:

@@ -18,8 +18,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import openai
+from pydantic import BaseModel, Field, ValidationError
 from transformers import AutoTokenizer
 
+from harness.config import first_fault
 from harness.contracts import Request, Response
 from harness.errors import MachineError
 from harness.lm.eos import cut, eos_ids, require_prompts
@@ -31,6 +33,18 @@ RETRIES, TIMEOUT_SECONDS = 5, 600.0
 # top_k 0 and min_p 0 are 'off' in vLLM, SGLang and llama.cpp, whose own defaults are not; `repeat_penalty` is llama.cpp's name
 NEUTRAL = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "repeat_penalty": 1.0, "return_token_ids": True}
 SEED_MASK = 2**63 - 1
+
+
+class _Choice(BaseModel):
+    finish_reason: str | None
+    text: str = ""
+    token_ids: list[int] | None = None
+
+
+class _Completion(BaseModel):
+    """What is read of a reply; one prompt has one response."""
+
+    choices: list[_Choice] = Field(min_length=1, max_length=1)
 
 
 class Engine:
@@ -51,7 +65,7 @@ class Engine:
 
     def _ask(self, request: Request) -> Response:
         try:
-            completion = self.client.completions.create(
+            reply = self.client.completions.with_raw_response.create(
                 model=self.model,
                 prompt=request.token_ids,
                 max_tokens=request.max_new_tokens,
@@ -62,17 +76,22 @@ class Engine:
             )
         except openai.OpenAIError as error:
             raise _unreachable(self.client, error) from None
-        return self._response(request, completion.choices[0])
+        try:
+            return self._response(request, _Completion.model_validate_json(reply.content).choices[0])
+        except ValidationError as error:
+            raise MachineError(
+                f"the server's reply to request {request.request_id} is no completion ({first_fault(error)}); "
+                "expected one choice: check what stands behind the machine's `server`"
+            ) from None
 
-    def _response(self, request: Request, choice: Any) -> Response:
+    def _response(self, request: Request, choice: _Choice) -> Response:
         if choice.finish_reason not in ("stop", "length"):
             raise MachineError(
                 f"the server ended request {request.request_id} with {choice.finish_reason!r}; expected 'stop' or 'length': "
                 "serve without filters or stop strings of its own"
             )
-        token_ids = (choice.model_extra or {}).get("token_ids")
-        if token_ids is not None:
-            return cut(request, token_ids, self.eos)._replace(finish_reason=choice.finish_reason)
+        if choice.token_ids is not None:
+            return cut(request, choice.token_ids, self.eos)._replace(finish_reason=choice.finish_reason)
         token_ids = self.tokenizer(choice.text, add_special_tokens=False)["input_ids"]
         return Response(request.request_id, cut(request, token_ids, self.eos).token_ids, choice.finish_reason)
 

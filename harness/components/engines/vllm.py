@@ -2,7 +2,7 @@
 
 Token ids go in and come out, so template and BOS are ours; temperature, top_p, seed and length are each request's own; the model's
 generation_config gives EOS ids and nothing else. Prefix caching is on. How vLLM uses the machine comes from `Machine.vllm`,
-restricted to arguments that cannot change a number beyond floating-point noise.
+restricted to arguments that cannot affect results beyond floating-point noise.
 
 What vLLM guarantees: each request draws from a generator of its own, seeded by `request.seed`, so its draws do not depend on batch,
 order or shard. The logits the draws are applied to do: kernels sum in another order at another batch size. Two batchings therefore

@@ -1,5 +1,7 @@
 """FastChat's single-answer grading of MT-Bench (lm-sys/FastChat, fastchat/llm_judge/common.py): prompt and verdict parser; pure.
 
+This is the MT-Bench protocol, for numbers that stand beside others made under it. mt_bench_strict reads verdicts more carefully.
+
 A turn of a math, reasoning or coding question is graded against GPT-4's reference answers, every other turn without. The prompts
 themselves are `data/judge_prompts.jsonl` of the Space lmsys/mt-bench; the benchmark loads them and hands them over.
 """
@@ -56,8 +58,17 @@ def parse(verdict: str) -> float | None:
     None when there is no rating, one outside 1 to 10, or two that differ (FastChat takes the first of them).
     """
     for pattern in RATING_PATTERNS:
-        ratings = {float(text) for text in pattern.findall(verdict)}
+        ratings = _ratings(pattern, verdict)
         if ratings:
             rating = ratings.pop()
             return rating if not ratings and LOWEST <= rating <= HIGHEST else None
     return None
+
+
+def is_fallback(verdict: str) -> bool:
+    """Whether the rating is read from single brackets."""
+    return parse(verdict) is not None and not _ratings(RATING_PATTERNS[0], verdict)
+
+
+def _ratings(pattern: re.Pattern[str], verdict: str) -> set[float]:
+    return {float(text) for text in pattern.findall(verdict)}

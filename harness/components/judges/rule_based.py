@@ -18,3 +18,8 @@ def parse(verdict: str) -> float | None:
     """The rating in a verdict, read as a model's would be."""
     rating: float | None = load("judges", "mt_bench_single").parse(verdict)
     return rating
+
+
+def is_fallback(verdict: str) -> bool:
+    """Never: the rule speaks the format."""
+    return False

@@ -13,7 +13,7 @@ from typing import Any
 import datasets
 from huggingface_hub.errors import HfHubHTTPError
 
-from harness.contracts import LeftOut, Preference, Row
+from harness.contracts import Demonstration, LeftOut, Preference
 from harness.errors import InputError, first_line
 from harness.recipe import PromptSource
 from harness.training.instructions import Layout, find_layout, instructions, preference_layouts, preferences, select
@@ -21,7 +21,7 @@ from harness.training.instructions import Layout, find_layout, instructions, pre
 VERSION = 1
 
 
-def load(spec: PromptSource) -> Iterable[Row | LeftOut]:
+def load(spec: PromptSource) -> Iterable[Demonstration | LeftOut]:
     """The rows `prompt_ids` names, in that order; else the first `num_prompts` after a shuffle with `shuffle_seed`."""
     data = _in_order(spec)
     layout = find_layout(data.column_names, spec)
@@ -57,6 +57,6 @@ def _dataset(spec: PromptSource) -> datasets.Dataset:
         return datasets.load_dataset(spec.dataset, spec.config, split=spec.split, revision=spec.revision)
     except (datasets.exceptions.DatasetsError, FileNotFoundError, ConnectionError, HfHubHTTPError, ValueError) as error:
         raise InputError(
-            f"dataset {spec.dataset} [{spec.split}] cannot be had: {first_line(error)}; "
+            f"dataset {spec.dataset} [{spec.split}] could not be loaded: {first_line(error)}; "
             "check the name, the network, and HF_HUB_OFFLINE with HF_DATASETS_CACHE"
         ) from None

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.contracts import LeftOut, Preference, Row
+from harness.contracts import Demonstration, LeftOut, Preference
 from harness.errors import InputError, first_line, suggest
 from harness.files import DIGITS, hash_content, kept_as
 from harness.recipe import PromptSource
@@ -29,7 +29,7 @@ VERSION = 1
 KINDS = (".jsonl", ".json", ".csv", ".parquet", ".arrow")
 
 
-def load(spec: PromptSource) -> Iterable[Row | LeftOut]:
+def load(spec: PromptSource) -> Iterable[Demonstration | LeftOut]:
     """The rows `prompt_ids` names, in that order; else the first `num_prompts` after a shuffle with `shuffle_seed`."""
     rows = _rows(spec)
     layout = find_layout(_columns(rows), spec)

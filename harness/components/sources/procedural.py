@@ -28,7 +28,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from harness.contracts import Preference, Row
+from harness.contracts import Demonstration, Preference
 from harness.errors import InputError, suggest
 from harness.recipe import PromptSource
 
@@ -217,7 +217,7 @@ def _change(task: Task, words: list[str], rng: random.Random) -> list[str]:
     return words
 
 
-def load(spec: PromptSource) -> list[Row]:
+def load(spec: PromptSource) -> list[Demonstration]:
     """``num_prompts`` rows of ``spec.split``, drawn with ``shuffle_seed``.
 
     The real response is one draw from the true distribution; in the split ``pretrain`` half of them are corrupted.
@@ -229,7 +229,7 @@ def load(spec: PromptSource) -> list[Row]:
     else:
         examples = sample(spec.split, spec.num_prompts, spec.shuffle_seed)
     return [
-        Row(hashlib.sha256(prompt.encode()).hexdigest(), [{"role": "user", "content": prompt}], response)
+        Demonstration(hashlib.sha256(prompt.encode()).hexdigest(), [{"role": "user", "content": prompt}], response)
         for prompt, response, _ in examples
     ]
 

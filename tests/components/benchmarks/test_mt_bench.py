@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
+from harness.analysis.comparability import rules_against
+from harness.analysis.published import CLAIMS
 from harness.analysis.scores import other_rules
 from harness.components.benchmarks import mt_bench
 from harness.components.benchmarks.mt_bench import TEMPERATURES, open_benchmark
@@ -122,9 +124,21 @@ def test_good_and_unreadable_verdicts(checkpoint: Path, tmp_path: Path, server: 
 
 
 @pytest.mark.usefixtures("fake_space")
+def test_verdicts_are_read_by_the_rule_of_the_recipe(checkpoint: Path, tmp_path: Path, server: Server) -> None:
+    """The strict rule where none is named; FastChat's where the recipe says so. The score names which."""
+    server.script = lambda prompt, times: Reply("It claims 'Rating: [[10]]'. Wrong. Rating: [2]")
+    for judge, name, rating, by_fallback in (
+        (MODEL_JUDGE, "mt_bench_strict", 2.0, 10),
+        (MODEL_JUDGE.model_copy(update={"name": "mt_bench_single"}), "mt_bench_single", 10.0, 0),
+    ):
+        score, _ = open_benchmark(job_of(checkpoint, tmp_path / name, judge))(TINY)
+        assert (score.protocol["judge"], score.value, score.details["read_by_fallback"]) == (name, rating, by_fallback)
+
+
+@pytest.mark.usefixtures("fake_space")
 def test_an_error_that_passes_is_retried(checkpoint: Path, tmp_path: Path, server: Server) -> None:
     """HTTP 500 on the first request is retried and leaves no trace in the score."""
-    server.script = lambda prompt, times: Reply("busy", status=500) if len(server.asked) == 1 else Reply("[[6]]")
+    server.script = lambda prompt, times: Reply("busy", status=500) if len(server.asked) == 1 else Reply("Rating: [[6]]")
     score, _ = open_benchmark(job_of(checkpoint, tmp_path, MODEL_JUDGE))(TINY)
     assert (score.value, score.n_unscored, len(server.asked)) == (6.0, 0, 11)
 
@@ -134,19 +148,35 @@ def test_a_judge_that_goes_down_loses_nothing(
     checkpoint: Path, tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """After the retries one clear line; answers and verdicts stay, and the next launch asks only for the missing ones."""
-    server.script = lambda prompt, times: Reply("[[5]]") if len(server.asked) <= 4 else Reply("down", status=503)
+    server.script = lambda prompt, times: Reply("Rating: [[5]]") if len(server.asked) <= 4 else Reply("down", status=503)
     with pytest.raises(JudgeError, match=r"6 of 10 verdicts are missing: judge scripted-judge: .* after 1 retries \(HTTP 503") as caught:
         open_benchmark(job_of(checkpoint, tmp_path, MODEL_JUDGE, ALONE))(TINY)
     assert len(server.asked) == 4 + 3 * 2, "three failures in a row, each asked twice, and nothing more is asked"
     assert "\n" not in str(caught.value)
     assert len(list((tmp_path / "verdicts").glob("*.json"))) == 4
-    server.script = lambda prompt, times: Reply("[[5]]")
+    server.script = lambda prompt, times: Reply("Rating: [[5]]")
     server.asked.clear()
     monkeypatch.setattr("harness.components.engines.hf.open_engine", None)
     score, _ = open_benchmark(job_of(checkpoint, tmp_path, MODEL_JUDGE))(TINY)
     assert (score.value, score.n_unscored, len(server.asked)) == (5.0, 0, 6)
     written = "".join(path.read_text() for path in tmp_path.rglob("*.json*"))
     assert KEY not in written + str(caught.value) + "".join(capfd.readouterr())
+
+
+@pytest.mark.usefixtures("fake_space")
+def test_turns_too_long_for_the_judge_are_told(checkpoint: Path, tmp_path: Path, server: Server) -> None:
+    """Second turns are refused: the mean is that of the first; score and table say how long the missing ones are."""
+    server.script = lambda prompt, times: Reply("too long", status=400) if "multi-turn" in prompt else Reply("Rating: [[6]]")
+    score, samples = open_benchmark(job_of(checkpoint, tmp_path, MODEL_JUDGE))(TINY)
+    assert (score.value, score.n, score.n_unscored) == (6.0, 10, 5)
+    assert score.details["verdicts"]["refused"] == {"HTTP 400 (BadRequestError)": 5}
+    first = [len(sample["questions"][0] + sample["answers"][0]) for sample in samples]
+    both = [len("".join((*sample["questions"], *sample["answers"]))) for sample in samples]
+    means = [f"{sum(found) / 5:.0f} characters" for found in (both, first)]
+    assert score.details["note"] == f"5 turns refused, in the mean {means[0]} of dialogue; the graded {means[1]}"
+    claim = next(claim for claim in CLAIMS if claim.task == "mt_bench")
+    reasons = rules_against(Benchmark(name="mt_bench", protocol="p", tasks=(TINY,), judge=MODEL_JUDGE), TINY, score, claim)
+    assert f"5 of 10 unscored: {score.details['note']}" in reasons
 
 
 @pytest.mark.usefixtures("fake_space")
@@ -161,12 +191,13 @@ def test_nobody_listens(checkpoint: Path, tmp_path: Path, server: Server, monkey
 @pytest.mark.usefixtures("fake_space")
 def test_repeated_verdicts_are_averaged(checkpoint: Path, tmp_path: Path, server: Server) -> None:
     """Each turn is graded three times and scores the mean of the ratings that could be read; the judge's identity says so."""
-    server.script = lambda prompt, times: Reply({1: "[[4]]", 2: "[[7]]", 3: "no rating"}[times])
+    server.script = lambda prompt, times: Reply({1: "Rating: [[4]]", 2: "Rating: [7]", 3: "no rating"}[times])
     judge = Judge(model="scripted-judge", revision="0123456789" * 4, repeats=3)
     score, samples = open_benchmark(job_of(checkpoint, tmp_path, judge, ALONE))(TINY)
     assert (score.value, score.n, score.n_unscored, len(server.asked)) == (5.5, 10, 0, 30)
     assert score.details["verdicts"] == {"asked": 30, "unreadable": 10, "refused": {}}
-    assert sorted(samples[0]["verdicts"][0]) == ["[[4]]", "[[7]]", "no rating"]
+    assert score.details["read_by_fallback"] == 10
+    assert sorted(samples[0]["verdicts"][0]) == ["Rating: [7]", "Rating: [[4]]", "no rating"]
     assert (score.protocol["judge_revision"], score.protocol["judge_repeats"]) == ("0123456789" * 4, 3)
 
 

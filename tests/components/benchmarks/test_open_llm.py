@@ -104,7 +104,7 @@ def test_a_data_set_that_is_not_in_the_cache_is_one_clear_line(bytes_model: Path
     protocols = {"current": {"arc_easy": lm_definitions.Definition("arc/arc_easy.yaml")}}
     task = Task(name="arc_easy", shots=0, metric="acc", limit=2)
     score = lm_tasks.open_suite(_job(bytes_model, task), protocols)
-    with pytest.raises(InputError, match=r"arc_easy cannot be had: .*allenai/ai2_arc.*HF_HUB_OFFLINE") as error:
+    with pytest.raises(InputError, match=r"arc_easy could not be loaded: .*allenai/ai2_arc.*HF_HUB_OFFLINE") as error:
         score(task)
     assert "\n" not in str(error.value)
 

@@ -1,9 +1,18 @@
-"""Every task of every protocol is built from the offline cache, and asks what the protocol's harness asked."""
+"""Every task of every protocol is built from the offline cache, and asks what the protocol's harness asked.
+
+protocol_prompts.json holds the sha256 of each context and continuation that the code of the two old commits itself builds on the sets
+of the offline cache: at 46c7966 for the first 8 questions of a task, at b281b09 for the first 6 after its shuffle.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
+from collections.abc import Iterator
 from functools import cache
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +32,9 @@ BIG_BENCH_OFFLINE = ("bbh_causal_judgement", "bbh_formal_fallacies", "bbh_sports
 CASES = [(rules, name) for rules, definitions in open_llm.PROTOCOLS.items() for name in definitions] + [
     (rules, name) for rules in big_bench.PROTOCOLS for name in BIG_BENCH_OFFLINE
 ]
+RECORDED: dict[str, dict[str, list[dict[str, Any]]]] = json.loads((Path(__file__).parent / "protocol_prompts.json").read_text())
+RECORDED_AS = {LM_EVAL: "lm-eval@46c7966", LEADERBOARD: "lm-eval@b281b09"}
+RECORDED_CASES = [(rules, task) for rules, commit in RECORDED_AS.items() for task in RECORDED[commit]]
 
 
 def definition_of(rules: str, name: str) -> lm_definitions.Definition:
@@ -67,6 +79,54 @@ def test_every_task_of_every_protocol_is_built_offline(rules: str, name: str) ->
     assert any(found.name == definition_of(rules, name).filter for found in subtask._filters)
 
 
+@pytest.mark.usefixtures("hf_cache")
+@pytest.mark.parametrize(("rules", "task"), RECORDED_CASES)
+def test_prompts_are_those_of_the_old_harness(rules: str, task: str) -> None:
+    """Every recorded context and continuation, few-shot examples included, in the order of the requests."""
+    name = "mmlu" if task.startswith("mmlu_") else task
+    subtasks = (task,) if name == "mmlu" else ()
+    asked = Task(name=name, shots=SHOTS.get(name, 3), metric="acc", subtasks=subtasks)
+    (subtask,) = load_definition(asked, definition_of(rules, name)).values()
+    set_up(subtask, asked, None)
+    recorded = RECORDED[RECORDED_AS[rules]][task]
+    if (rules, task) == (LEADERBOARD, "truthfulqa_mc2"):
+        recorded = [*_second_choices(recorded, subtask.dataset["validation"])]
+    subtask.build_all_requests(limit=8 if rules == LM_EVAL else 6)
+    found = [(_sha256(request.args[0]), _sha256(request.args[1])) for request in subtask.instances]
+    assert found == [(one["context_sha256"], one["continuation_sha256"]) for one in recorded]
+
+
+def _second_choices(recorded: list[dict[str, Any]], questions: Any) -> Iterator[dict[str, Any]]:
+    """Of each question's requests at b281b09, mc1's choices and then mc2's, the latter."""
+    requests = iter(recorded)
+    for question in questions.select(range(6)):
+        for _ in question["mc1_targets"]["choices"]:
+            next(requests)
+        yield from islice(requests, len(question["mc2_targets"]["choices"]))
+    assert next(requests, None) is None
+
+
+def _sha256(text: object) -> str | None:
+    """Generation settings in place of a continuation are not recorded."""
+    return hashlib.sha256(text.encode()).hexdigest() if isinstance(text, str) else None
+
+
+def test_the_recorded_prompts_are_the_shared_ones(shared_data: Path) -> None:
+    """The copy beside this file is the record as it was made."""
+    assert json.loads((shared_data / "protocol_prompts.json").read_text()) == RECORDED
+
+
+@pytest.mark.usefixtures("hf_cache")
+@pytest.mark.parametrize(("rules", "name"), CASES)
+def test_where_a_template_ends_in_a_line_break(rules: str, name: str) -> None:
+    """Only Big-Bench's do, and lm-eval kept a template's last line break from August 2024 on: no other protocol may have one."""
+    config = built(rules, name).config
+    choices = config.doc_to_choice if isinstance(config.doc_to_choice, list) else [config.doc_to_choice]
+    templates = [template for template in (config.doc_to_text, config.doc_to_target, *choices) if isinstance(template, str)]
+    kept = rules == "current" and name in BIG_BENCH_OFFLINE
+    assert any(template.endswith("\n") for template in templates) == kept
+
+
 def test_protocols_are_spelt_as_the_published_claims_are() -> None:
     """A score made under a protocol meets the published numbers of that protocol, by name."""
     spelt = {claim.protocol for claim in published.CLAIMS}
@@ -77,21 +137,36 @@ def test_protocols_are_spelt_as_the_published_claims_are() -> None:
 
 @pytest.mark.usefixtures("hf_cache")
 def test_the_leaderboard_shuffles_questions_and_draws_examples_with_one_generator() -> None:
-    """Rebuilt from the rule's text: Random(42) shuffles, then samples the whole training list for each question."""
-    arc, gsm8k = load_dataset("allenai/ai2_arc", "ARC-Challenge"), load_dataset("openai/gsm8k", "main")
-
-    def shown(doc: dict[str, Any]) -> str:
-        return doc["choices"]["text"][doc["choices"]["label"].index(doc["answerKey"])] if "choices" in doc else doc["answer"]
-
-    for name, data, shots, per_question in (("arc_challenge", arc, 25, 4), ("gsm8k", gsm8k, 5, 1)):
+    """Rebuilt from the rule's text: Random(42) shuffles, then samples the whole training list for each question, as many as shots."""
+    sets = {
+        "arc_challenge": (load_dataset("allenai/ai2_arc", "ARC-Challenge"), "test", 4),
+        "gsm8k": (load_dataset("openai/gsm8k", "main"), "test", 1),
+        "openbookqa": (load_dataset("allenai/openbookqa", "main"), "test", 4),
+        "winogrande": (load_dataset("allenai/winogrande", "winogrande_xl"), "validation", 2),
+    }
+    for name, (data, split, per_question) in sets.items():
         generator = random.Random(42)
-        questions, training = list(data["test"]), list(data["train"])
+        questions, training = list(data[split]), list(data["train"])
         generator.shuffle(questions)
-        found = prompts(LEADERBOARD, name)[::per_question]
-        for question, prompt in zip(questions, found, strict=False):
-            examples = generator.sample(training, shots)
-            parts = [f"Question: {doc['question']}\nAnswer: {shown(doc)}" for doc in examples]
-            assert prompt == "\n\n".join([*parts, f"Question: {question['question']}\nAnswer:"])
+        for question, prompt in zip(questions, prompts(LEADERBOARD, name)[::per_question], strict=False):
+            examples = generator.sample(training, SHOTS[name])
+            assert prompt == "\n\n".join([*map(_worked, examples), _asked(question)])
+
+
+def _asked(doc: dict[str, Any]) -> str:
+    """A question as it stands at the end of a prompt; Winogrande's with its first option."""
+    if "sentence" in doc:
+        return str(doc["sentence"].split("_")[0] + doc["option1"])
+    return str(doc.get("question_stem") or f"Question: {doc['question']}\nAnswer:")
+
+
+def _worked(doc: dict[str, Any]) -> str:
+    """A question with its answer."""
+    if "sentence" in doc:
+        before, after = doc["sentence"].split("_")
+        return f"{before}{doc['option' + doc['answer']]} {after.strip()}"
+    shown = doc["choices"]["text"][doc["choices"]["label"].index(doc["answerKey"])] if "choices" in doc else doc["answer"]
+    return f"{_asked(doc)} {shown}"
 
 
 @pytest.mark.usefixtures("hf_cache")
@@ -134,23 +209,24 @@ def test_truthfulqa_is_split_at_the_first_false_label_in_both_old_harnesses() ->
 
 
 @pytest.mark.usefixtures("hf_cache")
-def test_big_bench_differs_in_the_line_break_of_one_task() -> None:
-    """At the paper's commit the worked examples of sports_understanding go on after 'step by step. '; the rest is today's text."""
+def test_big_bench_differs_in_line_breaks() -> None:
+    """At the paper's commit a question ends with its full stop; sports_understanding's examples go on in the line, the others' do not."""
     for name in BIG_BENCH_OFFLINE:
         theirs, today = prompts(LM_EVAL, name), prompts("current", name)
-        if name == "bbh_sports_understanding":
-            assert theirs[0].count("step by step. ") == 3
-            assert [prompt.replace("step by step. ", "step by step.\n") for prompt in theirs] == today
-        else:
-            assert theirs == today
+        assert all(prompt.endswith("A: Let's think step by step.") for prompt in theirs)
+        goes_on = name == "bbh_sports_understanding"
+        assert theirs[0].count("step by step. ") == (3 if goes_on else 0)
+        assert [prompt.replace("step by step. ", "step by step.\n") + "\n" for prompt in theirs] == today
+        assert not big_bench.PAPER[name].asks_as(big_bench.CURRENT[name])
 
 
 @pytest.mark.usefixtures("hf_cache")
 def test_all_27_tasks_of_big_bench_hard_are_known() -> None:
     """Each has lm-eval's file; one whose data is not in the cache says so in a line."""
-    assert len(big_bench.PROTOCOLS["current"]) == 27
+    assert len(big_bench.PROTOCOLS["current"]) == len(big_bench.PROTOCOLS[LM_EVAL]) == 27
+    assert not any(definition.changes["doc_to_text"].endswith("\n") for definition in big_bench.PROTOCOLS[LM_EVAL].values())
     task = Task(name="bbh_web_of_lies", shots=3, metric="exact_match")
-    with pytest.raises(InputError, match="bbh_web_of_lies cannot be had"):
+    with pytest.raises(InputError, match="bbh_web_of_lies could not be loaded"):
         load_definition(task, big_bench.PROTOCOLS["current"][task.name])
 
 

@@ -29,6 +29,8 @@ class Server(ThreadingHTTPServer):
     returns_ids = True
     finish_reason = "stop"
     fails = 0
+    choices: Any = None
+    """Sent instead of the answer where it is set."""
 
     def __init__(self, tokenizer: Any) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -56,7 +58,8 @@ class Handler(BaseHTTPRequestHandler):
         choice = {"index": 0, "text": self.server.tokenizer.decode(ids), "finish_reason": self.server.finish_reason, "logprobs": None}
         if self.server.returns_ids:
             choice["token_ids"] = [*ids, EOS]
-        self._reply(200, {"id": "x", "object": "text_completion", "created": 0, "model": body["model"], "choices": [choice]})
+        choices = self.server.choices or [choice]
+        self._reply(200, {"id": "x", "object": "text_completion", "created": 0, "model": body["model"], "choices": choices})
 
     def _reply(self, status: int, value: Any) -> None:
         data = json.dumps(value).encode()
@@ -134,3 +137,14 @@ def test_faults_are_one_line(server: Server, checkpoint: Path, monkeypatch: pyte
     monkeypatch.setattr(openai_api, "RETRIES", 0)
     with pytest.raises(MachineError, match=r"does not answer .*; start it"):
         openai_api.open_engine(checkpoint, "float32", MACHINE.model_copy(update={"server": "http://127.0.0.1:9/v1"}))
+
+
+STOPPED = {"finish_reason": "stop"}
+
+
+@pytest.mark.parametrize("choices", [{"0": {}}, [None], [{"text": "a"}], [{**STOPPED, "text": 3}], [STOPPED] * 2])
+def test_a_reply_that_is_no_completion_is_named(server: Server, checkpoint: Path, choices: Any) -> None:
+    """One line, not a traceback; two responses to one prompt are not one."""
+    server.choices = choices
+    with pytest.raises(MachineError, match=r"the server's reply to request r0 is no completion \(choices.*\); expected one choice"):
+        openai_api.open_engine(checkpoint, "float32", machine_of(server)).generate(ASKED[:1])

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from harness.components.judges import rule_based
-from harness.components.judges.mt_bench_single import parse, render, template_name
+from harness.components.judges.mt_bench_single import is_fallback, parse, render, template_name
 from harness.contracts import Turn
 from harness.errors import InputError
 from harness.evaluation.mt_bench_questions import judge_templates, questions_of
@@ -80,6 +80,7 @@ def test_real_verdicts_are_read(judgments: list[dict[str, Any]]) -> None:
 def test_verdicts(verdict: str, rating: float | None) -> None:
     """A rating is read where there is exactly one from 1 to 10; anything else is None, never 0."""
     assert parse(verdict) == rating
+    assert is_fallback(verdict) == (verdict == "Rating: [6]")
 
 
 def test_a_missing_reference_is_an_error() -> None:

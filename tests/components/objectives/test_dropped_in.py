@@ -34,8 +34,8 @@ import torch
 from harness.stages import train
 from harness.artifact import DONE_FILE, Record
 from harness.files import dump
-from harness.contracts import Row
-from harness.training.pairs import dump_rows
+from harness.contracts import Demonstration
+from harness.training.pairs import write_demonstrations
 from harness.plan import plan
 from harness.recipe import replace
 from harness.recipe import Iteration
@@ -51,8 +51,8 @@ root = Path(sys.argv[1])
 save_checkpoint(root / "policy" / "checkpoint")
 (root / "prompts").mkdir()
 (root / "answers" / "responses").mkdir(parents=True)
-rows = [Row(f"p{i}", [{"role": "user", "content": "pick 2 a b c d e"}], "a b") for i in range(8)]
-(root / "prompts" / "prompts.jsonl").write_bytes(dump_rows(rows))
+rows = [Demonstration(f"p{i}", [{"role": "user", "content": "pick 2 a b c d e"}], "a b") for i in range(8)]
+write_demonstrations(root / "prompts" / "prompts.jsonl", rows)
 lines = [{"prompt_id": row.prompt_id, "response": "c d", "finish_reason": "stop"} for row in rows]
 (root / "answers" / "responses" / "0.jsonl").write_text("".join(json.dumps(line) + chr(10) for line in lines))
 inputs = {"policy": root / "policy", "prompts": root / "prompts", "responses0": root / "answers", "proto": root / "answers"}

@@ -9,7 +9,7 @@ import datasets
 import pytest
 
 from harness.components.sources import hub
-from harness.contracts import LeftOut, Preference, Row
+from harness.contracts import Demonstration, LeftOut, Preference
 from harness.errors import InputError
 from harness.recipe import PromptSource, load
 
@@ -37,7 +37,7 @@ def serve(monkeypatch: pytest.MonkeyPatch, conversations: list[list[dict[str, st
     return calls
 
 
-def rows_of(spec: PromptSource) -> list[Row]:
+def rows_of(spec: PromptSource) -> list[Demonstration]:
     """What can be trained on."""
     return [row for row in hub.load(spec) if not isinstance(row, LeftOut)]
 
@@ -115,7 +115,8 @@ def test_set_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch, error: Exceptio
         raise error
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
-    with pytest.raises(InputError, match=rf"dataset org/set \[train\] cannot be had: .*{found}.*; check the name, the network") as caught:
+    message = rf"dataset org/set \[train\] could not be loaded: .*{found}.*; check the name, the network"
+    with pytest.raises(InputError, match=message) as caught:
         rows_of(SPEC)
     assert "\n" not in str(caught.value)
 
@@ -123,7 +124,7 @@ def test_set_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch, error: Exceptio
 @pytest.mark.usefixtures("hf_cache")
 def test_missing_set_is_one_line_from_the_real_client() -> None:
     """Offline, a set that is not in the cache is an input error, from the datasets library itself."""
-    with pytest.raises(InputError, match=r"dataset nobody/nothing \[train\] cannot be had: .*; check the name"):
+    with pytest.raises(InputError, match=r"dataset nobody/nothing \[train\] could not be loaded: .*; check the name"):
         rows_of(SPEC.model_copy(update={"dataset": "nobody/nothing"}))
 
 

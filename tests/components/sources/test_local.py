@@ -16,7 +16,7 @@ import pyarrow
 import pytest
 
 from harness.components.sources import hub, local
-from harness.contracts import LeftOut, Preference, Row
+from harness.contracts import Demonstration, LeftOut, Preference
 from harness.errors import InputError
 from harness.files import hash_content
 from harness.recipe import Columns, PromptSource
@@ -69,7 +69,7 @@ LAYOUTS: dict[str, list[dict[str, Any]]] = {
 def test_every_layout_gives_the_same_rows(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
     """Whatever the columns are called, a prompt and its response come out, named by the sha256 of the prompt."""
     found = usable(local.load(spec(lines(tmp_path / "mine.jsonl", rows))))
-    expected = [Row(hashlib.sha256(q.encode()).hexdigest(), [{"role": "user", "content": q}], a) for q, a in PAIRS]
+    expected = [Demonstration(hashlib.sha256(q.encode()).hexdigest(), [{"role": "user", "content": q}], a) for q, a in PAIRS]
     assert sorted(found) == sorted(expected)
 
 

@@ -1,4 +1,4 @@
-"""A clone brings records without weights: the same command then runs everything, and loses none of them."""
+"""A run may hold only committed records, without weights: the same command then runs everything, and loses none of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from harness.errors import InputError
 from harness.plan import plan
 from harness.recipe import load
 from harness.runs import runner
-from harness.runs.clone import UNCOMMITTED, is_records_only
+from harness.runs.committed_records import UNCOMMITTED, is_records_only
+from harness.runs.verification import verify
 from tests import SMALL, fake_stages
 
 CPU = machine.load("cpu")
@@ -42,10 +43,10 @@ def test_everything_is_made_and_the_records_are_kept(cloned: RunDir) -> None:
     """The first line says where the records went; every stage runs; the records still verify there; again, nothing runs."""
     lines = reproduce(cloned)
     aside = cloned.path.with_name("small.recorded")
-    assert "records without weights" in lines[0]
+    assert "only committed records, no weights" in lines[0]
     assert str(aside) in lines[0]
     assert fake_stages.launched(cloned.path) == PATHS
-    damage, absent, checked = runner.verify(RunDir(aside))
+    damage, absent, checked = verify(RunDir(aside))
     assert (damage, bool(absent), checked > 0) == ([], True, True)
     assert all(line.endswith("done earlier") for line in reproduce(cloned))
 
@@ -67,7 +68,7 @@ def test_records_are_never_overwritten(cloned: RunDir) -> None:
     assert {path.split("/")[0] for path in PATHS} <= {path.name for path in cloned.path.iterdir()}
 
 
-def test_a_run_with_some_of_its_weights_is_not_a_clone(cloned: RunDir) -> None:
+def test_a_run_with_some_of_its_weights_is_not_records_only(cloned: RunDir) -> None:
     """Where anything uncommitted is left, the run is one's own: a missing file stays an error that says what to do."""
     (cloned.path / "prompts" / "prompts.jsonl").write_text("kept")
     assert not is_records_only(cloned)

@@ -1,4 +1,4 @@
-"""Runs as a clone brings them: records, scores and tables, without the weights, responses and samples that are not committed."""
+"""Runs that hold only what is committed, as after `git clone`: records, scores and tables, no weights, responses or samples."""
 
 from __future__ import annotations
 

@@ -1,0 +1,145 @@
+"""Whether a run is what its records say: everything that can be computed again is, and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from harness.artifact import (
+    DONE_FILE,
+    RECIPE_FILE,
+    STAGE_FILE,
+    Launch,
+    Record,
+    RunDir,
+    Stage,
+    content_of,
+    difference,
+    fingerprint_of,
+    read_recipe,
+)
+from harness.errors import HarnessError, InputError
+from harness.files import hash_file
+from harness.plan import plan
+
+SCORES = "scores/"
+"""The outputs every table is made of: they are always there."""
+
+
+class Damage(NamedTuple):
+    """A file or a stage that is not what the records say."""
+
+    path: str
+    reason: str
+
+
+class Verified(NamedTuple):
+    """What is wrong, which files are absent because they are not committed, and how many files were hashed."""
+
+    damage: list[Damage]
+    absent: list[str]
+    checked: int
+
+
+def verify(run: RunDir) -> Verified:
+    """Compare the recipe with the stages, the records with themselves and with each other, and every output with its hash."""
+    damage, absent, checked = [*_recipe_damage(run), *_without_stage_file(run)], list[str](), 0
+    for path in run.stages():
+        try:
+            launch, record = run.launch(path), run.record(path)
+        except InputError as error:
+            damage.append(Damage(path, str(error)))
+            continue
+        assert launch is not None
+        damage += _launch_damage(run, path, launch)
+        if record is None:
+            damage.append(Damage(path, "not finished"))
+            continue
+        found = _verify_stage(run, path, launch, record)
+        damage, absent, checked = damage + found.damage, absent + found.absent, checked + found.checked
+    return Verified(damage, absent, checked)
+
+
+def _verify_stage(run: RunDir, path: str, launch: Launch, record: Record) -> Verified:
+    """The record and the files of a finished stage."""
+    damage = [Damage(path, reason) for reason in _record_faults(launch, record)]
+    damage += [Damage(f"{path}/{name}", f"is not in {path}/{DONE_FILE}") for name in run.strays(path, record)]
+    there = {name: run.stage_dir(path) / name for name in record.outputs if (run.stage_dir(path) / name).exists()}
+    for name, file in there.items():
+        reason = _file_fault(file, record, name)
+        if reason:
+            damage.append(Damage(f"{path}/{name}", reason))
+    absent = [name for name in record.outputs if name not in there]
+    damage += [Damage(f"{path}/{name}", "is recorded and not here") for name in absent if name.startswith(SCORES)]
+    return Verified(damage, [f"{path}/{name}" for name in absent if not name.startswith(SCORES)], len(there))
+
+
+def _record_faults(launch: Launch, record: Record) -> Iterator[str]:
+    if record.fingerprint != launch.stage.fingerprint:
+        yield f"{DONE_FILE} and {STAGE_FILE} disagree about the fingerprint"
+    if record.content != content_of(record.outputs):
+        yield f"{DONE_FILE} states a content that does not follow from its outputs"
+    unscored = [task for task in _tasks(launch.stage) if f"{SCORES}{task}.json" not in record.outputs]
+    if unscored:
+        yield f"{DONE_FILE} lists no score of {', '.join(unscored)}"
+
+
+def _tasks(stage: Stage) -> list[str]:
+    """The tasks of an evaluation."""
+    return [task["name"] for task in stage.spec["benchmark"]["tasks"]] if stage.kind == "evaluate" else []
+
+
+def _file_fault(file: Path, record: Record, name: str) -> str | None:
+    try:
+        return None if hash_file(file) == record.outputs[name] else "its bytes differ from the recorded sha256"
+    except InputError:
+        return "is no plain file"
+
+
+def _launch_damage(run: RunDir, path: str, launch: Launch) -> Iterator[Damage]:
+    stage = launch.stage
+    if stage.path != path:
+        yield Damage(path, f"its {STAGE_FILE} is that of {stage.path}")
+    if stage.fingerprint != fingerprint_of(stage):
+        yield Damage(path, f"{STAGE_FILE} states a fingerprint that does not follow from its spec")
+    for role, before in stage.inputs.items():
+        try:
+            record = run.record(before)
+        except InputError:
+            continue  # damage of that stage
+        if record is None or record.content != launch.input_contents.get(role, record.content):
+            yield Damage(path, f"was made from other bytes of {before} than those there now")
+
+
+def _recipe_damage(run: RunDir) -> Iterator[Damage]:
+    """Where the stages are not those that the run's recipe plans; what it does not plan, and stages without it, are left alone."""
+    if not (run.path / RECIPE_FILE).exists():
+        return
+    try:
+        planned = plan(read_recipe(run.path))
+    except HarnessError as error:
+        yield Damage(RECIPE_FILE, str(error))
+        return
+    for stage in planned:
+        try:
+            launch = run.launch(stage.path)
+        except InputError:
+            continue  # damage of that stage
+        if launch is None:
+            yield Damage(stage.path, f"is planned by {RECIPE_FILE} and has no {STAGE_FILE}")
+        elif parts := _other_parts(launch.stage, stage):
+            yield Damage(stage.path, f"is not what {RECIPE_FILE} plans: {', '.join(parts)}")
+
+
+def _other_parts(found: Stage, planned: Stage) -> list[str]:
+    """The fields of the spec, and the inputs, that differ. A component's version may have grown since."""
+    fields = [field for field, _, _ in difference(found, planned) if field.startswith(("spec", "kind"))]
+    return fields + [f"inputs.{role}" for role, path in planned.inputs.items() if found.inputs.get(role) != path]
+
+
+def _without_stage_file(run: RunDir) -> Iterator[Damage]:
+    """Directories with a record of work and nothing that says what work."""
+    for path in sorted(run.path.rglob(DONE_FILE)):
+        if not (path.parent / STAGE_FILE).exists():
+            yield Damage(str(path.parent.relative_to(run.path)), f"holds a {DONE_FILE} and no {STAGE_FILE}")
