@@ -18,15 +18,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
 
-from harness import files
 from harness.config import InnerPath, Strict, flatten
+from harness.contracts.own_files import keep_parts, look_in, pinned_parts
 from harness.errors import InputError
-from harness.files import PINNED, Hashes, Output, digest, dump, keep, kept, link, read_model, write_atomic
+from harness.files import Hashes, Output, digest, dump, read_model, write_atomic
 from harness.machine import Machine, recorded
-from harness.recipe import OWN_KINDS, PromptSource, Recipe, map_references, pinned_parts
+from harness.recipe import Recipe
 
 State = Literal["missing", "partial", "done", "stale"]
-FILES_DIR, DATA_DIR = "files", "local"
 STAGE_FILE, DONE_FILE, RECIPE_FILE, LOG_FILE = "stage.json", "done.json", "recipe.json", "log.jsonl"
 
 
@@ -296,23 +295,6 @@ def read_recipe(run: Path) -> Recipe:
 
 def write_recipe(run: Path, recipe: Recipe) -> None:
     """`recipe.json`, which names files of the user's own by their content, and those files beside it."""
-
-    def store(kind: str, name: str, owner: Strict) -> str:
-        path = Path(name)
-        if kind == "data" and isinstance(owner, PromptSource) and path.is_absolute():
-            link(path, str(owner.revision), run / DATA_DIR)
-        elif kind != "data" and (name.endswith(".py") or kind in OWN_KINDS):
-            keep(path, run / FILES_DIR)
-        elif PINNED.fullmatch(name) and name.partition("@")[0].endswith(".py"):
-            keep(kept(name), run / FILES_DIR)
-        return name
-
-    map_references(recipe, store)
+    keep_parts(recipe, run)
     look_in(run)
     write_atomic(run / RECIPE_FILE, dump(pinned_parts(recipe)))
-
-
-def look_in(run: Path) -> None:
-    """Let this process and those it starts find the files kept with a run."""
-    for folder in (FILES_DIR, DATA_DIR):
-        files.look_in(run / folder)

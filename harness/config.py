@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, NamedTuple, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
@@ -66,6 +66,30 @@ FileName = Annotated[str, AfterValidator(is_name)]
 """A name that a file can have."""
 
 
+class Reference(NamedTuple):
+    """Marks a field that names a component of this kind, or the user's own file or folder that stands in for one."""
+
+    kind: str
+
+
+def title(name: str) -> str:
+    """A component's name as shown: `mine` of `/home/me/mine.py` and of `mine.py@DIGEST`."""
+    return Path(name).name.partition("@")[0].removesuffix(".py")
+
+
+def _has_title(name: str) -> str:
+    is_name(title(name))
+    return name
+
+
+Source = Annotated[str, Reference("sources")]
+Engine = Annotated[str, Reference("engines")]
+Objective = Annotated[str, Reference("objectives")]
+BenchmarkName = Annotated[str, Reference("benchmarks"), AfterValidator(_has_title)]
+TaskFolder = Annotated[str | None, Reference("task_folders")]
+JudgeName = Annotated[str, Reference("judges")]
+
+
 def build(kind: type[Model], **values: Any) -> Model:
     """`kind(**values)` whose validation errors are `RecipeError`s with a suggestion for a misspelt field."""
     try:
@@ -77,13 +101,13 @@ def build(kind: type[Model], **values: Any) -> Model:
 def explain(kind: type[BaseModel] | None, error: ValidationError) -> str:
     """The first mistake in one line: the field and what was found, or the near one where a field is misspelt."""
     first = min(error.errors(), key=lambda item: item["type"] != UNKNOWN_FIELD)
-    title = kind.__name__ if kind else error.title
+    model = kind.__name__ if kind else error.title
     if first["type"] == UNKNOWN_FIELD:
         field = ".".join(map(str, (*first["loc"], first["ctx"]["name"])))
-        return f"{title} has no field {field!r}{first['ctx']['hint']}"
+        return f"{model} has no field {field!r}{first['ctx']['hint']}"
     field = "".join(f".{part}" for part in first["loc"])
     value = f" (found {first['input']!r})" if isinstance(first["input"], (str, int, float)) else ""
-    return f"{title}{field}: {first['msg'].removeprefix('Value error, ')}{value}"
+    return f"{model}{field}: {first['msg'].removeprefix('Value error, ')}{value}"
 
 
 def first_fault(error: ValidationError) -> str:

@@ -16,21 +16,18 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib import metadata, util
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from harness.config import Model, Strict, functions_in
-from harness.errors import InputError, MachineError, RecipeError, suggest
+from harness.config import Model, Strict
+from harness.errors import InputError, MachineError
 
 KEPT_IN = "HARNESS_FILES"
 """The environment variable: folders, separated as in PATH."""
 PINNED = re.compile(r"(?P<name>[^/]+)@(?P<digest>[0-9a-f]{16})")
 DIGITS = 16
-REQUIRED = {"sources": "load", "engines": "open_engine", "objectives": "loss", "benchmarks": "open_benchmark", "judges": "parse"}
-"""The function every component of a kind defines."""
 
 FULL_DISK_WORDS = (
     "No space left on device",
@@ -233,11 +230,11 @@ def link(path: Path, content: str, folder: Path) -> None:
     target.symlink_to(path.absolute())
 
 
-def look_in(folder: Path) -> None:
-    """Let this process and those it starts find what is kept in `folder`."""
+def look_in(*folders: Path) -> None:
+    """Let this process and those it starts find what is kept in `folders`."""
     known = [name for name in os.environ.get(KEPT_IN, "").split(os.pathsep) if name]
-    if str(folder.absolute()) not in known:
-        os.environ[KEPT_IN] = os.pathsep.join([str(folder.absolute()), *known])
+    new = [str(folder.absolute()) for folder in folders if str(folder.absolute()) not in known]
+    os.environ[KEPT_IN] = os.pathsep.join([*new, *known])
 
 
 def kept(pinned: str) -> Path:
@@ -256,56 +253,3 @@ def kept_as(pinned: str) -> Iterator[Path]:
         path = Path(folder) / parts["digest"] / parts["name"]
         if path.exists():
             yield path
-
-
-def offered(group: str) -> dict[str, str]:
-    """{name: module} of what installed packages offer in an entry-point group."""
-    return {point.name: point.value for point in metadata.entry_points(group=group)}
-
-
-def offered_file(group: str, name: str) -> Path:
-    """The file of a module of an entry-point group; a pinned name is that of one file alone."""
-    parts, module = PINNED.fullmatch(name), offered(group)[bare_name(name)]
-    found = util.find_spec(module)
-    if found is None or found.origin is None:
-        raise InputError(f"{name} is offered by an installed package as {module}, which is no module; install the package again")
-    if parts and not pin(Path(found.origin)).endswith(parts["digest"]):
-        raise InputError(f"{name} was another file than {module} that is installed now; install the version the run was made with")
-    return Path(found.origin)
-
-
-def component_file(kind: str, name: str) -> Path:
-    """The file of a component: harness's own, the user's, kept with a run under its pinned name, or an installed package's."""
-    own = _shipped(kind) / f"{name}.py"
-    if own.is_file():
-        return own
-    bare = bare_name(name)
-    if bare.endswith(".py"):
-        path = Path(name) if bare == name else kept(name)
-        if not path.is_file():
-            raise RecipeError(f"{kind.removesuffix('s')} file {path} does not exist; a path in a recipe is relative to the recipe's file")
-        return path
-    if bare not in offered(f"harness.{kind}"):
-        known = [p.stem for p in _shipped(kind).glob("*.py") if p.stem != "__init__"]
-        raise RecipeError(f"no {kind.removesuffix('s')} called {bare!r}{suggest(bare, [*known, *offered(f'harness.{kind}')])}")
-    return offered_file(f"harness.{kind}", name)
-
-
-def pinned(kind: str, name: str) -> str:
-    """The name a component bears in an identity: its own, and `NAME@DIGEST` where the file is not harness's."""
-    path = component_file(kind, name)
-    if is_shipped(kind, path) or PINNED.fullmatch(name):
-        return name
-    if REQUIRED[kind] not in functions_in(path):
-        raise RecipeError(f"{path.name} defines no function `{REQUIRED[kind]}`; harness/contracts.py says what {kind} define")
-    digest = pin(path).rpartition("@")[2]
-    return f"{path.name if name.endswith('.py') else name}@{digest}"
-
-
-def is_shipped(kind: str, path: Path) -> bool:
-    """Whether a component's file is harness's own."""
-    return path.parent == _shipped(kind)
-
-
-def _shipped(kind: str) -> Path:
-    return Path(__file__).parent / "components" / kind

@@ -13,28 +13,23 @@ from typing import Any, Literal, Self, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
-from harness.config import Strict, build, find, load_attribute, shipped
+from harness.config import Engine, Objective, Reference, Strict, build, find, load_attribute, shipped
 from harness.errors import RecipeError
-from harness.files import PINNED, pin, pinned
 from harness.recipe_parts import (
     Anchor,
     Benchmark,
     Chat,
     Columns,
-    Engine,
     Figure,
     Finetuning,
     Iteration,
     Judge,
     Lora,
     ModelRef,
-    Objective,
     Optimizer,
     PairTraining,
     PromptSource,
-    Reference,
     Sampling,
-    Sizes,
     Task,
 )
 
@@ -55,6 +50,19 @@ ITERATION_PATTERN = re.compile(r"iter([0-9]+)")
 Part = TypeVar("Part")
 Change = Callable[[str, str, Strict], str]
 """From a reference's kind, its name and the part of the recipe it stands in to another name."""
+
+
+class Sizes(Strict):
+    """What cost estimates assume; never part of an identity."""
+
+    num_parameters: float
+    """Weights of the model, as a count."""
+    prompt_tokens: float
+    """Mean tokens of a prompt."""
+    real_tokens: float
+    """Mean tokens of a real response."""
+    generated_tokens: float
+    """Mean tokens of a generated response."""
 
 
 class Recipe(Strict):
@@ -234,19 +242,6 @@ def _mapped(owner: Strict, name: str, change: Change) -> Any:
     if isinstance(owner, PromptSource) and owner.source == LOCAL and name == "dataset":
         kind = "data"
     return map_references(value, change) if kind is None or value is None else change(kind, value, owner)
-
-
-def pinned_parts(part: Part) -> Part:
-    """A copy of a recipe or a part of one whose every reference is pinned; a data file's own revision says which bytes it is."""
-
-    def change(kind: str, name: str, owner: Strict) -> str:
-        if kind == "data":
-            return Path(name).name
-        if kind == "task_folders":
-            return name if PINNED.fullmatch(name) else pin(Path(name))
-        return pinned(kind, name)
-
-    return map_references(part, change)
 
 
 def available() -> dict[str, Path]:

@@ -3,39 +3,13 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from harness.config import FileName, Strict, is_name
-
-
-class Reference(NamedTuple):
-    """Marks a field that names a component of this kind, or the user's own file or folder that stands in for one."""
-
-    kind: str
-
-
-def title(name: str) -> str:
-    """A component's name as shown: `mine` of `/home/me/mine.py` and of `mine.py@DIGEST`."""
-    return Path(name).name.partition("@")[0].removesuffix(".py")
-
-
-def _has_title(name: str) -> str:
-    is_name(title(name))
-    return name
-
-
-Source = Annotated[str, Reference("sources")]
-Engine = Annotated[str, Reference("engines")]
-Objective = Annotated[str, Reference("objectives")]
-BenchmarkName = Annotated[str, Reference("benchmarks"), AfterValidator(_has_title)]
-TaskFolder = Annotated[str | None, Reference("task_folders")]
-JudgeName = Annotated[str, Reference("judges")]
+from harness.config import BenchmarkName, FileName, JudgeName, Objective, Source, Strict, TaskFolder, title
 
 REVISION_PATTERN = re.compile(r"[0-9a-f]{40}")
-CONTENT_PATTERN = re.compile(r"[0-9a-f]{64}")
 
 
 class ModelRef(Strict):
@@ -113,11 +87,8 @@ def _check_pinned(source: str, name: str, revision: str | None) -> None:
             f"{name} is pinned to revision {revision!r}; expected a 40-hex commit, since a branch or tag can be overwritten "
             "(find it under 'History' on the Hub)"
         )
-    if source == "local" and not CONTENT_PATTERN.fullmatch(revision or ""):
-        raise ValueError(
-            f"{name} is pinned to revision {revision!r}; expected the sha256 of its content, so that a changed file is not trained on "
-            f"unnoticed: run `harness pin {name}`"
-        )
+    if source == "local" and not re.fullmatch(r"[0-9a-f]{64}", revision or ""):
+        raise ValueError(f"{name} is pinned to revision {revision!r}; expected the sha256 of its content: run `harness pin {name}`")
     if source == "package" and not revision:
         raise ValueError(f"package {name} has no revision; expected the distribution's version")
 
@@ -325,16 +296,3 @@ class Anchor(Strict):
         if self.model is None and not self.note:
             raise ValueError("an anchor needs a model, or a note that says why its weights cannot be pinned")
         return self
-
-
-class Sizes(Strict):
-    """What cost estimates assume; never part of an identity."""
-
-    num_parameters: float
-    """Weights of the model, as a count."""
-    prompt_tokens: float
-    """Mean tokens of a prompt."""
-    real_tokens: float
-    """Mean tokens of a real response."""
-    generated_tokens: float
-    """Mean tokens of a generated response."""

@@ -13,8 +13,9 @@ import pytest
 from harness import recipe as recipes
 from harness.artifact import RunDir, read_recipe
 from harness.contracts import load
+from harness.contracts.own_files import pinned
 from harness.errors import InputError, RecipeError, StaleError
-from harness.files import KEPT_IN, keep, kept, pin, pinned
+from harness.files import KEPT_IN, keep, kept, pin
 from harness.machine import load as load_machine
 from harness.plan import plan
 from harness.recipe import Recipe
@@ -171,7 +172,7 @@ def test_a_folder_is_pinned_by_what_it_holds(tmp_path: Path, monkeypatch: pytest
 PACKAGED = """
 import json, sys
 from harness.contracts import load, version
-from harness.files import pinned
+from harness.contracts.own_files import pinned
 name = pinned("judges", "yes")
 print(json.dumps([name, version("judges", "yes"), load("judges", name).parse("7"), "yes_package.judge" in sys.modules]))
 """

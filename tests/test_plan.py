@@ -7,8 +7,9 @@ import pytest
 
 from harness import recipe as recipes
 from harness.errors import RecipeError
-from harness.plan import Row, iteration_of, plan, rows, steps_of, table_rows
+from harness.plan import plan, steps_of
 from harness.recipe import Chat, Iteration, Lora, Recipe, load, replace
+from harness.rows import Row, iteration_of, rows, table_rows
 from tests.tiny_family import small_recipe
 
 

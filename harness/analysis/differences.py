@@ -13,7 +13,7 @@ from harness.analysis.scores import RunScores
 from harness.analysis.table_schema import Cell, Column, Comparison, Delta
 from harness.contracts import Score
 from harness.evaluation.statistics import CONFIDENCE, Paired, holm
-from harness.plan import contests
+from harness.rows import contests
 
 REFERENCE = "sft"
 GOAL_MET = "goal met"

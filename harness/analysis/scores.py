@@ -19,8 +19,9 @@ from harness.contracts import Score
 from harness.errors import InputError
 from harness.evaluation.statistics import Cluster, Estimate, Paired, mean_of_differences, mean_of_tasks, paired_difference, question_of
 from harness.files import hash_file, read_model
-from harness.plan import folder_of, rows
+from harness.plan import folder_of
 from harness.recipe import Benchmark, Recipe, Task
+from harness.rows import rows
 
 LOWER_IS_BETTER = ("kl", "invalid", "held_out_nll")
 """How the names of metrics or tasks begin where less is better."""

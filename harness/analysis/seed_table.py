@@ -14,8 +14,8 @@ from harness.analysis.table_schema import Column, Finding, SeedComparison, SeedT
 from harness.config import flatten
 from harness.errors import InputError
 from harness.evaluation.statistics import Paired, mean_of_differences, paired_difference, spread, t_interval
-from harness.plan import contests
 from harness.recipe import Recipe
+from harness.rows import contests
 
 MEAN = "mean over tasks"
 FREE = ("name", "summary", "because", "seed", "shuffle_seed", "claims")

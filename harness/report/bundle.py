@@ -21,8 +21,9 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from harness.analysis.run_table import collect
-from harness.artifact import DONE_FILE, FILES_DIR, RECIPE_FILE, STAGE_FILE, RunDir, read_recipe
+from harness.artifact import DONE_FILE, RECIPE_FILE, STAGE_FILE, RunDir, read_recipe
 from harness.config import InnerPath, Strict
+from harness.contracts.own_files import FILES_DIR
 from harness.errors import HarnessError, InputError, MachineError
 from harness.files import Output, dump, hash_file, naming_full_disk
 from harness.report.tables import FILES, TABLES_DIR, render, write_tables

@@ -9,8 +9,8 @@ from harness.analysis.scores import load_scores, task_columns
 from harness.artifact import LOG_FILE, RunDir, read_recipe
 from harness.errors import InputError, suggest
 from harness.files import read_jsonl
-from harness.plan import rows
 from harness.recipe import Recipe
+from harness.rows import rows
 from harness.training.pairs import read_pairs
 
 if TYPE_CHECKING:

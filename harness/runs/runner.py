@@ -14,9 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.artifact import DATA_DIR, DONE_FILE, STAGE_FILE, Accepted, RunDir, Stage, State, difference, look_in, write_recipe
+from harness.artifact import DONE_FILE, STAGE_FILE, Accepted, RunDir, Stage, State, difference, write_recipe
 from harness.config import line_in
 from harness.contracts import OWN_MODULE
+from harness.contracts.own_files import DATA_DIR, look_in
 from harness.errors import HarnessError, InputError, RecipeError, StaleError, suggest
 from harness.files import dump, write_atomic
 from harness.machine import Machine

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.contracts import Demonstration, Preference, PreferencesSpec, load
+from harness.contracts import Demonstration, Preference, load
+from harness.contracts.stage_specs import PreferencesSpec
 from harness.files import write_jsonl
 from harness.machine import Machine
 from harness.stages.prompts import usable

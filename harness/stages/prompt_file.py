@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.contracts import GenerateSpec, Request
+from harness.contracts import Request
+from harness.contracts.stage_specs import GenerateSpec
 from harness.errors import InputError
 from harness.files import digest, read_jsonl_offsets
 from harness.training.pairs import prompt_ids

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from harness.contracts import Demonstration, LeftOut, Preference, PromptsSpec, load
+from harness.contracts import Demonstration, LeftOut, Preference, load
+from harness.contracts.stage_specs import PromptsSpec
 from harness.errors import InputError
 from harness.files import write_json
 from harness.machine import Machine

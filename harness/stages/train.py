@@ -30,7 +30,8 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 from harness.artifact import DONE_FILE, Record
-from harness.contracts import TrainSpec, load
+from harness.contracts import load
+from harness.contracts.stage_specs import TrainSpec
 from harness.errors import HarnessError, InputError, TrainingError
 from harness.files import digest, naming_full_disk, read_model
 from harness.lm.group_logps import Group, GroupScorer

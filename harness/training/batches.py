@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from harness.contracts import PairEncoding, TrainSpec
+from harness.contracts.stage_specs import PairEncoding, TrainSpec
 from harness.errors import MachineError, RecipeError
 from harness.lm.group_logps import Group
 from harness.machine import Machine

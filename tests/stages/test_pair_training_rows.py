@@ -13,8 +13,9 @@ from harness.components.sources import hub, procedural
 from harness.contracts import LeftOut, Preference
 from harness.errors import InputError, RecipeError
 from harness.machine import load as load_machine
-from harness.plan import baselines, contests, plan, rows
+from harness.plan import plan
 from harness.recipe import Iteration, PairTraining, PromptSource, Recipe, load, replace
+from harness.rows import baselines, contests, rows
 from harness.runs.costs import estimate, steps_at_equal_flops
 from harness.runs.sweeps import load as load_sweep
 from harness.stages import preferences

@@ -23,7 +23,8 @@ import harness.training.checkpoints
 import harness.training.global_batch
 import harness.training.opponent
 from harness.artifact import DONE_FILE, Record
-from harness.contracts import Demonstration, TrainSpec
+from harness.contracts import Demonstration
+from harness.contracts.stage_specs import TrainSpec
 from harness.errors import STOPPED_EXIT, InputError, MachineError, RecipeError, TrainingError
 from harness.files import dump, hash_file, read_model
 from harness.lm.group_logps import Group, group_logps

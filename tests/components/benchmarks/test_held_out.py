@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from harness import machine
 from harness.components.benchmarks import distribution, held_out
-from harness.contracts import Demonstration, Job, PairEncoding, Result, load
+from harness.contracts import Demonstration, Job, Result, load
+from harness.contracts.stage_specs import PairEncoding
 from harness.errors import InputError, RecipeError
 from harness.files import write_jsonl
 from harness.plan import plan
