@@ -251,7 +251,7 @@ def make_stage(path: str, kind: str, spec: BaseModel, versions: Mapping[str, int
 
 def fingerprint_of(stage: Stage) -> str:
     """The fingerprint that follows from what `stage` states."""
-    return digest([stage.kind, stage.spec, stage.versions, stage.input_fingerprints])
+    return digest([stage.kind, _identity(stage.spec), stage.versions, stage.input_fingerprints])
 
 
 def content_of(outputs: Mapping[str, Output]) -> str:

@@ -144,9 +144,9 @@ class Job(NamedTuple):
     precision: str
     seed: int
     workspace: Path
-    chat: Chat = Chat()
     inputs: Mapping[str, Path] = {}
     encoding: PairEncoding | None = None
+    chat: Chat = Chat()
 
     @property
     def dtype(self) -> str:
