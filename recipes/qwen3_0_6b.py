@@ -1,7 +1,7 @@
 """SPIN on a small model that people use today: Qwen3-0.6B against itself on UltraChat, its own chat template, modern tokenization.
 
 The model was tuned on more and better data than UltraChat, so real responses need not be better than its own: whether SPIN helps is open.
-Thinking is off, since UltraChat's responses hold none. A plan: not run here. Learning rates are the paper's for 7B, not tuned for this size.
+Thinking is off: UltraChat's responses hold none. A plan: not run here. Learning rates are the paper's for 7B, not tuned for this size.
 """
 
 from harness.recipe import Chat, ModelRef, PromptSource, Sampling, Sizes, load, replace

@@ -20,6 +20,7 @@ from harness.contracts import OWN_MODULE
 from harness.contracts.own_files import DATA_DIR, look_in
 from harness.errors import HarnessError, InputError, RecipeError, StaleError, suggest
 from harness.files import dump, write_atomic
+from harness.lm.progress import side_by_side
 from harness.machine import Machine
 from harness.plan import plan
 from harness.recipe import Recipe
@@ -74,6 +75,8 @@ def run_stage(directory: Path) -> None:
         root = root.parent
     os.environ.update(threads_of(launch.machine))
     look_in(root)
+    if launch.machine.slots > 1:
+        side_by_side(stage.path)
     module = importlib.import_module(f"harness.stages.{stage.kind}")
     with _naming_own_files():
         module.run(stage.spec, {role: root / path for role, path in stage.inputs.items()}, directory, launch.machine)
