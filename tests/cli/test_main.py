@@ -145,9 +145,9 @@ def test_stage_is_hidden_and_the_rest_is_listed(harness: Cli) -> None:
     named = dict(zip(panels[::2], inside, strict=True))
     assert named == {
         "Options": set(),
-        "Run": {"reproduce", "sweep", "import-pairs"},
+        "Run": {"reproduce", "sweep", "import-pairs", "pin"},
         "Look": {"plan", "status", "recipes", "machines", "tables", "explain", "report", "index"},
-        "Compare": {"diff", "anchors", "compare"},
+        "Compare": {"diff", "anchors", "compare", "compare-training", "compare-responses"},
         "Publish": {"export", "bundle", "card", "push"},
         "Check": {"verify", "accept", "import-judgments", "doctor"},
     }
@@ -354,7 +354,7 @@ def test_wrong_recipe_file(harness: Cli, tmp_path: Path, changes: str, words: Se
     [
         ("recipe = 3\n", ("`recipe` is a int, expected a harness.recipe.Recipe",)),
         ("x = 3\n", ("mine.py defines no `recipe`",)),
-        ("recipe = = 3\n", ("mine.py: SyntaxError",)),
+        ("recipe = = 3\n", ("mine.py line 1: SyntaxError",)),
         ("import nosuchmodule\n", ("mine.py line 1: ModuleNotFoundError",)),
     ],
 )

@@ -271,7 +271,7 @@ def test_thinking_is_no_part_of_an_answer(tmp_path: Path) -> None:
     tokenizer.chat_template = "{{ messages[0]['content'] }}"
     tokenizer.save_pretrained(checkpoint)
     benchmark = Benchmark(name="mt_bench", protocol="p", tasks=())
-    job = Job(checkpoint, benchmark, "hf", MACHINE, "fp32", 0, tmp_path, Chat(thinking_ends="</think>"))
+    job = Job(checkpoint, benchmark, "hf", MACHINE, "fp32", 0, tmp_path, chat=Chat(thinking_ends="</think>"))
     answerer = mt_bench._Answerer(job)
     said = ["<think>[[4]]</think> Rayleigh. ", "Rayleigh.", "a</think>b</think>c"]
     assert [answerer._said(tokenizer(text)["input_ids"]) for text in said] == ["Rayleigh.", "Rayleigh.", "c"]
