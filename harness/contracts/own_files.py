@@ -15,6 +15,8 @@ FILES_DIR, DATA_DIR = "files", "local"
 """In a run's directory: copies of the user's components and task folders, and links to data files, which are not committed."""
 REQUIRED = {"sources": "load", "engines": "open_engine", "objectives": "loss", "benchmarks": "open_benchmark", "judges": "parse"}
 """The function every component of a kind defines."""
+_PINNED: dict[str, Path] = {}
+"""{pinned name: the user's own file}, as this process pinned it: what a plan names can be read before a run keeps it."""
 
 
 def offered(group: str) -> dict[str, str]:
@@ -40,7 +42,7 @@ def component_file(kind: str, name: str) -> Path:
         return own
     bare = bare_name(name)
     if bare.endswith(".py"):
-        path = Path(name) if bare == name else kept(name)
+        path = Path(name) if bare == name else _pinned_file(name)
         if not path.is_file():
             raise RecipeError(f"{kind.removesuffix('s')} file {path} does not exist; a path in a recipe is relative to the recipe's file")
         return path
@@ -58,7 +60,15 @@ def pinned(kind: str, name: str) -> str:
     if REQUIRED[kind] not in functions_in(path):
         raise RecipeError(f"{path.name} defines no function `{REQUIRED[kind]}`; harness/contracts/__init__.py says what {kind} define")
     digest = pin(path).rpartition("@")[2]
-    return f"{path.name if name.endswith('.py') else name}@{digest}"
+    found = f"{path.name if name.endswith('.py') else name}@{digest}"
+    _PINNED[found] = path
+    return found
+
+
+def _pinned_file(name: str) -> Path:
+    """The file of a pinned name: what this process pinned, unless it was changed since, or what is kept with a run."""
+    path = _PINNED.get(name)
+    return path if path is not None and path.is_file() and pin(path) == name else kept(name)
 
 
 def is_shipped(kind: str, path: Path) -> bool:
