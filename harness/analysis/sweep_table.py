@@ -22,8 +22,9 @@ from harness.config import flatten
 from harness.contracts import Score
 from harness.errors import InputError
 from harness.files import digest, read_model
-from harness.plan import contests, plan, rows
+from harness.plan import plan
 from harness.recipe import Recipe
+from harness.rows import contests, rows
 from harness.runs.sweeps import SWEEP_FILE, SweepRecord
 
 

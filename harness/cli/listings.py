@@ -28,8 +28,9 @@ from harness.artifact import RunDir
 from harness.config import flatten
 from harness.evaluation.judge_shutdowns import judges_of, not_chosen, warning
 from harness.machine import Machine
-from harness.plan import opponent_of, steps_of
+from harness.plan import steps_of
 from harness.recipe import Recipe
+from harness.rows import opponent_of
 from harness.runs import memory
 from harness.runs.costs import Cost, estimate
 from harness.runs.runner import survey

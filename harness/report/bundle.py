@@ -23,6 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 from harness.analysis.run_table import collect
 from harness.artifact import DONE_FILE, RECIPE_FILE, STAGE_FILE, RunDir, read_recipe
 from harness.config import InnerPath, Strict
+from harness.contracts.own_files import FILES_DIR
 from harness.errors import HarnessError, InputError, MachineError
 from harness.files import Output, dump, hash_file, naming_full_disk
 from harness.report.tables import FILES, TABLES_DIR, render, write_tables
@@ -85,6 +86,7 @@ def verify_bundle(path: Path) -> Verified:
 
 def _files(run: Path) -> Iterator[Path]:
     yield run / RECIPE_FILE
+    yield from sorted(path for path in (run / FILES_DIR).rglob("*") if path.is_file())
     yield from (run / TABLES_DIR / name for name in FILES.values())
     if (run / REPORT).exists():
         yield run / REPORT

@@ -47,6 +47,7 @@ SELECTING = {
     "stage": set(),
     "sweep": {"out_dir", "machine", "dry_run"},
     "export": {"out_dir", "layout"},
+    "pin": set(),
     "import-pairs": {"because", "split", "out_dir"},
     "anchors": {"out_dir", "machine", "dry_run", "format"},
     "compare-training": {"format"},
@@ -146,9 +147,9 @@ def test_stage_is_hidden_and_the_rest_is_listed(harness: Cli) -> None:
     named = dict(zip(panels[::2], inside, strict=True))
     assert named == {
         "Options": set(),
-        "Run": {"reproduce", "sweep", "import-pairs"},
+        "Run": {"reproduce", "sweep", "import-pairs", "pin"},
         "Look": {"plan", "status", "recipes", "machines", "tables", "explain", "report", "index"},
-        "Compare": {"diff", "anchors", "compare"},
+        "Compare": {"diff", "anchors", "compare", "compare-training", "compare-responses"},
         "Publish": {"export", "bundle", "card", "push"},
         "Check": {"verify", "accept", "import-judgments", "doctor"},
     }
@@ -355,7 +356,7 @@ def test_wrong_recipe_file(harness: Cli, tmp_path: Path, changes: str, words: Se
     [
         ("recipe = 3\n", ("`recipe` is a int, expected a harness.recipe.Recipe",)),
         ("x = 3\n", ("mine.py defines no `recipe`",)),
-        ("recipe = = 3\n", ("mine.py: SyntaxError",)),
+        ("recipe = = 3\n", ("mine.py line 1: SyntaxError",)),
         ("import nosuchmodule\n", ("mine.py line 1: ModuleNotFoundError",)),
     ],
 )
