@@ -8,7 +8,7 @@ Where `harness reproduce smollm2-135m` has run beside it, its iterations are sha
 
 from harness.plan import steps_of
 from harness.recipe import Finetuning, PairTraining, load, replace
-from harness.runs.costs import steps_at_equal_flops
+from harness.runs.needs.costs import steps_at_equal_flops
 from harness.runs.sweeps import Sweep
 
 SAME_ANSWERS = "d040e29ff370a424"

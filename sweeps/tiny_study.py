@@ -16,7 +16,7 @@ Learning rates are SPIN's for every loss: nothing here is tuned for the others, 
 
 from harness.plan import steps_of
 from harness.recipe import Iteration, PairTraining, Recipe, load, replace
-from harness.runs.costs import steps_at_equal_flops
+from harness.runs.needs.costs import steps_at_equal_flops
 from harness.runs.sweeps import Sweep, seeded
 
 SEEDS = 5

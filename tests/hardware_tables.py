@@ -11,8 +11,8 @@ from harness.errors import MachineError
 from harness.machine import Machine
 from harness.plan import plan
 from harness.recipe import Recipe
-from harness.runs import memory
-from harness.runs.hardware import Gpu, Hardware, machine_for
+from harness.runs.needs import memory
+from harness.runs.needs.hardware import Gpu, Hardware, machine_for
 from tests import ROOT
 
 PAGE = ROOT / "docs" / "hardware.md"

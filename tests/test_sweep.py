@@ -10,7 +10,7 @@ from harness.plan import plan
 from harness.recipe import load as load_recipe
 from harness.rows import rows
 from harness.runs import sweeps as sweeps
-from harness.runs.costs import steps_at_equal_flops
+from harness.runs.needs.costs import steps_at_equal_flops
 from harness.runs.sweeps import Sweep, load, shared_list
 
 STATED = {field: fact.value for field, fact in paper.SETTINGS.items()}

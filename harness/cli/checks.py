@@ -38,7 +38,8 @@ from harness.cli.printing import (
 from harness.errors import MachineError
 from harness.evaluation import mt_bench_ratings
 from harness.report.tables import write_tables
-from harness.runs import hardware, runner
+from harness.runs import runner
+from harness.runs.needs import hardware
 
 app = typer.Typer()
 

@@ -31,8 +31,8 @@ from harness.machine import Machine
 from harness.plan import steps_of
 from harness.recipe import Recipe
 from harness.rows import opponent_of
-from harness.runs import memory
-from harness.runs.costs import Cost, estimate
+from harness.runs.needs import memory
+from harness.runs.needs.costs import Cost, estimate
 from harness.runs.runner import survey
 from harness.runs.slurm import queued
 

@@ -23,7 +23,8 @@ from harness.contracts.stage_specs import ModelSpec, PromptsSpec
 from harness.errors import MachineError, first_line
 from harness.machine import Machine
 from harness.recipe import ModelRef, Recipe
-from harness.runs import committed_records, costs, hardware
+from harness.runs import committed_records
+from harness.runs.needs import costs, hardware
 from harness.runs.runner import survey
 from harness.stages import packages
 

@@ -22,7 +22,7 @@ from harness.errors import MachineError
 from harness.machine import Machine
 from harness.recipe import Recipe
 from harness.report.formatting import Terminal
-from harness.runs import hardware
+from harness.runs.needs import hardware
 
 COSTS = {
     "tokens": "tokens",

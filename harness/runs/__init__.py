@@ -1,1 +1,1 @@
-"""A run as a whole: the runner, its processes and lock, provenance, sharing, sweeps, costs, exchange."""
+"""A run as a whole: the runner, its processes and lock, provenance, sharing, sweeps, exchange."""

@@ -19,8 +19,9 @@ from harness.files import dump, write_atomic
 from harness.machine import Machine
 from harness.plan import plan
 from harness.recipe import Recipe, located, replace
-from harness.runs import hardware, runner
+from harness.runs import runner
 from harness.runs.launches import Announce
+from harness.runs.needs import hardware
 from harness.runs.sharing import share
 
 SWEEPS_DIR = shipped("sweeps")

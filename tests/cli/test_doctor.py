@@ -21,8 +21,8 @@ from harness.evaluation.judge_shutdowns import RECOMMENDED, SHUTDOWN, warning
 from harness.machine import load as load_machine
 from harness.recipe import Judge, Lora, Recipe, load, replace
 from harness.recipe_parts import REVISION_PATTERN
-from harness.runs import hardware
-from harness.runs.hardware import Gpu, Hardware
+from harness.runs.needs import hardware
+from harness.runs.needs.hardware import Gpu, Hardware
 from tests import ROOT
 
 DAY = date(2026, 11, 24)

@@ -14,7 +14,7 @@ from harness.cli import listings as listing
 from harness.cli.printing import lineage_of, quantity
 from harness.plan import plan
 from harness.recipe import available, load
-from harness.runs.costs import Cost
+from harness.runs.needs.costs import Cost
 
 ZEPHYR, RELEASE = load("zephyr-7b"), load("zephyr-7b-release")
 

@@ -147,7 +147,7 @@ def test_stage_is_hidden_and_the_rest_is_listed(harness: Cli) -> None:
     named = dict(zip(panels[::2], inside, strict=True))
     assert named == {
         "Options": set(),
-        "Run": {"reproduce", "sweep", "import-pairs", "pin"},
+        "Run": {"reproduce", "sweep", "import-pairs", "pin", "fetch", "cancel"},
         "Look": {"plan", "status", "recipes", "machines", "tables", "explain", "report", "index"},
         "Compare": {"diff", "anchors", "compare", "compare-training", "compare-responses"},
         "Publish": {"export", "bundle", "card", "push"},

@@ -16,7 +16,7 @@ from harness.machine import load as load_machine
 from harness.plan import plan
 from harness.recipe import Iteration, PairTraining, PromptSource, Recipe, load, replace
 from harness.rows import baselines, contests, rows
-from harness.runs.costs import estimate, steps_at_equal_flops
+from harness.runs.needs.costs import estimate, steps_at_equal_flops
 from harness.runs.sweeps import load as load_sweep
 from harness.stages import preferences
 from harness.training.instructions import ID_DIGITS

@@ -15,8 +15,8 @@ from harness import recipe as recipes
 from harness.errors import MachineError
 from harness.machine import Machine
 from harness.recipe import Recipe
-from harness.runs import hardware, memory
-from harness.runs.hardware import Gpu, Hardware, look, machine_for, misfit
+from harness.runs.needs import hardware, memory
+from harness.runs.needs.hardware import Gpu, Hardware, look, machine_for, misfit
 from tests import ROOT
 from tests.hardware_tables import CARDS, NUMBERS, PAGE, computer, renewed
 
@@ -39,7 +39,7 @@ def test_gpus_are_asked_of_the_driver(tmp_path: Path, monkeypatch: pytest.Monkey
     """Number, name, memory and compute capability, without importing torch."""
     nvidia_smi(tmp_path, monkeypatch, *FOUR)
     assert look().gpus == (Gpu("NVIDIA A100-SXM4-80GB", 81920 * 2**20 / 1e9, 8.0),) * 4
-    code = "import sys, harness.cli.main; from harness.runs.hardware import look; look(); print('torch' in sys.modules)"
+    code = "import sys, harness.cli.main; from harness.runs.needs.hardware import look; look(); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT).stdout == "False\n"
 
 

@@ -10,7 +10,7 @@ Our training counts a pair's prompt once, and the opponent once an iteration: fo
 8 FLOPs a parameter for 840 tokens a pair, 4.9e18, in the paper's 4.32 h on 8 A100s 39 TFLOPS a device, an mfu of 0.125 without
 padding. At the mfu of 0.35 assumed for `a100x8` our estimate is a quarter of the paper's time; neither is a measurement of ours.
 
-Memory is what must fit on each device (harness/runs/memory.py).
+Memory is what must fit on each device (harness/runs/needs/memory.py).
 Disk is what stays; while training, two states of twice the checkpoint's size (with AdamW three times) come and go.
 """
 
@@ -27,7 +27,7 @@ from harness.machine import Machine
 from harness.plan import steps_of
 from harness.recipe import Benchmark, Recipe
 from harness.rows import iteration_of
-from harness.runs.memory import ADAPTERS, OPTIMIZER_BYTES, needed
+from harness.runs.needs.memory import ADAPTERS, OPTIMIZER_BYTES, needed
 
 # questions in the full set, and tokens scored or generated a question at the paper's shots; counted on the real sets, rounded
 TASK_SIZES = {

@@ -8,7 +8,7 @@ from harness import machine, paper
 from harness.artifact import Stage
 from harness.plan import plan, steps_of
 from harness.recipe import Recipe, load, replace
-from harness.runs.costs import Cost, estimate
+from harness.runs.needs.costs import Cost, estimate
 
 ZEPHYR = load("zephyr-7b")
 A100X8 = machine.load("a100x8")

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, MistralConfig
 from harness.machine import load as load_machine
 from harness.plan import plan
 from harness.recipe import Lora, Recipe, load, replace
-from harness.runs import memory
-from harness.runs.memory import BOUNDARY_BYTES, INSIDE_BYTES, Memory
+from harness.runs.needs import memory
+from harness.runs.needs.memory import BOUNDARY_BYTES, INSIDE_BYTES, Memory
 
 ZEPHYR = load("zephyr-7b")
 MISTRAL_7B = {

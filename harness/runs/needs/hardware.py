@@ -21,7 +21,7 @@ from harness.artifact import Stage
 from harness.errors import MachineError
 from harness.machine import Machine
 from harness.recipe import Recipe
-from harness.runs import memory
+from harness.runs.needs import memory
 
 GB = 1e9
 NAME = "detected"
