@@ -1,12 +1,12 @@
 """The only code that knows the layout on disk: what a stage is, what it leaves behind, and whether that may be used.
 
-    RUN/recipe.json            the recipe as planned
-    RUN/files/                 copies of the components and task folders of the user's own that it names
-    RUN/local/                 links to the data files it names; these are not committed
-    RUN/iter1/train/
-        stage.json             first: fingerprint, the whole spec, inputs, provenance of every launch
-        ...                    outputs
-        done.json              last, by rename: outputs with size and sha256, seconds, peak memory
+RUN/recipe.json            the recipe as planned
+RUN/files/                 copies of the components and task folders of the user's own that it names
+RUN/local/                 links to the data files it names; these are not committed
+RUN/iter1/train/
+    stage.json             first: fingerprint, the whole spec, inputs, provenance of every launch
+    ...                    outputs
+    done.json              last, by rename: outputs with size and sha256, seconds, peak memory
 """
 
 from __future__ import annotations

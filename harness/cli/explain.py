@@ -85,7 +85,7 @@ def explain(run: Path, row: str, task: str) -> Explanation:
         task=task,
         metric=score.metric,
         value=score.value,
-        stderr=score.stderr,
+        stderr=score.stderr or None,
         n=score.n,
         n_unscored=score.n_unscored,
         protocol=score.protocol,
@@ -196,5 +196,3 @@ def _of_task(spec: dict[str, Any], task: str) -> dict[str, Any]:
     tasks = {field.removesuffix(".name"): value for field, value in spec.items() if re.fullmatch(r"benchmark\.tasks\.\d+\.name", field)}
     others = tuple(f"{prefix}." for prefix, name in tasks.items() if name != task.rpartition("/")[2])
     return {field: value for field, value in spec.items() if not field.startswith(others)}
-
-

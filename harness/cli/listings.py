@@ -10,7 +10,8 @@ Layouts (stable; a new field may be added, none is renamed):
               warnings: [too little memory, no judge, or one past or near its shutdown],
               schedule, deviations}
     schedule  [{iteration, opponent, pairs_from, pairs, beta, learning_rate, epochs, steps}]
-    status    [{path, state, seconds, peak_memory_mb, outputs}]
+    status    [{path, state, seconds, peak_memory_mb, outputs, job: its job in Slurm's queue, or null}]
+    fetch     [{repository, revision, file, size, cached}]
     diff      [{field, left, right, left_reason, right_reason}]
     deviations [{field, kind, stated, used, source, where, reason}]
 """
@@ -33,6 +34,7 @@ from harness.rows import opponent_of
 from harness.runs import memory
 from harness.runs.costs import Cost, estimate
 from harness.runs.runner import survey
+from harness.runs.slurm import queued
 
 
 def recipe_list() -> Listing:
@@ -111,7 +113,7 @@ def plan_list(recipe: Recipe, run: RunDir, machine: Machine) -> dict[str, Any]:
 
 def status_list(recipe: Recipe, run: RunDir) -> Listing:
     """What stands on disk for each planned stage."""
-    found = []
+    found, jobs = [], queued(run)
     for stage, state in survey(recipe, run):
         record = run.record(stage.path) if state == "done" else None
         found.append(
@@ -121,6 +123,7 @@ def status_list(recipe: Recipe, run: RunDir) -> Listing:
                 "seconds": record.seconds if record else None,
                 "peak_memory_mb": record.peak_memory_mb if record else None,
                 "outputs": len(record.outputs) if record else None,
+                "job": str(jobs[stage.path]) if stage.path in jobs else None,
             }
         )
     return found
@@ -141,5 +144,3 @@ def diff_list(left: Recipe, right: Recipe) -> Listing:
         for field in sorted({*a, *b})
         if field.split(".")[0] not in ignored and a.get(field) != b.get(field)
     ]
-
-

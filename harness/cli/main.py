@@ -15,6 +15,7 @@ from harness import recipe as recipes
 from harness.analysis.deviations import deviation_list
 from harness.artifact import RunDir, read_recipe
 from harness.cli import checks, listings, pairs, publish
+from harness.cli import fetch as fetching
 from harness.cli.doctor import ready_machine
 from harness.cli.explain import explain as explain_cell
 from harness.cli.explain import print_explanation
@@ -47,7 +48,7 @@ from harness.files import is_disk_full
 from harness.report.bundle import verify_bundle, verify_run
 from harness.report.formatting import visible
 from harness.report.tables import print_tables, read_table, render, write_table, write_tables
-from harness.runs import provenance, runner
+from harness.runs import provenance, runner, slurm
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(pairs.app)
@@ -137,6 +138,17 @@ def plan(recipe: RecipeArg, out_dir: OutOption = None, machine: MachineOption = 
     out.print(f"stated in: {'; '.join(sorted({row['where'] for row in deviations}))}", markup=False)
 
 
+@app.command(rich_help_panel=RUN)
+def fetch(recipe: RecipeArg, dry_run: DryRunOption = False, format: FormatOption = "text") -> None:
+    """Put what RECIPE needs from the Hub into the caches; its stages then run without a network. Lists every file with its size."""
+    wanted = fetching.repositories(recipes.load(recipe))
+    rows = [file._asdict() for repository in wanted for file in fetching.files(repository)]
+    show(f"{recipe}: files of {len(wanted)} repositories, {sum(row['size'] or 0 for row in rows):,} bytes", rows, format)
+    for repository in () if dry_run else wanted:
+        announce(f"{repository.kind} {repository.name}")
+        fetching.fetch(repository)
+
+
 @app.command(rich_help_panel=LOOK)
 def status(
     recipe: RecipeArg,
@@ -150,7 +162,19 @@ def status(
     if watch:
         watch_stages(loaded, run, out)
     else:
-        show(f"{loaded.name}: stages", listings.status_list(loaded, run), format)
+        rows = listings.status_list(loaded, run)
+        show(f"{loaded.name}: stages", rows, format, () if any(row["job"] for row in rows) else ("job",))
+
+
+@app.command(rich_help_panel=RUN)
+def cancel(recipe: RecipeArg, out_dir: OutOption = None) -> None:
+    """Cancel the jobs that RECIPE has in Slurm's queue, running ones too. What they had finished is kept."""
+    loaded = recipes.load(recipe)
+    jobs = slurm.cancel(RunDir(out_dir or Path("results") / loaded.name))
+    for path, job in jobs.items():
+        out.print(f"{path}: {job} is cancelled", markup=False)
+    if not jobs:
+        out.print(f"{loaded.name} has no jobs in the queue", markup=False)
 
 
 @app.command(name="recipes", rich_help_panel=LOOK)

@@ -11,13 +11,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
 
-from harness.analysis.differences import delta, delta_text, direction
-from harness.analysis.scores import RunScores, TaskColumn, load_scores, lower_is_better, other_rules
+from harness.analysis.differences import RULE, delta, delta_text, direction
+from harness.analysis.scores import RunScores, TaskColumn, difference_of, load_scores, lower_is_better, other_rules
 from harness.analysis.table_schema import Delta
 from harness.config import Strict
 from harness.contracts import Score
 from harness.errors import HarnessError, suggest
-from harness.evaluation.statistics import holm, paired_difference
 from harness.files import read_jsonl
 from harness.report.blocks import Block
 from harness.report.formatting import shortened, visible
@@ -68,7 +67,7 @@ class TaskComparison(Strict):
 
 
 class HeadToHead(Strict):
-    """Two rows on every task both have. p is corrected by Holm over these tasks."""
+    """Two rows on every task both have."""
 
     left: str
     right: str
@@ -91,13 +90,8 @@ def compare(left: Side, right: Side, num_samples: int) -> HeadToHead:
     shared = [(column, theirs[column.label]) for column in left.scores.tasks if column.label in theirs]
     if not shared:
         raise HarnessError(f"{left.name} and {right.name} share no task; expected two runs that were evaluated on the same ones")
-    tasks = [_task(left, right, ours, other, num_samples) for ours, other in shared]
-    corrected = holm([task.difference.p if task.difference else None for task in tasks])
-    with_p = tuple(
-        task.model_copy(update={"difference": task.difference.model_copy(update={"p_holm": p})}) if task.difference else task
-        for task, p in zip(tasks, corrected, strict=True)
-    )
-    return HeadToHead(left=left.name, right=right.name, tasks=with_p)
+    tasks = tuple(_task(left, right, ours, other, num_samples) for ours, other in shared)
+    return HeadToHead(left=left.name, right=right.name, tasks=tasks)
 
 
 def print_comparison(found: HeadToHead, console: Console) -> None:
@@ -115,7 +109,7 @@ def print_comparison(found: HeadToHead, console: Console) -> None:
         for one in found.tasks
     )
     lines = (
-        "95 % paired intervals; p after Holm's correction over these tasks.",
+        f"{RULE}.",
         "Up, down: questions with a higher score on the left, on the right.",
     )
     notes = tuple(f"{one.task}: {one.note}." for one in found.tasks if one.note)
@@ -137,7 +131,8 @@ def _task(left: Side, right: Side, ours: TaskColumn, theirs: TaskColumn, num_sam
         for key, x in a.values.items()
         if x is not None and (y := b.values.get(key)) is not None and x != y
     ]
-    found = delta(right.name, paired_difference(a.values, b.values, ours.cluster))
+    difference = difference_of(a, b, right.name, ours)
+    found = delta(right.name, difference.paired)
     return TaskComparison(
         task=ours.label,
         left=a.value,
@@ -147,7 +142,7 @@ def _task(left: Side, right: Side, ours: TaskColumn, theirs: TaskColumn, num_sam
         gained=sum(one.left > one.right for one in changed),
         lost=sum(one.left < one.right for one in changed),
         changed=tuple(_with_answers(left, right, ours, theirs, changed, num_samples)),
-        note=None,
+        note=difference.note,
     )
 
 

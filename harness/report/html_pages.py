@@ -60,7 +60,7 @@ def _links(path: Path, folder: Path) -> list[tuple[str, str]]:
 
 
 def _sweep(path: Path, folder: Path) -> Entry:
-    """A sweep's entry: the mean difference of each comparison, pooled over the seeds."""
+    """A sweep's entry: the mean difference of each comparison over the seeds."""
     links = _links(path, folder)
     try:
         table = compare_variants(path)
@@ -68,7 +68,11 @@ def _sweep(path: Path, folder: Path) -> Entry:
         return Entry(path.name, "", "", "", [], (), links, str(error).replace(f"{path}/", ""))
     means = [comparison for comparison in table.comparisons if comparison.column == MEAN]
     seeds = "1 seed" if len(table.runs) == 1 else f"{len(table.runs)} seeds"
-    numbers = [f"{mean.row} - {mean.against}: {delta_text(mean.pooled, None)}, pooled over {seeds}; {mean.verdict}" for mean in means]
+    decisive = [mean.pooled if len(table.runs) == 1 else mean.over_seeds for mean in means]
+    numbers = [
+        f"{mean.row} - {mean.against}: {delta_text(difference, None)}, {seeds}; {mean.verdict}"
+        for mean, difference in zip(means, decisive, strict=True)
+    ]
     return Entry(path.name, table.summary, seeds, "", numbers, (), links, None)
 
 

@@ -132,10 +132,12 @@ def _facts(cell: Cell, column: Column) -> Iterator[tuple[str, str]]:
     if cell.stderr is not None:
         yield "Standard error", f"{cell.stderr:.3f}"
     if cell.delta:
-        yield "Difference from sft", f"{delta_text(cell.delta, column, p=True)} after Holm ({cell.delta.method}, n {cell.delta.n})"
+        yield "Difference from sft", f"{delta_text(cell.delta, column, p=True)} ({cell.delta.method}, n {cell.delta.n})"
     if cell.published:
         yield "Published", f"{cell.published.value:.2f} ({cell.published.table}, {cell.published.where}; {cell.published.protocol})"
-        yield "Comparable", "yes" if cell.comparable else f"no: {'; '.join(cell.reasons)}"
+        evaluation = [reason for reason in cell.reasons if reason not in cell.training_reasons]
+        yield "Same evaluation", "; ".join(["no", *evaluation]) if evaluation else "yes"
+        yield "Same training", "; ".join(["no", *cell.training_reasons]) if cell.training_reasons else "yes"
     for note in cell.notes:
         yield "Note", note
 

@@ -40,7 +40,7 @@ def test_sweeps_stand_beside_runs(tmp_path: Path) -> None:
     shutil.copytree(committed, tmp_path / "tiny-study", ignore=shutil.ignore_patterns("checkpoint", "samples", "responses"))
     readme, page = write_index(tmp_path)
     assert "**tiny-study**" in readme.read_text()
-    assert "iter2 - sft: +7.90 [+6.72, +9.08], pooled over 5 seeds; goal met" in readme.read_text()
+    assert "iter2 - sft: +7.90 [+5.03, +10.77], 5 seeds; goal met" in readme.read_text()
     assert "iter2 - sft: +7.90" in page.read_text()
 
 
