@@ -73,7 +73,7 @@ def test_everything_of_the_users_own_in_an_empty_directory(unpacked: Path, tmp_p
     assert harness(*command, "pin", "data/mine.jsonl").strip() in (tmp_path / "my_recipe.py").read_text()
     run = ("reproduce", "my_recipe.py", "--machine", "my_box.py")
     said = harness(*command, *run)
-    assert "12 stage(s) ran" in said
+    assert "12 stages ran" in said
     assert "data/mine.jsonl" not in said
     table = harness(*command, "tables", "results/mine", "--format", "csv")
     assert {"norm", "letters", "tiny_mt_bench"} <= set(re.findall(r"[a-z_]+", table))
