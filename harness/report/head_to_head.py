@@ -51,7 +51,7 @@ class Changed(Strict):
 
 
 class TaskComparison(Strict):
-    """`left - right` on a task. `gained` questions score higher on the left, `lost` on the right.
+    """`right - left` on a task. `gained` questions score higher on the right, `lost` on the left.
 
     `note` says why there is no difference.
     """
@@ -68,7 +68,7 @@ class TaskComparison(Strict):
 
 
 class HeadToHead(Strict):
-    """Two rows on every task both have. p is corrected by Holm over these tasks."""
+    """What the right row adds to the left one, on every task both have. p is corrected by Holm over these tasks."""
 
     left: str
     right: str
@@ -86,7 +86,7 @@ def parse_side(text: str) -> Side:
 
 
 def compare(left: Side, right: Side, num_samples: int) -> HeadToHead:
-    """`left` against `right` on the tasks both recipes have, with `num_samples` changed questions a task shown whole."""
+    """`right - left` on the tasks both recipes have, with `num_samples` changed questions a task shown whole."""
     theirs = right.scores.by_label
     shared = [(column, theirs[column.label]) for column in left.scores.tasks if column.label in theirs]
     if not shared:
@@ -116,11 +116,11 @@ def print_comparison(found: HeadToHead, console: Console) -> None:
     )
     lines = (
         "95 % paired intervals; p after Holm's correction over these tasks.",
-        "Up, down: questions with a higher score on the left, on the right.",
+        "Up, down: questions with a higher score on the right, on the left.",
     )
     notes = tuple(f"{one.task}: {one.note}." for one in found.tasks if one.note)
-    header = ("", "left", "right", "left - right", "left is", "up", "down")
-    print_block(Block(f"{found.left} (left) - {found.right} (right)", header, grid, lines + notes), console)
+    header = ("", "left", "right", "right - left", "right is", "up", "down")
+    print_block(Block(f"{found.right} (right) - {found.left} (left)", header, grid, lines + notes), console)
     for one in found.tasks:
         for change in one.changed:
             _print_changed(one.task, change, console)
@@ -137,15 +137,15 @@ def _task(left: Side, right: Side, ours: TaskColumn, theirs: TaskColumn, num_sam
         for key, x in a.values.items()
         if x is not None and (y := b.values.get(key)) is not None and x != y
     ]
-    found = delta(right.name, paired_difference(a.values, b.values, ours.cluster))
+    found = delta(left.name, paired_difference(b.values, a.values, ours.cluster))
     return TaskComparison(
         task=ours.label,
         left=a.value,
         right=b.value,
         difference=found,
         says=direction(found, lower_is_better=lower_is_better(a.metric, ours.task.name)) if found else "no question is scored in both",
-        gained=sum(one.left > one.right for one in changed),
-        lost=sum(one.left < one.right for one in changed),
+        gained=sum(one.right > one.left for one in changed),
+        lost=sum(one.right < one.left for one in changed),
         changed=tuple(_with_answers(left, right, ours, theirs, changed, num_samples)),
         note=None,
     )
@@ -160,7 +160,7 @@ def _without(task: str, a: Score | None, b: Score | None, note: str) -> TaskComp
 
 def _with_answers(left: Side, right: Side, ours: TaskColumn, theirs: TaskColumn, changed: list[Changed], num: int) -> Iterator[Changed]:
     """The first `num` gains and losses with what both answered."""
-    chosen = [one for one in changed if one.left > one.right][:num] + [one for one in changed if one.left < one.right][:num]
+    chosen = [one for one in changed if one.right > one.left][:num] + [one for one in changed if one.right < one.left][:num]
     if chosen:
         asked, answers = _answers(left, ours)
         _, others = _answers(right, theirs)
