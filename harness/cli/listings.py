@@ -8,26 +8,31 @@ Layouts (stable; a new field may be added, none is renamed):
               warnings: [too little memory, or a judge past or near its shutdown],
               schedule, deviations}
     schedule  [{iteration, opponent, pairs_from, pairs, beta, learning_rate, epochs, steps}]
-    status    [{path, state, seconds, peak_memory_mb, outputs}]
+    status    [{path, state, seconds, peak_memory_mb, outputs}]; state: done, running, partial, missing or stale
+              of a sweep [{run, stages, done, running, partial, missing, stale, seconds}]
     diff      [{field, left, right, left_reason, right_reason}]
     deviations [{field, kind, stated, used, source, where, reason}]
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 from harness import recipe as recipes
 from harness.analysis.deviations import Listing, reason_for
-from harness.artifact import RunDir
+from harness.artifact import RECIPE_FILE, RunDir, read_recipe
 from harness.config import flatten
 from harness.evaluation.judge_shutdowns import judges_of, warning
 from harness.machine import Machine
 from harness.plan import opponent_of, steps_of
 from harness.recipe import Recipe
+from harness.runs import lock, sweeps
 from harness.runs.costs import Cost, estimate
 from harness.runs.runner import survey
+from harness.runs.sweeps import is_sweep
 
 
 def recipe_list() -> Listing:
@@ -98,20 +103,50 @@ def _warnings(stages: Listing, machine: Machine) -> list[str]:
     ]
 
 
+def planned_runs(name: str, out_dir: Path | None) -> list[tuple[Recipe, RunDir]]:
+    """The recipe called `name` and its directory, or every recipe of the sweep called so; `name` may also be the directory of either."""
+    folder = Path(name)
+    if is_sweep(folder):
+        record = sweeps.read_sweep(folder)
+        shipped = {one.name: one for one in (sweeps.load(record.name).recipes if record.name in sweeps.available() else ())}
+        return [(shipped.get(run.name) or read_recipe(run), RunDir(run)) for run in record.folders(folder)]
+    if name in sweeps.available() and name not in recipes.available():
+        folder = out_dir or Path("results") / name
+        return [(recipe, RunDir(folder / recipe.name)) for recipe in sweeps.load(name).recipes]
+    if (folder / RECIPE_FILE).is_file():
+        return [(read_recipe(folder), RunDir(folder))]
+    loaded = recipes.load(name)
+    return [(loaded, RunDir(out_dir or Path("results") / loaded.name))]
+
+
 def status_list(recipe: Recipe, run: RunDir) -> Listing:
     """What stands on disk for each planned stage."""
-    found = []
+    found, running = [], lock.running(run.path)
     for stage, state in survey(recipe, run):
         record = run.record(stage.path) if state == "done" else None
         found.append(
             {
                 "path": stage.path,
-                "state": state,
+                "state": "running" if state == "partial" and stage.path in running else state,
                 "seconds": record.seconds if record else None,
                 "peak_memory_mb": record.peak_memory_mb if record else None,
                 "outputs": len(record.outputs) if record else None,
             }
         )
+    return found
+
+
+STATES = ("done", "running", "partial", "missing", "stale")
+
+
+def run_status_list(planned: Sequence[tuple[Recipe, RunDir]]) -> Listing:
+    """A row a run of a sweep: how many of its stages are in each state, and the seconds of work in it."""
+    found = []
+    for recipe, run in planned:
+        stages = status_list(recipe, run)
+        counts = {state: sum(stage["state"] == state for stage in stages) for state in STATES}
+        seconds = sum(stage["seconds"] or 0.0 for stage in stages)
+        found.append({"run": recipe.name, "stages": len(stages), **counts, "seconds": round(seconds, 1)})
     return found
 
 

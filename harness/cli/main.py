@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fnmatch
 import io
 import sys
 import traceback
@@ -16,7 +17,7 @@ from harness.analysis.deviations import deviation_list
 from harness.artifact import RunDir, read_recipe
 from harness.cli import checks, listings, pairs, publish
 from harness.cli.explain import explain as explain_cell
-from harness.cli.explain import print_explanation
+from harness.cli.explain import explain_sweep, print_explanation
 from harness.cli.printing import (
     DryRunOption,
     FormatOption,
@@ -30,6 +31,7 @@ from harness.cli.printing import (
     out,
     plan_tables,
     plural,
+    print_diff,
     say,
     show,
     show_json,
@@ -43,13 +45,16 @@ from harness.report.bundle import verify_bundle, verify_run
 from harness.report.formatting import visible
 from harness.report.tables import print_tables, read_table, render, write_table, write_tables
 from harness.runs import runner
+from harness.runs.sweeps import is_sweep
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.add_typer(pairs.app)
 app.add_typer(checks.app)
 app.add_typer(publish.app)
 
-RunOrBundleArg = Annotated[Path, typer.Argument(metavar="RUN|BUNDLE", help="A run's directory, or what `harness bundle` wrote.")]
+RunOrBundleArg = Annotated[
+    Path, typer.Argument(metavar="RUN|BUNDLE", help="A run's or a sweep's directory, or what `harness bundle` wrote.")
+]
 
 DISK_FULL = "disk full; nothing finished is lost: free space and run the same command again"
 UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
@@ -100,7 +105,10 @@ def reproduce(
     ran = runner.reproduce(loaded, run, place, only, announce)
     if only is None:
         write_tables(run.path)
-    print_tables(read_table([run.path]), out)
+        print_tables(read_table([run.path]), out)
+    else:
+        states = listings.status_list(loaded, run)
+        out.print(table(f"{loaded.name}: stages matching {only}", [row for row in states if fnmatch.fnmatch(row["path"], only)]))
     announce(f"{plural(ran, 'stage')} ran; everything is in {run.path}")
 
 
@@ -121,18 +129,20 @@ def plan(recipe: RecipeArg, out_dir: OutOption = None, machine: MachineOption = 
 
 @app.command()
 def status(
-    recipe: RecipeArg,
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE|SWEEP", help="A recipe's name or file, a sweep's name, or a directory.")],
     out_dir: OutOption = None,
     format: FormatOption = "text",
     watch: Annotated[bool, typer.Option("--watch", help="Keep showing it, with each stage's progress, until all is done.")] = False,
 ) -> None:
-    """Show what is done, partial, missing or stale."""
-    loaded = recipes.load(recipe)
-    run = RunDir(out_dir or Path("results") / loaded.name)
+    """Show what is done, running, partial, missing or stale; of a sweep, how many stages of each run are."""
+    planned = listings.planned_runs(recipe, out_dir)
+    loaded, run = planned[0]
     if watch:
-        watch_stages(loaded, run, out)
-    else:
+        watch_stages(planned, out)
+    elif len(planned) == 1:
         show(f"{loaded.name}: stages", listings.status_list(loaded, run), format)
+    else:
+        show("runs", listings.run_status_list(planned), format)
 
 
 @app.command(name="recipes")
@@ -145,7 +155,11 @@ def recipes_(format: FormatOption = "text") -> None:
 def diff(left: RecipeArg, right: RecipeArg, format: FormatOption = "text") -> None:
     """Show the fields in which two recipes differ, with their reasons."""
     a, b = recipes.load(left), recipes.load(right)
-    show(f"{a.name} (left) and {b.name} (right)", listings.diff_list(a, b), format)
+    found = listings.diff_list(a, b)
+    if format == "json":
+        show_json(found)
+    else:
+        print_diff(a.name, b.name, found)
 
 
 @app.command()
@@ -171,23 +185,25 @@ def explain(
     run: RunArg,
     row: Annotated[str, typer.Argument(metavar="ROW", help="A row of the tables, such as iter1.")],
     task: Annotated[str, typer.Argument(metavar="TASK", help="A column of the tables, such as arc_challenge.")],
+    full: Annotated[bool, typer.Option("--full", help="Show every stage with its identity, values, inputs and launches.")] = False,
     format: FormatOption = "text",
 ) -> None:
-    """Trace a table's cell to its artifact, inputs, recipe values, commit and command."""
-    found = explain_cell(run, row, task)
+    """Trace a table's cell to its artifact, inputs, recipe values, commit and command; of a sweep, to the cell of each seed."""
+    found = explain_sweep(run, row, task) if is_sweep(run) else explain_cell(run, row, task)
     if format == "json":
         show_json(found.model_dump(mode="json"))
     else:
-        print_explanation(found, out)
+        print_explanation(found, out, full=full)
 
 
 @app.command()
 def verify(run: RunOrBundleArg, format: FormatOption = "text") -> None:
-    """Compute again what can be: hashes, identities and tables of a run, or of a bundle, against its records."""
+    """Compute again what can be: hashes, identities and tables of a run, a sweep or a bundle, against its records."""
     if run.is_file():
         damage, absent, checked = verify_bundle(run)
     else:
-        read_recipe(run)
+        if not is_sweep(run):
+            read_recipe(run)
         damage, absent, checked = verify_run(run)
     if format == "json":
         show_json({"damage": [item._asdict() for item in damage], "absent": absent, "checked": checked})

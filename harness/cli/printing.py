@@ -141,6 +141,19 @@ def show(title: str, rows: Listing, format: Format, only_in_json: Sequence[str] 
         out.print(table(title, without(rows, only_in_json)))
 
 
+def print_diff(left: str, right: str, rows: Listing) -> None:
+    """Each field on a line of its own, both values below it, each with its reason where the two give other ones."""
+    out.print(f"{left} (left) and {right} (right): {plural(len(rows), 'field')} differ", style="bold", markup=False)
+    for row in rows:
+        out.print(row["field"], markup=False, highlight=False)
+        sides = Table.grid(padding=(0, 1, 0, 2))
+        for side, other in (("left", "right"), ("right", "left")):
+            reason = row[f"{side}_reason"]
+            told = f", because {reason}" if reason and reason != row[f"{other}_reason"] else ""
+            sides.add_row(side, escape(f"{'not there' if row[side] is None else _text(row[side])}{told}"))
+        out.print(sides)
+
+
 def show_json(value: Any) -> None:
     """`value` on stdout, indented."""
     print(json.dumps(value, indent=1))

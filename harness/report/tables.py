@@ -22,11 +22,11 @@ from harness.analysis.run_table import collect
 from harness.analysis.seed_table import combine
 from harness.analysis.sweep_table import compare_variants
 from harness.analysis.table_schema import Cell, Column, ResultTable, SeedTable, Spread
-from harness.files import dump, read_model, write_atomic
+from harness.files import dump, write_atomic
 from harness.report.blocks import Block, all_blocks, fit
 from harness.report.formatting import csv_text, one_line
 from harness.report.latex import to_latex
-from harness.runs.sweeps import SWEEP_FILE, SweepRecord, is_sweep
+from harness.runs.sweeps import is_sweep, read_sweep
 
 TABLES_DIR = "tables"
 Format = Literal["markdown", "latex", "csv", "json"]
@@ -49,9 +49,8 @@ def write_table(folder: Path, table: ResultTable | SeedTable) -> list[Path]:
 
 def write_sweep_tables(folder: Path) -> SeedTable:
     """Write the tables of every run of the sweep at `folder`, then those of the sweep; return its table."""
-    for names in read_model(SweepRecord, folder / SWEEP_FILE).runs.values():
-        for name in names:
-            write_tables(folder / name)
+    for run in read_sweep(folder).folders(folder):
+        write_tables(run)
     table = compare_variants(folder)
     write_table(folder, table)
     return table

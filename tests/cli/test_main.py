@@ -37,7 +37,7 @@ SELECTING = {
     "recipes": {"format"},
     "diff": {"format"},
     "tables": {"format", "write"},
-    "explain": {"format"},
+    "explain": {"format", "full"},
     "verify": {"format"},
     "accept": {"because", "out_dir"},
     "stage": set(),
