@@ -1,5 +1,6 @@
 """Every check of the project: `nox` runs them all, `nox -s tests` one. They share one environment, installed once."""
 
+import html
 from functools import partial
 from pathlib import Path
 
@@ -16,9 +17,9 @@ def environment(session: nox.Session) -> None:
     session.install("-q", "-e", ".[cpu,smollm2,lora,report,dev]")
 
 
-def run(session: nox.Session, tool: str, *arguments: str, silent: bool = False) -> None:
+def run(session: nox.Session, tool: str, *arguments: str, silent: bool = False, env: dict[str, str] | None = None) -> None:
     """A tool of the environment."""
-    session.run(str(BIN / tool), *arguments, external=True, silent=silent)
+    session.run(str(BIN / tool), *arguments, external=True, silent=silent, env=env)
 
 
 @check()
@@ -35,12 +36,14 @@ def types(session: nox.Session) -> None:
 
 @check()
 def docs(session: nox.Session) -> None:
-    """The CLI reference is what the CLI says today, and the README's commands parse; `nox -s docs -- write` renews the reference."""
+    """The CLI reference is what the CLI says today, and the README's commands parse; `nox -s docs -- write` renews what code writes."""
     target, fresh = Path("docs/cli.md"), Path(session.create_tmp()) / "cli.md"
     run(session, "typer", "harness.cli.main", "utils", "docs", "--name", "harness", "--output", str(fresh), silent=True)
+    text = html.unescape(fresh.read_text())
     if "write" in session.posargs:
-        target.write_text(fresh.read_text())
-    elif not target.exists() or target.read_text() != fresh.read_text():
+        target.write_text(text)
+        run(session, "python", "-m", "tests.hardware_tables")
+    elif not target.exists() or target.read_text() != text:
         session.error("docs/cli.md is not what the CLI says; run: nox -s docs -- write")
     run(session, "pytest", "tests/test_readme.py", "-k", "not committed_tables")
 
@@ -49,6 +52,12 @@ def docs(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Unit and component tests."""
     run(session, "pytest", *session.posargs)
+
+
+@check(default=False)
+def properties(session: nox.Session) -> None:
+    """2,000 examples of every property of what comes from outside: records, pair files, judges' replies, archives."""
+    run(session, "pytest", "tests/test_properties.py", *session.posargs, env={"PROPERTY_EXAMPLES": "2000"})
 
 
 @check()

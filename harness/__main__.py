@@ -6,7 +6,7 @@ import sys
 from harness.runs import stage_processes as stage_process
 
 if sys.argv[1:2] == [stage_process.SERVE]:
-    sys.argv[1:] = ["stage", stage_process.serve(int(sys.argv[2]))]
+    sys.argv[1:] = ["stage", stage_process.serve(int(sys.argv[2]), int(sys.argv[3]))]
 if sys.argv[1:2] == ["stage"]:
     # all that a stage keeps is written whole, so Ctrl-C may end it at once, wherever it is; the runner says what happened
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -64,6 +64,7 @@ class Provenance(TypedDict, total=False):
     platform: str
     processor: str
     num_cpus: int | None
+    threads: dict[str, str]
     shared_from: str
     imported: dict[str, Any]
 
@@ -140,7 +141,8 @@ class RunDir:
     def refuse_changed_inputs(self, stage: Stage) -> None:
         """Raise `InputError` unless the inputs are still what they were when `stage` began; what it made is then never built upon."""
         launch = self.launch(stage.path)
-        assert launch is not None
+        if launch is None:
+            raise InputError(f"{self.stage_dir(stage.path)} was removed while {stage.path} ran; run again to make it")
         found = {role: content_of(self._hashed_outputs(path)) for role, path in stage.inputs.items()}
         changed = [stage.inputs[role] for role, content in found.items() if launch.input_contents[role] != content]
         if changed:
@@ -240,7 +242,7 @@ def make_stage(path: str, kind: str, spec: BaseModel, versions: Mapping[str, int
         versions=dict(versions),
         inputs={role: stage.path for role, stage in inputs.items()},
         input_fingerprints=fingerprints,
-        fingerprint=digest([kind, values, dict(versions), fingerprints]),
+        fingerprint=digest([kind, _identity(values), dict(versions), fingerprints]),
     )
 
 
@@ -256,10 +258,21 @@ def content_of(outputs: Mapping[str, Output]) -> str:
 
 def difference(recorded: Stage, planned: Stage) -> list[tuple[str, Any, Any]]:
     """(field, on disk, planned) for each field that made the identities differ."""
-    old, new = (
-        flatten({"kind": s.kind, "spec": s.spec, "versions": s.versions, "inputs": s.input_fingerprints}) for s in (recorded, planned)
-    )
+    old, new = (_compared(stage) for stage in (recorded, planned))
     return [(field, old.get(field), new.get(field)) for field in sorted({*old, *new}) if old.get(field) != new.get(field)]
+
+
+def _compared(stage: Stage) -> dict[str, Any]:
+    parts = {"kind": stage.kind, "spec": _identity(stage.spec), "versions": stage.versions, "inputs": stage.input_fingerprints}
+    return flatten(parts)
+
+
+def _identity(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """`spec` without the sha256 that a model's file is checked against: name and version say which file it is."""
+    model = spec.get("model")
+    if not isinstance(model, dict):
+        return dict(spec)
+    return {**spec, "model": {name: value for name, value in model.items() if name != "sha256"}}
 
 
 def _outputs(folder: Path) -> Iterator[Path]:

@@ -31,8 +31,8 @@ class Strict(BaseModel):
         return values
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """A validated copy with `update`; values are frozen, so there is nothing to copy deeply."""
-        return build(type(self), **{**{name: getattr(self, name) for name in type(self).model_fields}, **(update or {})})
+        """A validated copy with `update`, in which what was never stated keeps its default; values are frozen: nothing to copy deeply."""
+        return build(type(self), **{**{name: getattr(self, name) for name in self.model_fields_set}, **(update or {})})
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -118,7 +118,7 @@ def load_attribute(path: Path, attribute: str) -> Any:
         raise RecipeError(f"{path.name}: {explain(None, error)}") from None
     except RecipeError as error:
         raise RecipeError(f"{path.name}: {error}") from None
-    except Exception as error:  # whatever a user's file raises is the user's mistake
+    except (Exception, SystemExit) as error:  # whatever a user's file raises is the user's mistake
         line = next((frame.lineno for frame in reversed(traceback.extract_tb(error.__traceback__)) if frame.filename == str(path)), None)
         where = f"{path.name} line {line}" if line else path.name
         raise RecipeError(f"{where}: {type(error).__name__}: {error}; correct the file") from None

@@ -11,7 +11,8 @@ Every component has `VERSION: int`, part of the identity of what it makes: bump 
     objectives/NAME.py   BRANCHES: tuple[str, ...]       the responses scored: a beginning of ("real", "generated", "proto")
                          OPPONENT: bool                  whether `loss` reads the opponent's log-probabilities
                          GRADE: str                      how certain its formula is: "A" read in the primary text, "B" from
-                                                         released code, "C" from secondary sources, "D" our own reading
+                                                         released code, "C" from secondary sources ("C+": one quotes
+                                                         the paper), "D" our own reading
                          loss(logps: PairLogps, beta: float, *, mu: float) -> Tensor (B,), one loss per pair;
                          the recipe's `parameters` give each keyword-only argument ("mu") its value
     benchmarks/NAME.py   open_benchmark(job: Job) -> Callable[[Task], Result]; the model is loaded once, then tasks are scored
@@ -25,13 +26,16 @@ from __future__ import annotations
 
 import ast
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from harness.config import Strict
 from harness.errors import RecipeError, suggest
 from harness.machine import Machine
-from harness.recipe import Benchmark, Lora, ModelRef, Optimizer, PromptSource, Sampling
+from harness.recipe import Benchmark, Lora, ModelRef, Optimizer, PromptSource, Recipe, Sampling
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -116,7 +120,10 @@ class Turn(NamedTuple):
 
 
 class Job(NamedTuple):
-    """One benchmark on one checkpoint. A component may keep unfinished work under `workspace`."""
+    """One benchmark on one checkpoint. A component may keep unfinished work under `workspace`.
+
+    `inputs` are the directories of the stage's other inputs by role, and `encoding` how pairs become token ids, where it has them.
+    """
 
     checkpoint: Path
     benchmark: Benchmark
@@ -125,6 +132,8 @@ class Job(NamedTuple):
     precision: str
     seed: int
     workspace: Path
+    inputs: Mapping[str, Path] = {}
+    encoding: PairEncoding | None = None
 
     @property
     def dtype(self) -> str:
@@ -275,10 +284,38 @@ class TrainSpec(Strict):
     seed: int
 
 
+class PairEncoding(Strict):
+    """How text becomes token ids where pairs are trained on; lengths in tokens, `max_length` for prompt and response together."""
+
+    template: str
+    tokenization: str
+    max_length: int
+    max_prompt_length: int
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> PairEncoding:
+        """That of the recipe's training."""
+        return cls(
+            template=recipe.training_template,
+            tokenization=recipe.tokenization,
+            max_length=recipe.max_length,
+            max_prompt_length=recipe.max_prompt_length,
+        )
+
+
 class EvaluateSpec(Strict):
-    """Stage `evaluate`: `scores/TASK.json` and `samples/TASK.jsonl`. Input: policy."""
+    """Stage `evaluate`: `scores/TASK.json` and `samples/TASK.jsonl`. Input: policy.
+
+    Benchmark `held_out` has an `encoding`, and the inputs opponent, prompts, generated (by the opponent) and, of a trained row, trained.
+    """
 
     benchmark: Benchmark
     engine: str
     precision: str
     seed: int
+    encoding: PairEncoding | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What a benchmark does not have is no part of its identity."""
+        return {name: value for name, value in serialize(self).items() if name != "encoding" or value is not None}

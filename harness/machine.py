@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -35,6 +35,8 @@ class Machine(Strict):
     """What a device is: a process on the CPU, or a GPU."""
     num_devices: int = Field(default=1, gt=0)
     """Devices, which is processes, of a training, over all nodes; it must divide every global batch."""
+    num_nodes: int = Field(default=1, gt=0)
+    """Nodes that the devices are on, equally many on each."""
     num_threads: int | None = None
     """CPU threads of each process; None leaves the number to torch."""
     micro_batch: int = Field(default=8, gt=0)
@@ -64,7 +66,8 @@ class Machine(Strict):
     slots_of: dict[StageKind, int] = {}
     """Slots that a stage of a kind takes; a kind that is not named takes all. On GPUs they are the devices it sees."""
     launcher: tuple[str, ...] = ("{python}",)
-    """The command before `-m harness stage DIR` of a training stage; '{python}' is the interpreter."""
+    """The command before `-m harness stage DIR` of a training stage; '{python}' is the interpreter, '{num_devices}' all devices,
+    '{num_nodes}' and '{node_devices}' the nodes and the devices of each."""
     sharding: Literal["none", "fsdp2", "fsdp2_offload"] = "none"
     """What the processes of a training divide among them: nothing, or weights, gradients and optimizer state (FSDP2); with offload
     these wait in host memory while they are not used."""
@@ -78,8 +81,9 @@ class Machine(Strict):
     """Arguments of `vllm.LLM`; harness/components/engines/vllm.py lists which."""
     tensor_parallel: int = Field(default=1, gt=0)
     """Devices of one engine, over which its weights are divided."""
-    num_replicas: int = Field(default=1, gt=0)
-    """Engines that generate at a time, and processes that share lm-eval's tasks, these on one device each."""
+    num_replicas: int = Field(default_factory=lambda stated: _one_a_device(stated), gt=0)
+    """Engines that generate at a time, and processes that share lm-eval's tasks, these on one device each; where not stated, as many
+    as a node's GPUs allow."""
     replicas_on: Literal["node", "ray"] = "node"
     """Where replicas run: processes of this node, or actors of the Ray cluster RAY_ADDRESS names (of this node where it is unset)."""
     replica_env: tuple[dict[str, str], ...] = ()
@@ -116,6 +120,20 @@ def is_shown(name: str) -> bool:
     return name in SHOWN_NAMES or (name.startswith(SHOWN_PREFIXES) and not SECRET_WORDS.search(name))
 
 
+def _one_a_device(stated: dict[str, Any]) -> int:
+    """Engines on the GPUs of a node: as many as `tensor_parallel` allows; one on CPUs."""
+    needed = {"num_devices", "num_nodes", "tensor_parallel"}
+    if stated.get("device") != "cuda" or not needed <= stated.keys():
+        return 1
+    return max(int(stated["num_devices"] // stated["num_nodes"] // stated["tensor_parallel"]), 1)
+
+
+def launcher(machine: Machine, python: str) -> list[str]:
+    """The words before `-m harness stage DIR` of a training stage, their templates filled in."""
+    known = {"python": python, "num_devices": machine.num_devices, "num_nodes": machine.num_nodes}
+    return [part.format(**known, node_devices=machine.num_devices // machine.num_nodes) for part in machine.launcher]
+
+
 def load(name_or_file: str) -> Machine:
     """The machine called `name_or_file` in machines/, or the `machine` of a Python file."""
     path = find(name_or_file, available(), "machine")
@@ -142,11 +160,3 @@ def check(machine: Machine, recipe: Recipe) -> None:
                 f"{recipe.name}'s {field} of {batch} pairs cannot be divided among the {machine.num_devices} devices of machine "
                 f"{machine.name!r}; use a machine whose number of devices divides {batch}"
             )
-
-
-def default_for(num_parameters: float) -> Machine:
-    """The shipped machine with the least memory that holds fp32 weights, gradients and RMSProp state (12 bytes a parameter)."""
-    needed = 12 * num_parameters / 1e9
-    shipped_machines = sorted((load(name) for name in available()), key=lambda m: m.memory_gb * m.num_devices)
-    fitting = [machine for machine in shipped_machines if machine.memory_gb * machine.num_devices >= needed]
-    return (fitting or shipped_machines)[0 if fitting else -1]

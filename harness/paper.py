@@ -17,7 +17,7 @@ NOT_STATED = "not stated"
 """A value: the source was read, and it does not say."""
 
 SOURCES = ("paper", "release", "authors", "leaderboard", "rerun", "ours")
-"""Who says it: the text; its code, configs and cards; its authors in an issue; the live leaderboard; others; we."""
+"""Who says it: the text; its code, configs and cards; its authors in an issue or a picture; the live leaderboard; others; we."""
 
 NUM_ITERATIONS = 4
 
@@ -119,9 +119,7 @@ _GREEDY = "no do_sample, and the model's generation config (seen at another revi
 
 RELEASED: dict[str, Fact] = {
     "sft_model.name": _release("alignment-handbook/zephyr-7b-sft-full", _CONFIGS),
-    "sft_model.revision": _release(
-        "ac6e600eefcce74f5e8bae1035d4f66019e93190", _REPO, "the Hub's main branch was later replaced"
-    ),
+    "sft_model.revision": _release("ac6e600eefcce74f5e8bae1035d4f66019e93190", _REPO, "the Hub's main branch was later replaced"),
     "prompts.dataset": _release("HuggingFaceH4/ultrachat_200k", _REPO, "released as UCLA-AGI/SPIN_iter*"),
     "prompts.revision": _release(NOT_STATED, _REPO),
     "prompts.num_prompts": _release(49_800, "dataset SPIN_iter0", "and 500 for test; uploads before 2024-04-04 wrong"),
@@ -166,6 +164,13 @@ TIMES: dict[str, Fact] = {
 _THEORY = "V3 sec. 5"
 _LOSS = "E l(beta log[p(y|x)/p_t(y|x)] - beta log[p(y'|x)/p_t(y'|x)])"
 
+_JOYYANG = "github Joyyang158/self-improvement-of-LLMs, README at 43ad657"
+_ARGILLA = "argilla/distilabel repository and model cards"
+_ARGILLA_RUN = "1,648 DIBT prompts, 184 for test; real = mistral-large; batch 64; 2 epochs"
+_TSPIN_RUN = (
+    "50k real and 50k generated an iteration, nothing carried over; rmsprop, 2048 tokens, batch 64, 8xH100; rates, epochs, beta not stated"
+)
+
 CONTEXT: dict[str, Fact] = {
     "paper.flash_attention_2": _paper(True, "off by default in the release; its 7B configs never set it"),
     "paper.zero_3": _paper(True, "scripts yes; README step 2 shows DDP"),
@@ -177,7 +182,7 @@ CONTEXT: dict[str, Fact] = {
     "paper.dpo_data": _paper(62_000, "UltraFeedback examples; also those of SPIN + DPO, 2 epochs", "V3 Tables 3 to 5"),
     "paper.intro_gain": _paper(10.0, "percent, on GSM8K and TruthfulQA; true of iter2 and iter3", "V3 sec. 1"),
     "paper.mt_bench_categories": _paper("from iter1 above sft on all 8", "plot without numbers", "V3 Fig. 6"),
-    "paper.nested_sizes": _paper((14_000, 26_000, 50_000), "iter0, 1 epoch each; plot", "V3 Fig. 5"),
+    "paper.nested_sizes": _paper((14_000, 26_000, 50_000), "iter0, 1 epoch each; scores: paper/data_size", "V3 Fig. 5"),
     "release.start": _release("previous SPIN checkpoint", "uclaml/SPIN issue 25", "which is also the opponent"),
     "release.num_test": _release(500, "dataset SPIN_iter0", "iter3 too"),
     "release.logps": _release("summed", _REPO, "prompt masked, dropout off"),
@@ -248,27 +253,21 @@ MISPRINTS: tuple[Misprint, ...] = (
 )
 """Where the paper's text or a printed mean contradicts its own cells, in percent."""
 
-_JOYYANG = "github Joyyang158/self-improvement-of-LLMs"
-_ARGILLA = "argilla/distilabel repository and model cards"
-_ARGILLA_RUN = "1,648 DIBT prompts, 184 for test; real = mistral-large; batch 64; 2 epochs"
-_TSPIN_RUN = "50k real and 50k generated an iteration, nothing carried over; rmsprop, 2048 tokens, batch 64, 8xH100"
 RERUNS: dict[str, Fact] = {
     "rerun/joyyang158": Fact("Zephyr-7B, iter0 to iter3", "rerun", _JOYYANG),
     "rerun/joyyang158_llama2": Fact("Llama-2-7B, iter0 to iter3", "rerun", _JOYYANG),
     "rerun/issue12": Fact("Zephyr-7B, iter0, epochs 1 to 3, ARC only", "rerun", "uclaml/SPIN issue 12"),
     "rerun/argilla_mt_bench": Fact("iter0 to iter3, the paper's schedule", "rerun", _ARGILLA, _ARGILLA_RUN),
+    "rerun/argilla_held_out": Fact("the same run, iter2 and iter3, on its test prompts", "rerun", _ARGILLA, _ARGILLA_RUN),
     "rerun/tspin_zephyr": Fact("Zephyr, iter0 to iter4", "rerun", "arXiv 2601.08198", _TSPIN_RUN),
     "rerun/tspin_mistral": Fact("Mistral, iter0 to iter4", "rerun", "arXiv 2601.08198", _TSPIN_RUN),
 }
 """Table of CLAIMS -> what was run. A gain at iter0 repeats; steady growth up to iter3 repeats on MT-Bench only."""
 
 NOT_RECOVERABLE: tuple[NotRecoverable, ...] = (
-    NotRecoverable("values of the ablations: training size, epochs at iter0", "plots only, V3 Figs. 4 and 5"),
     NotRecoverable("MT-Bench per category", "radar plot only, V3 Fig. 6"),
-    NotRecoverable(
-        "the paper's decoding: temperature, top_p, length", "not stated in the paper; the authors name only the HF path"
-    ),
-    NotRecoverable("2 epochs of 2, or 2 of 6", "not stated; the learning rate differs at every step"),
+    NotRecoverable("the paper's decoding: temperature, top_p, length", "not stated in the paper; the authors name only the HF path"),
+    NotRecoverable("2 epochs of 2, or 2 of 6", "not stated; that iter0 is epoch 2 of a curve up to epoch 5 speaks for the latter"),
     NotRecoverable("shots of the Big-Bench tasks", "'standard few-shot CoT' only"),
     NotRecoverable("MT-Bench judge and its version", "not stated"),
     NotRecoverable("MT-Bench, Big-Bench and OpenBookQA of iter3 and DPO", "not reported"),
@@ -276,7 +275,7 @@ NOT_RECOVERABLE: tuple[NotRecoverable, ...] = (
     NotRecoverable("seeds and variance", "no repeated run is reported"),
     NotRecoverable("live leaderboard row of the SFT revision SPIN trained", "the row is another's"),
     NotRecoverable("scores of SPACE (arXiv 2512.07175)", "secondary sources only"),
-    NotRecoverable("scores of SGALM (arXiv 2602.01137)", "prose only"),
+    NotRecoverable("formula and scores of SGALM (arXiv 2602.01137)", "prose only"),
     NotRecoverable("tables of IRIS (arXiv 2604.20933)", "only its abstract was read"),
     NotRecoverable("MT-Bench and leaderboard scores of SPPO", "secondary sources or memory only"),
     NotRecoverable("six-task mean of the T-SPIN re-runs", "no ARC or TruthfulQA there"),

@@ -4,6 +4,7 @@
     prompts ───────────────────────────────────────┼─ sft/eval/*
                                                    └─ iter0/generate ─ iter0/train ─ iter0/eval/* ─ iter1/generate ─ ...
     dpo/preferences ─ dpo/train ─ dpo/eval/*          where the recipe has rivals
+    held_out/prompts ─ sft/held_out ─ iter0/eval/held_out       where the recipe has held-out prompts: the opponent answers them
 
 Each stage's spec is the part of the recipe that can change its result, and nothing else: changing iteration 1's beta
 makes stale exactly iter1/train and what follows it.
@@ -20,6 +21,7 @@ from harness.contracts import (
     EvaluateSpec,
     GenerateSpec,
     ModelSpec,
+    PairEncoding,
     PreferencesSpec,
     PromptsSpec,
     TrainSpec,
@@ -61,12 +63,13 @@ def plan(recipe: Recipe) -> tuple[Stage, ...]:
         if tuning:
             stages += _finetune(recipe, row, tuning, {"policy": sft, "prompts": prompts}, None)
             sft = stages[-1]
-    stages += _evaluate(recipe, "sft", sft)
+    stages += _evaluate(recipe, _Policy("sft", sft, sft), prompts if recipe.sft else None)
     for row, control in recipe.controls.items():
         stages += _finetune(recipe, row, control, {"policy": sft, "prompts": prompts}, recipe.lora)
-        stages += _evaluate(recipe, row, stages[-1])
+        stages += _evaluate(recipe, _Policy(row, stages[-1], sft), prompts)
     stages += _iterations(recipe, sft, prompts)
-    return (*stages, *_rivals(recipe, {"sft": sft, "prompts": prompts, **{stage.path: stage for stage in stages}}))
+    stages += _rivals(recipe, {"sft": sft, "prompts": prompts, **{stage.path: stage for stage in stages}})
+    return tuple({stage.path: stage for stage in stages}.values())  # rows with one opponent share its answers to the held-out prompts
 
 
 def rows(recipe: Recipe) -> tuple[str, ...]:
@@ -132,7 +135,7 @@ def _anchors(recipe: Recipe) -> Iterator[Stage]:
         if anchor.model is not None:
             model = _model(f"{row}/model", anchor.model)
             yield model
-            yield from _evaluate(recipe, row, model)
+            yield from _evaluate(recipe, _Policy(row, model, model), None)
 
 
 def _model(path: str, ref: ModelRef) -> Stage:
@@ -143,23 +146,23 @@ def _iterations(recipe: Recipe, sft: Stage, prompts: Stage) -> list[Stage]:
     stages: list[Stage] = []
     policy, responses = sft, dict[int, Stage]()
     for t in range(len(recipe.iterations)):
-        responses[t] = _generate(recipe, t, policy, prompts)
+        responses[t] = _generate(recipe, f"iter{t}/generate", recipe.seed + t, policy, prompts)
         trained = _self_play(recipe, t, policy, prompts, responses)
-        stages += [responses[t], trained, *_evaluate(recipe, f"iter{t}", trained)]
+        stages += [responses[t], trained, *_evaluate(recipe, _Policy(f"iter{t}", trained, policy), prompts)]
         policy = trained
     return stages
 
 
-def _generate(recipe: Recipe, t: int, policy: Stage, prompts: Stage) -> Stage:
+def _generate(recipe: Recipe, path: str, seed: int, policy: Stage, prompts: Stage) -> Stage:
     spec = GenerateSpec(
         engine=recipe.engine,
         sampling=recipe.sampling,
         template=recipe.generation_template,
         dtype=DTYPES[recipe.precision],
-        seed=recipe.seed + t,
+        seed=seed,
     )
     versions = {**_versions("generate"), "engine": version("engines", recipe.engine)}
-    return make_stage(f"iter{t}/generate", "generate", spec, versions, {"policy": policy, "prompts": prompts})
+    return make_stage(path, "generate", spec, versions, {"policy": policy, "prompts": prompts})
 
 
 def _self_play(recipe: Recipe, t: int, policy: Stage, prompts: Stage, responses: dict[int, Stage]) -> Stage:
@@ -195,7 +198,7 @@ def _rivals(recipe: Recipe, made: dict[str, Stage]) -> list[Stage]:
             pairs = dict.fromkeys(pairs, data[rival.prompts])
         trained = _train(recipe, row, rival, {"policy": start, **pairs}, recipe.lora)
         made[trained.path] = trained
-        stages += [trained, *_evaluate(recipe, row, trained)]
+        stages += [trained, *_evaluate(recipe, _Policy(row, trained, start), made["prompts"])]
     return stages
 
 
@@ -250,10 +253,7 @@ def _train(
         stop_after_epochs=stop_after_epochs or training.num_epochs,
         num_steps=num_steps,
         global_batch_size=training.global_batch_size,
-        template=recipe.training_template,
-        tokenization=recipe.tokenization,
-        max_length=recipe.max_length,
-        max_prompt_length=recipe.max_prompt_length,
+        **dict(PairEncoding.of(recipe)),
         accepted_checks=recipe.accepted_checks,
         lora=lora,
         precision=recipe.precision,
@@ -275,15 +275,34 @@ def _checked_parameters(row: str, training: PairTraining) -> dict[str, float]:
     return stated
 
 
-def _evaluate(recipe: Recipe, row: str, policy: Stage) -> list[Stage]:
+class _Policy(NamedTuple):
+    """A row's name, the stage whose `checkpoint/` it is, and that of its opponent, which for `sft` is itself."""
+
+    row: str
+    stage: Stage
+    opponent: Stage
+
+
+def _evaluate(recipe: Recipe, policy: _Policy, trained: Stage | None) -> list[Stage]:
+    """The evaluations of a row; before that of held-out prompts those prompts and its opponent's answers.
+
+    `trained` makes the prompts its training here has seen, if any.
+    """
     stages = []
     for benchmark in recipe.benchmarks:
-        spec = EvaluateSpec(benchmark=benchmark, engine=recipe.engine, precision=recipe.precision, seed=recipe.seed)
+        inputs, encoding = {"policy": policy.stage}, None
+        if benchmark.name == "held_out" and recipe.held_out:
+            prompts = _prompts("held_out/prompts", recipe.held_out)
+            answers = _generate(recipe, f"{policy.opponent.path.split('/')[0]}/held_out", recipe.seed, policy.opponent, prompts)
+            stages += [prompts, answers]
+            inputs |= {"opponent": policy.opponent, "prompts": prompts, "generated": answers, **({"trained": trained} if trained else {})}
+            encoding = PairEncoding.of(recipe)
+        spec = EvaluateSpec(benchmark=benchmark, engine=recipe.engine, precision=recipe.precision, seed=recipe.seed, encoding=encoding)
         versions = {**_versions("evaluate"), "benchmark": version("benchmarks", benchmark.name, benchmark.protocol)}
         if benchmark.judge:
             versions["judge"] = version("judges", benchmark.judge.name)
-        path = f"{row}/eval/{folder_of(benchmark, recipe.benchmarks)}"
-        stages.append(make_stage(path, "evaluate", spec, versions, {"policy": policy}))
+        path = f"{policy.row}/eval/{folder_of(benchmark, recipe.benchmarks)}"
+        stages.append(make_stage(path, "evaluate", spec, versions, inputs))
     return stages
 
 

@@ -63,6 +63,8 @@ class Recipe(Strict):
     """Published checkpoints that are evaluated, each a row; such a recipe trains nothing."""
     prompts: PromptSource
     """Instructions and real responses of every iteration, and of fine-tunings that name none."""
+    held_out: PromptSource | None = None
+    """Prompts and real responses never trained on, for the benchmark of that name; another split than `prompts`."""
     engine: str
     """The component that generates responses and answers."""
     sampling: Sampling
@@ -113,7 +115,7 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _rows_are_directories(self) -> Self:
-        taken = {"sft", "pretraining", "prompts", "tables"}
+        taken = {"sft", "pretraining", "prompts", "held_out", "tables"}
         for row in (*self.controls, *self.rivals):
             if row in taken or ITERATION_PATTERN.fullmatch(row) or not ROW_PATTERN.fullmatch(row):
                 raise ValueError(f"a control or rival is called {row!r}; use lower-case letters, digits and '._+-', each name once")
@@ -132,6 +134,15 @@ class Recipe(Strict):
         for name, protocol in named:
             if named.count((name, protocol)) > 1:
                 raise ValueError(f"benchmark {name} is listed twice under protocol {protocol!r}; put its tasks into one")
+        return self
+
+    @model_validator(mode="after")
+    def _held_out_prompts_are_others(self) -> Self:
+        used = any(benchmark.name == "held_out" for benchmark in self.benchmarks)
+        if used and (self.held_out is None or self.anchors):
+            raise ValueError("benchmark held_out needs prompts in the recipe's `held_out`, and rows with an opponent: no anchors")
+        if self.held_out and (self.held_out.dataset, self.held_out.split) == (self.prompts.dataset, self.prompts.split):
+            raise ValueError(f"held_out names the split trained on, {self.prompts.split!r} of {self.prompts.dataset}; expected another")
         return self
 
     @model_validator(mode="after")

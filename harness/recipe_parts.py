@@ -21,6 +21,8 @@ class ModelRef(Strict):
     """A Hub id, a directory, `distribution:file` of a package, or the source component whose vocabulary a scratch model has."""
     revision: str | None = None
     """A 40-hex commit (`hub`), or the distribution's version (`package`); others have none."""
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    """Of the packaged file, checked where given; name and version already say which file it is, so it is no part of an identity."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the checkpoint written from a package or from scratch."""
     config: dict[str, int | float | str | bool] = {}

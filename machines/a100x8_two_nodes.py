@@ -7,7 +7,8 @@ a training stage is then one torchrun a node, generation and evaluation use the 
 from harness.machine import load
 
 TORCHRUN = (
-    'exec "$0" -m harness.training.launch --nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-id="$SLURM_JOB_ID" '
+    'exec "$0" -m harness.training.launch --nnodes={num_nodes} --nproc-per-node={node_devices} '
+    '--rdzv-backend=c10d --rdzv-id="$SLURM_JOB_ID" '
     '--rdzv-endpoint="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1):29500" "$@"'
 )
 
@@ -15,7 +16,8 @@ changes = {
     "name": "a100x8-two-nodes",
     "summary": "2 nodes of 8 x A100-80G, Slurm, bf16, FSDP2 (not run by us)",
     "num_devices": 16,
-    "launcher": ("srun", "--nodes=2", "--ntasks-per-node=1", "--kill-on-bad-exit=1", "bash", "-c", TORCHRUN, "{python}"),
+    "num_nodes": 2,
+    "launcher": ("srun", "--nodes={num_nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=1", "bash", "-c", TORCHRUN, "{python}"),
     "mfu": 0.3,
 }
 machine = load("a100x8").model_copy(update=changes)

@@ -16,6 +16,7 @@ machine = Machine(
     summary="4 nodes of 8 x A100-80G, Slurm and Ray, bf16, FSDP2 (not run by us)",
     device="cuda",
     num_devices=32,
+    num_nodes=4,
     micro_batch=2,
     opponent_batch=16,
     generate_batch=64,
@@ -32,7 +33,8 @@ machine = Machine(
         "--kill-on-bad-exit=1",
         "bash",
         "-c",
-        'exec "$0" -m harness.training.launch --nnodes=4 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-id="$SLURM_JOB_ID" '
+        'exec "$0" -m harness.training.launch --nnodes={num_nodes} --nproc-per-node={node_devices} '
+        '--rdzv-backend=c10d --rdzv-id="$SLURM_JOB_ID" '
         '--rdzv-endpoint="$MAIN_HOST:29500" "$@"',
         "{python}",
     ),

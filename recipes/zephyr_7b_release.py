@@ -31,6 +31,7 @@ recipe = replace(
         "tokenization": "an extra EOS after the template's own, interior EOS masked from attention",
         "max_length": "configs: max_length 1024",
         "max_prompt_length": "configs: max_prompt_length 512",
-        "iterations": "scripts schedule 6 epochs and the authors stop after 2 (issues 12, 36)",
+        "iterations": "scripts schedule 6 epochs and the authors stop after 2 (issues 12, 36); inferred (grade B): the published iter0 row "
+        "is epoch 2 of the curve of V3 Fig. 4, which runs to epoch 5, so its run was scheduled for 5 or more",
     },
 )

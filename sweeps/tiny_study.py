@@ -7,9 +7,9 @@
              dpo              DPO on preferences (valid against slightly wrong), about as many gradient steps as all iterations together
              iter0-longer     iteration 0's own pairs, about as many gradient steps as all iterations together
     hinge    the same with the hinge loss
-    space    the same with SPACE's loss at mu 1 (its formula is grade C); it has no beta
-    t-spin   the same with T-SPIN's loss (its formula is grade D): alpha 1, the past weighted 0 at iteration 0 and 0.1 later, and no
-             carried-over pairs, so fewer steps
+    space    the same with SPACE's loss at mu 1 (its formula is grade C+); it has no beta
+    t-spin   the same with T-SPIN's loss: alpha 1, the past weighted 0 at iteration 0 and 0.1 later, and no carried-over pairs, so
+             fewer steps
 
 Learning rates are SPIN's for every loss: nothing here is tuned for the others, which the reader must hold against any verdict.
 """

@@ -18,7 +18,7 @@ def test_branches_and_parameters_are_read_from_the_source() -> None:
     assert components.branches("t_spin") == ("real", "generated", "proto")
     assert components.parameters("t_spin") == ("proto_weight",)
     assert (components.has_opponent("spin"), components.has_opponent("t_spin")) == (True, False)
-    assert (components.grade("spin"), components.grade("t_spin")) == ("A", "D")
+    assert (components.grade("spin"), components.grade("t_spin"), components.grade("space")) == ("A", "A", "C+")
 
 
 def test_parameters_an_objective_does_not_take_are_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from harness import machine as machines
 from harness.config import build
 from harness.errors import MachineError, RecipeError
-from harness.machine import Machine, check, default_for, load
+from harness.machine import Machine, check, launcher, load
 from harness.recipe import Finetuning, Optimizer, Recipe, replace
 from harness.recipe import load as load_recipe
 
@@ -26,14 +27,14 @@ def test_shipped_machines_load_under_their_files_name(name: str) -> None:
     assert load(name).name == name
 
 
-def test_default_is_the_smallest_that_holds_the_model() -> None:
-    """Small models go to the CPU, a 7B model to the node whose devices together hold its 12 bytes a parameter."""
-    assert default_for(1e5).name == "cpu"
-    assert default_for(1.345e8).name == "cpu"
-    assert default_for(6e9).name == "h100x1"
-    assert default_for(7.24e9).name == "a100x8"
-    most = max((load(name) for name in machines.available()), key=lambda machine: machine.memory_gb * machine.num_devices)
-    assert default_for(1e15) == most
+def test_another_number_of_devices_is_right_everywhere() -> None:
+    """A copy with fewer GPUs starts as many processes and engines; a file may also state fewer engines, and then they stay."""
+    four = load("a100x8").model_copy(update={"num_devices": 4})
+    assert re.search(r"--(num_processes|nproc-per-node)=4\b", " ".join(launcher(four, "python")))
+    assert (load("a100x8").num_replicas, four.num_replicas) == (8, 4)
+    assert four.model_copy(update={"tensor_parallel": 2}).num_replicas == 2
+    assert four.model_copy(update={"num_replicas": 1}).model_copy(update={"num_devices": 8}).num_replicas == 1
+    assert load("a100x8-two-nodes").num_replicas == 8
 
 
 @pytest.mark.parametrize("num", [1, 2, 8, 64])

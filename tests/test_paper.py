@@ -6,6 +6,7 @@ import pytest
 
 from harness import paper
 from harness.analysis import published
+from harness.analysis.record import paper_tables
 
 SIX = ("arc_challenge", "truthfulqa_mc2", "winogrande", "gsm8k", "hellaswag", "mmlu")
 MISPRINTED = ("paper/leaderboard", "iter3+dpo")
@@ -51,9 +52,40 @@ def row_mean(table: str, row: str) -> float:
 def test_printed_means_are_the_means_of_their_rows() -> None:
     """Every printed mean is that of its six cells, to the printed digit, save the one the paper misprints."""
     rows = list(six_task_rows())
-    assert len(rows) == 12
+    assert len(rows) == 17
     wrong = {key for key in rows if abs(row_mean(*key) - cell(*key, "average").value) > 0.00501}
     assert wrong == {MISPRINTED}
+
+
+def test_means_of_ten_tasks_are_the_means_of_their_rows() -> None:
+    """T-SPIN's Table 1: twelve rows of ten tasks, each beside its mean."""
+    tables = [claim for claim in published.CLAIMS if claim.table in ("rerun/tspin_zephyr", "follow_up/tspin_zephyr")]
+    by_row: dict[tuple[str, str], dict[str, float]] = {}
+    for claim in tables:
+        by_row.setdefault((claim.table, claim.row), {})[claim.task] = claim.value
+    full = {key: row for key, row in by_row.items() if len(row) == 11}
+    assert len(full) == 12
+    for key, row in full.items():
+        printed = row.pop("average_10")
+        assert sum(row.values()) / 10 == pytest.approx(printed, abs=0.00501), key
+
+
+def test_the_ablations_agree_with_the_tables() -> None:
+    """The published iter0 is epoch 2 of the curve; both pictures have the same epoch 1 on 50k; no epoch reaches iteration 1."""
+    for task in ("arc_challenge", "truthfulqa_mc2", "average"):
+        assert score("epoch2", task, "paper/iter0_epochs") == score("iter0", task)
+    assert score("epoch1", "average", "paper/iter0_epochs") == score("50k", "average", "paper/data_size")
+    epochs = [score(f"epoch{epoch}", "average", "paper/iter0_epochs") for epoch in range(1, 6)]
+    assert max(epochs) + paper_tables.READING_ERROR < score("iter1", "average")
+    sizes = [score(row, "average", "paper/data_size") for row in ("sft", "14k", "26k", "50k")]
+    assert sizes == sorted(sizes)
+
+
+def test_what_was_read_off_a_curve_is_graded_so() -> None:
+    """Printed numbers are A; digitised ones are B and state their reading error."""
+    grades = {claim.table: claim.grade for claim in published.CLAIMS if claim.source == "authors"}
+    assert grades == {"paper/data_size": "A", "paper/sft_epochs": "A", "paper/iter0_epochs": "B"}
+    assert f"±{paper_tables.READING_ERROR}" in cell("paper/iter0_epochs", "epoch3", "average").note
 
 
 def test_misprints_recompute_from_the_claims() -> None:

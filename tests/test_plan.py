@@ -33,7 +33,7 @@ def test_changed_beta_makes_stale_exactly_what_follows() -> None:
     before = {stage.path: stage.fingerprint for stage in plan(recipe)}
     after = {stage.path: stage.fingerprint for stage in plan(with_beta(recipe, 1, 0.5))}
     changed = {path for path in before if before[path] != after[path]}
-    expected = {path for path in before if path.startswith(("iter2/", "iter3/", "iter1/train", "iter1/eval"))}
+    expected = {path for path in before if path.startswith(("iter2/", "iter3/", "iter1/train", "iter1/eval", "iter1/held_out"))}
     assert changed == expected
 
 

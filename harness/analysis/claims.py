@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from harness.analysis.comparability import AVERAGE
 from harness.analysis.differences import REFERENCE, compare_rows, delta, delta_text
+from harness.analysis.published import CLAIMS
 from harness.analysis.scores import RunScores
 from harness.analysis.table_schema import Column, Comparison, Delta, Finding, ResultTable
 from harness.plan import baselines, plan
@@ -25,6 +26,11 @@ HEADLINES = {
 }
 _LEADERBOARD = "V3 Tables 3 to 5"
 _MT_BENCH = "V3 Table 6"
+_AVERAGES = {(cell.table, cell.row): cell.value for cell in CLAIMS if cell.task == AVERAGE}
+_AT_SIZE = {row: value for (table, row), value in _AVERAGES.items() if table == "paper/data_size"}
+_SIZES = f"V3 Fig. 5: {', '.join(map(str, _AT_SIZE.values()))} with 0, {', '.join([*_AT_SIZE][1:])} prompts"
+_AT_EPOCH = [value for (table, row), value in _AVERAGES.items() if table == "paper/iter0_epochs" and row.startswith("epoch")]
+_EPOCHS = f"V3 Fig. 4: {max(_AT_EPOCH)} at best in {len(_AT_EPOCH)} epochs, {_AVERAGES['paper/leaderboard', 'iter1']} at iteration 1"
 
 
 class Effect(NamedTuple):
@@ -53,13 +59,20 @@ def check_claims(scores: RunScores) -> Iterator[Finding]:
     return check_claims_by(measure, scores.recipe, scores.columns)
 
 
-def check_claims_by(measure: MeasureEffect, recipe: Recipe, columns: Sequence[Column]) -> Iterator[Finding]:
-    """What the effects that `measure` gives say about each claim, in the paper's order."""
+def check_claims_by(
+    measure: MeasureEffect, recipe: Recipe, columns: Sequence[Column], sizes: Sequence[tuple[str, str]] = ()
+) -> Iterator[Finding]:
+    """What the effects that `measure` gives say about each claim, in the paper's order.
+
+    `sizes` are (row, row trained on less data) of runs that differ in nothing else; only with such rows is there a claim about them.
+    """
     if not recipe.iterations:
         return
     last = f"iter{len(recipe.iterations) - 1}"
     for claim, pairs in _claims(recipe, last).items():
         yield _finding(claim, [measure(row, against, None) for row, against in pairs])
+    if sizes:
+        yield _finding(_Claim("the score rises with data", _SIZES), [measure(row, less, None) for row, less in sizes])
     for column in columns:  # one for each judge's task that the recipe has
         if column.benchmark == "mt_bench":
             yield _finding(_Claim("SPIN raises MT-Bench", _MT_BENCH), [measure(last, REFERENCE, column)])
@@ -74,7 +87,7 @@ def _claims(recipe: Recipe, last: str) -> dict[_Claim, list[tuple[str, str]]]:
         _Claim("each iteration improves on the one before", _LEADERBOARD): _steps(recipe),
         _Claim("SPIN improves on further SFT", f"{_LEADERBOARD}, SFT + 1 epoch"): [(last, row) for row in _trained_with(others, "sft")],
         _Claim("SPIN from iteration 1 on beats DPO", _LEADERBOARD): [(row, dpo) for dpo in _trained_with(others, "dpo") for row in later],
-        _Claim("more epochs at iteration 0 do not reach iteration 1", "V3 Fig. 4, no numbers"): [
+        _Claim("more epochs at iteration 0 do not reach iteration 1", _EPOCHS): [
             ("iter1", longer) for longer in _longer_than(first, others) if later
         ],
     }

@@ -15,6 +15,9 @@ CERTAIN = ("A", "B")
 PUBLISHED = ("paper", "leaderboard")
 """Sources of the tables shown: the paper's own, and the live leaderboard's rows of the same checkpoints."""
 
+FOLLOW_UPS = {"t_spin": ("follow_up/tspin_zephyr", "follow_up/tspin_zephyr_without_history", "follow_up/tspin_mistral")}
+"""Objective -> the tables of the paper that proposes it."""
+
 SAME_METRIC = {("truthfulqa_mc2", "acc", "mc2")}
 """(task, metric in lm-eval 0.4, metric in the paper) of one and the same quantity."""
 
@@ -37,9 +40,13 @@ def published_tables(recipe: Recipe) -> tuple[str, ...]:
 
 
 def shown_tables(recipe: Recipe) -> tuple[str, ...]:
-    """The published tables, then those of everybody who ran SPIN again; none where the recipe names no model."""
+    """The published tables, the authors' ablations, those of everybody who ran SPIN again, and those of another objective's paper.
+
+    None where the recipe names no model.
+    """
     found = published_tables(recipe)
-    return (*found, *RERUNS) if found else ()
+    ablations = dict.fromkeys(claim.table for claim in CLAIMS if claim.source == "authors")
+    return (*found, *ablations, *RERUNS, *FOLLOW_UPS.get(recipe.objective, ())) if found else ()
 
 
 def claim_for(recipe: Recipe, row: str, task: str, protocol: str | None) -> Claim | None:

@@ -17,6 +17,9 @@ from harness.artifact import RunDir
 from harness.plan import plan
 from harness.recipe import Recipe
 
+NOT_OURS = "the recipe has no such task"
+
+
 
 def collect(run: Path, scores: RunScores | None = None) -> ResultTable:
     """The table of the run at `run`, from its records or from its `scores` where they are loaded.
@@ -138,18 +141,17 @@ def _published(claim: Claim | None, reasons: tuple[str, ...]) -> dict[str, Any]:
 def _published_tables(scores: RunScores) -> Iterator[PublishedTable]:
     by_task = {column.task.name: column for column in scores.tasks}
     for name in shown_tables(scores.recipe):
-        cells = [claim for claim in claims(name) if claim.task in by_task or (claim.task == AVERAGE and scores.leaderboard)]
-        if not cells:
-            continue
+        cells = claims(name)
         printed: dict[str, dict[str, float]] = {}
         for claim in cells:
             printed.setdefault(claim.row, {})[claim.task] = claim.value
         reasons = {
             claim.task: reasons_against(scores.recipe, column.benchmark, column.task, scores.first(column), claim)
-            for claim in cells
             if (column := by_task.get(claim.task))
+            else (NOT_OURS,)
+            for claim in cells
         }
-        if AVERAGE in {claim.task for claim in cells}:
+        if AVERAGE in reasons and scores.leaderboard:
             reasons[AVERAGE] = _average_reasons([task for task, why in reasons.items() if why])
         yield PublishedTable(
             table=name,
@@ -158,7 +160,7 @@ def _published_tables(scores: RunScores) -> Iterator[PublishedTable]:
             rows=printed,
             reasons=reasons,
             notes={claim.row: claim.note for claim in cells if claim.note},
-            gains=summary(name, {claim.task for claim in cells}),
+            gains=summary(name, {task for task, why in reasons.items() if why != (NOT_OURS,)}),
         )
 
 

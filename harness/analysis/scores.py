@@ -22,7 +22,7 @@ from harness.files import hash_file, read_model
 from harness.plan import folder_of, rows
 from harness.recipe import Benchmark, Recipe, Task
 
-LOWER_IS_BETTER = ("kl", "invalid")
+LOWER_IS_BETTER = ("kl", "invalid", "held_out_nll")
 """How the names of metrics or tasks begin where less is better."""
 
 

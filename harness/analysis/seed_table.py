@@ -75,8 +75,13 @@ def combine(folders: Sequence[Path]) -> SeedTable:
     return seed_table(" + ".join(by_name), recipe.summary, by_name, contests(recipe), formula_notes(recipe))
 
 
-def seed_table(name: str, summary: str, runs: Mapping[str, RunScores], pairs: Pairs, notes: Sequence[str] = ()) -> SeedTable:
-    """The table of `runs` ({name: run}), which must have the same rows and columns, with a comparison for each of `pairs`."""
+def seed_table(
+    name: str, summary: str, runs: Mapping[str, RunScores], pairs: Pairs, notes: Sequence[str] = (), sizes: Pairs = ()
+) -> SeedTable:
+    """The table of `runs` ({name: run}), which must have the same rows and columns, with a comparison for each of `pairs`.
+
+    `sizes` are (row, the same trained on less data).
+    """
     scores = SeedScores(list(runs.values()))
     comparisons = tuple(_comparisons(scores, pairs))
     return SeedTable(
@@ -87,7 +92,7 @@ def seed_table(name: str, summary: str, runs: Mapping[str, RunScores], pairs: Pa
         columns=scores.first.columns,
         spreads=tuple(_spread(scores, row, column.label) for row in scores.first.rows for column in scores.first.columns),
         comparisons=comparisons,
-        findings=tuple(_check_claims(scores, comparisons)),
+        findings=tuple(_check_claims(scores, comparisons, sizes)),
         notes=tuple(notes),
     )
 
@@ -129,7 +134,7 @@ def _comparisons(scores: SeedScores, pairs: Pairs) -> Iterator[SeedComparison]:
                 yield _task_comparison(scores, row, against, column)
 
 
-def _check_claims(scores: SeedScores, made: Sequence[SeedComparison]) -> Iterator[Finding]:
+def _check_claims(scores: SeedScores, made: Sequence[SeedComparison], sizes: Pairs) -> Iterator[Finding]:
     """The paper's claims by the interval over seeds; by that of the questions where there is one run. `made` is not computed again."""
     known = {(comparison.row, comparison.against, comparison.column): comparison for comparison in made}
     num_runs = len(scores.runs)
@@ -143,7 +148,7 @@ def _check_claims(scores: SeedScores, made: Sequence[SeedComparison]) -> Iterato
         over = "1 run" if num_runs == 1 else f"{num_runs} runs"
         return Effect(difference, (), f"{row} - {against}: {delta_text(difference, column)}{pooled} ({tasks}, {over})")
 
-    return check_claims_by(measure, scores.first.recipe, scores.first.columns)
+    return check_claims_by(measure, scores.first.recipe, scores.first.columns, sizes)
 
 
 def _task_comparison(scores: SeedScores, row: str, against: str, column: Column) -> SeedComparison:

@@ -9,16 +9,20 @@ iteration of the same number, where it has one, else its last.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from harness.analysis.comparability import formula_notes
+from harness.analysis.differences import REFERENCE
 from harness.analysis.scores import RunScores, TaskColumn, load_scores
 from harness.analysis.seed_table import check_same, seed_table
 from harness.analysis.table_schema import SeedTable
 from harness.artifact import read_recipe
+from harness.config import flatten
 from harness.contracts import Score
 from harness.errors import HarnessError, InputError, suggest
+from harness.files import digest
 from harness.plan import contests, plan, rows
 from harness.recipe import Recipe
 from harness.runs.sweeps import read_sweep
@@ -40,7 +44,8 @@ def compare_variants(folder: Path) -> SeedTable:
     merged = [_merged(seed, names) for seed in _by_seed(variants)]
     pairs = tuple(_pairs(variants, names))
     notes = [f"{variant}: {note}" for variant, runs in variants.items() for note in formula_notes(runs[0].recipe)]
-    return seed_table(record.name, record.summary, {f"seed {number}": run for number, run in enumerate(merged)}, pairs, notes)
+    seeds = {f"seed {number}": run for number, run in enumerate(merged)}
+    return seed_table(record.name, record.summary, seeds, pairs, notes, tuple(_sizes(variants, names)))
 
 
 def find_row(folder: Path, name: str | None) -> list[tuple[Path, str]]:
@@ -101,6 +106,24 @@ def _pairs(variants: Mapping[str, Sequence[RunScores]], names: Mapping[str, Mapp
         if last in own:
             yield own[last], last if last in rows(first) else _last(first)
         yield from ((own[row], own.get(against, against)) for row, against in contests(recipe) if row in own)
+
+
+def _sizes(variants: Mapping[str, Sequence[RunScores]], names: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[str, str]]:
+    """(last iteration, the same on less data) of variants that differ in the number of prompts alone; the least against `sft`."""
+    alike: dict[str, list[tuple[int, str, str]]] = defaultdict(list)
+    for variant, (run, *_) in variants.items():
+        row = names[variant].get(_last(run.recipe))
+        if row is not None:
+            start = names[variant].get(REFERENCE, REFERENCE)
+            alike[_all_but_size(run.recipe)].append((run.recipe.prompts.num_prompts, row, start))
+    for members in map(sorted, alike.values()):
+        last = [row for _, row, _ in members]
+        yield from zip(last, [members[0][-1], *last], strict=False) if len(last) > 1 else ()
+
+
+def _all_but_size(recipe: Recipe) -> str:
+    own = ("name", "summary", "because", "prompts.num_prompts")
+    return digest({field: value for field, value in flatten(recipe.model_dump(mode="json")).items() if not field.startswith(own)})
 
 
 def _last(recipe: Recipe) -> str:

@@ -35,8 +35,8 @@ class Column(Strict):
 
     @property
     def is_accuracy(self) -> bool:
-        """Whether it counts in the mean over tasks: in percent, more is better."""
-        return self.unit == "percent" and not self.lower_is_better
+        """Whether it counts in the mean over tasks: in percent, more is better, and a task: telling real from generated is none."""
+        return self.unit == "percent" and not self.lower_is_better and self.benchmark != "held_out"
 
 
 class Delta(Strict):
@@ -84,7 +84,7 @@ class Cell(Strict):
 
 
 class PublishedTable(Strict):
-    """Numbers as printed elsewhere: {row: {task: value}} over the tasks the recipe has, and why each task is not comparable to ours.
+    """Numbers as printed elsewhere: {row: {task: value}}, and why each task is not comparable to ours.
 
     `notes` holds what the source says about a row, `gains` which of the printed gains exceed their own sampling error.
     """

@@ -10,17 +10,24 @@ import typer
 
 from harness import recipe as recipes
 from harness.analysis.anchors import anchor_notes, compare_figures, conclusions_of, figure_rows, require_anchors
+from harness.analysis.forensics import response_sets, training_state
 from harness.artifact import RunDir
 from harness.cli import listings
-from harness.cli.doctor import Context, examine, listing
+from harness.cli.doctor import examine, listing, ready_machine
+from harness.cli.preflight import Context, context_for
 from harness.cli.printing import (
+    CHECK,
+    COMPARE,
+    LOOK,
     DryRunOption,
     FormatOption,
+    IterationArg,
     MachineOption,
     OutOption,
     RecipeArg,
+    RunArg,
     announce,
-    load,
+    load_to_plan,
     out,
     plan_tables,
     plural,
@@ -31,12 +38,12 @@ from harness.cli.printing import (
 from harness.errors import MachineError
 from harness.evaluation import mt_bench_ratings
 from harness.report.tables import write_tables
-from harness.runs import runner
+from harness.runs import hardware, runner
 
 app = typer.Typer()
 
 
-@app.command()
+@app.command(rich_help_panel=COMPARE)
 def anchors(
     recipe: RecipeArg,
     out_dir: OutOption = None,
@@ -45,12 +52,12 @@ def anchors(
     format: FormatOption = "text",
 ) -> None:
     """Evaluate the published checkpoints RECIPE names and set them beside their published figures: does our evaluation differ?"""
-    loaded, place = load(recipe, machine)
+    loaded = recipes.load(recipe)
     require_anchors(loaded)
     run = RunDir(out_dir or Path("results") / loaded.name)
-    planned = listings.plan_list(loaded, run, place) if dry_run else None
+    planned = listings.plan_list(loaded, run, load_to_plan(recipe, machine)[1]) if dry_run else None
     if planned is None:
-        runner.reproduce(loaded, run, place, None, announce)
+        runner.reproduce(loaded, run, ready_machine(loaded, machine, run.path), None, announce)
         write_tables(run.path)
     figures = compare_figures(loaded, run.path)
     notes, conclusions = anchor_notes(loaded), conclusions_of(figures)
@@ -64,7 +71,38 @@ def anchors(
         out.print(line, markup=False)
 
 
+@app.command(name="compare-training")
+def compare_training(
+    run: RunArg,
+    row: Annotated[str, typer.Argument(metavar="ROW", help="A trained row of the run, such as iter0.")],
+    state: Annotated[Path, typer.Argument(metavar="STATE", help="The trainer_state.json of a released checkpoint.")],
+    format: FormatOption = "text",
+) -> None:
+    """Set a released checkpoint's training log over ours: the first step where they part beyond noise, and what differs after it."""
+    found = training_state.compare(RunDir(run), row, state)
+    if format == "json":
+        show_json({"curves": [curve._asdict() for curve in found.curves], "conclusions": found.conclusions})
+        return
+    show(f"{run.name} {row} and {state.name}", [curve._asdict() for curve in found.curves], format)
+    for line in found.conclusions:
+        out.print(line, markup=False)
+
+
+@app.command(name="compare-responses")
+def compare_responses(
+    iteration: IterationArg,
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A file, a directory, or OWNER/NAME@REVISION on the Hub.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs whose responses of that iteration are compared.")],
+    split: Annotated[str, typer.Option("--split", help="Which split; train+test joins two.")] = "train",
+    format: FormatOption = "text",
+) -> None:
+    """Hold our responses against a released set: identical ones, common beginnings, lengths; the run that decodes most alike first."""
+    found = response_sets.compare([RunDir(run) for run in runs], iteration, source, split)
+    show(f"iter{iteration}: responses of {source}", [one._asdict() for one in found], format)
+
+
 @app.command(name="import-judgments")
+@app.command(name="import-judgments", rich_help_panel=CHECK)
 def import_judgments(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="FastChat's *_single.jsonl, plain or .gz.")],
     format: FormatOption = "text",
@@ -77,14 +115,29 @@ def import_judgments(
         show("judgments, points of 10", mt_bench_ratings.rows(summary), format)
 
 
-@app.command()
+@app.command(name="machines", rich_help_panel=LOOK)
+def machines_(format: FormatOption = "text") -> None:
+    """List the machines shipped, and what was found on this computer."""
+    here = hardware.look()
+    if format == "json":
+        show_json({"shipped": listings.machine_list(), "found": {**here._asdict(), "gpus": [gpu._asdict() for gpu in here.gpus]}})
+    else:
+        show("machines", listings.machine_list(), format)
+        out.print(f"found here: {here}; without --machine a recipe gets what follows from that (docs/hardware.md)", markup=False)
+
+
+@app.command(rich_help_panel=CHECK)
 def doctor(
     recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="Check also what this recipe needs.")] = None,
+    machine: MachineOption = None,
     format: FormatOption = "text",
 ) -> None:
-    """Check Python, packages, caches, disk, keys (by presence alone) and judges; exit code 1 where something is missing."""
-    loaded = recipes.load(recipe) if recipe else None
-    findings = examine(Context(loaded, Path("results"), date.today()))
+    """Check Python, packages, caches, disk, keys (by presence alone) and judges; exit code 1 where something is missing.
+
+    With RECIPE also devices, memory, launcher, peak disk, model and data, as `reproduce` does before it starts.
+    """
+    context = context_for(recipes.load(recipe), machine) if recipe else Context(None, Path("results"), date.today())
+    findings = examine(context)
     show("doctor", listing(findings), format)
     errors = [finding.check for finding in findings if finding.state == "error"]
     if errors:

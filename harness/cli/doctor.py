@@ -1,4 +1,4 @@
-"""Whether this machine can do what a recipe asks: a list of checks, each a function of one thing.
+"""Whether this computer can do what is asked: a list of checks, each a function of one thing; those of a recipe are in preflight.py.
 
 To add a check, write a function `(Context) -> Iterator[Finding]` and put it into CHECKS. A check imports nothing heavy and changes nothing.
 """
@@ -13,15 +13,30 @@ from collections.abc import Callable, Iterator
 from datetime import date
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 from packaging.requirements import Requirement
 
+from harness import machine as machines
+from harness.cli.preflight import (
+    DISTRIBUTION,
+    Context,
+    Finding,
+    context_for,
+    hub_cache,
+    installed,
+    is_offline,
+    place_of,
+    recipe_checks,
+    to_be_made,
+)
+from harness.cli.printing import announce
 from harness.cli.vllm_checks import PACKAGES, vllm_checks
-from harness.evaluation.judge_shutdowns import RECOMMENDED, SHUTDOWN, judges_of, warning
+from harness.errors import MachineError
+from harness.evaluation.judge_shutdowns import RECOMMENDED, SHUTDOWN, judges_of, not_chosen, warning
+from harness.machine import Machine
 from harness.recipe import Recipe
 
-DISTRIBUTION = "harness-spin"
 OLDEST_PYTHON = (3, 11)
 LOW_DISK_GB = 5.0
 HF_VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_ENDPOINT")
@@ -29,32 +44,39 @@ SECRETS = ("HF_TOKEN", "OPENAI_API_KEY")
 ADDRESSES = ("OPENAI_BASE_URL",)
 """Variables of which only the presence is told."""
 
-State = Literal["ok", "warning", "error"]
-
-
-class Finding(NamedTuple):
-    """One thing looked at. `found` says how it is, `todo` what to do where it is not well."""
-
-    check: str
-    state: State
-    found: str
-    todo: str = ""
-
-
-class Context(NamedTuple):
-    """What the checks look at beside the machine itself. `recipe` None: no recipe was named, and every known judge is listed."""
-
-    recipe: Recipe | None
-    results: Path
-    today: date
-
-
 Check = Callable[[Context], Iterator[Finding]]
 
 
 def examine(context: Context) -> list[Finding]:
     """Every finding of every check, in order."""
     return [finding for check in CHECKS for finding in check(context)]
+
+
+def refuse_unready(recipe: Recipe, machine: Machine, run: Path) -> None:
+    """Raise `MachineError` where `recipe` cannot run on `machine` in `run`."""
+    preflight(Context(recipe, run.parent, date.today(), machine, run=run))
+
+
+def ready_machine(recipe: Recipe, machine: str | None, run: Path, only: str | None = None) -> Machine:
+    """The machine named, or what this computer is for `recipe`, after the checks; their warnings are said. Raises `MachineError`."""
+    context = context_for(recipe, machine, run, only)
+    for line in preflight(context):
+        announce(f"warning: {line}")
+    return context.machine or machines.load("cpu")  # where all is finished, nothing runs
+
+
+def preflight(context: Context) -> list[str]:
+    """The warnings about a recipe that is about to run; `MachineError`, all in one line, where it cannot. Nothing where all is finished."""
+    findings = examine(context) if to_be_made(context) else []
+    errors = [f"{one.check}: {_line(one)}" for one in findings if one.state == "error"]
+    if errors:
+        assert context.recipe is not None
+        raise MachineError(f"{context.recipe.name} cannot run here as it stands: " + "; ".join(errors))
+    return [f"{one.check}: {_line(one)}" for one in findings if one.state == "warning"]
+
+
+def _line(finding: Finding) -> str:
+    return f"{finding.found} ({finding.todo})" if finding.todo else finding.found
 
 
 def listing(findings: list[Finding]) -> list[dict[str, Any]]:
@@ -77,29 +99,16 @@ def _packages(context: Context) -> Iterator[Finding]:
         return
     for requirement in required:
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-            yield _package(requirement)
-
-
-def _package(requirement: Requirement) -> Finding:
-    name = f"package {requirement.name}"
-    try:
-        version = metadata.version(requirement.name)
-    except metadata.PackageNotFoundError:
-        return Finding(name, "error", "not installed", f"pip install '{requirement}'")
-    if requirement.specifier.contains(version, prereleases=True):
-        return Finding(name, "ok", version)
-    return Finding(name, "error", f"{version}, needs {requirement.specifier}", f"pip install '{requirement}'")
+            yield installed(requirement, "error")
 
 
 def _hugging_face(context: Context) -> Iterator[Finding]:
     for name in HF_VARIABLES:
         if name in os.environ:
             yield Finding(name, "ok", os.environ[name])
-    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
-    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
-    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    cache, offline = hub_cache(), is_offline()
     count = len(list(cache.glob("*--*"))) if cache.is_dir() else 0
-    bad = offline and not count
+    bad = offline and not count and context.recipe is None
     yield Finding(
         "HF cache",
         "error" if bad else "ok",
@@ -109,11 +118,12 @@ def _hugging_face(context: Context) -> Iterator[Finding]:
 
 
 def _disk(context: Context) -> Iterator[Finding]:
-    place = next(path for path in (context.results.absolute(), *context.results.absolute().parents) if path.exists())
-    free = shutil.disk_usage(place).free / 1e9
-    low = free < LOW_DISK_GB
-    todo = "free some space; `harness plan` says how much is needed" if low else ""
-    yield Finding("disk", "warning" if low else "ok", f"{free:.0f} GB free at {place}", todo)
+    """Where no recipe says how much is needed."""
+    if context.recipe is None:
+        place = place_of(context.results)
+        free = shutil.disk_usage(place).free / 1e9
+        low = free < LOW_DISK_GB
+        yield Finding("disk", "warning" if low else "ok", f"{free:.0f} GB free at {place}", "free some space" if low else "")
 
 
 def _environment(context: Context) -> Iterator[Finding]:
@@ -141,6 +151,9 @@ def _judges(context: Context) -> Iterator[Finding]:
     for judge in judges_of(context.recipe.benchmarks):
         found = warning(judge, context.today)
         yield Finding(f"judge {judge.model}", "warning" if found else "ok", found or "no shutdown date known")
+    missing = not_chosen(context.recipe.benchmarks)
+    if missing:
+        yield Finding("judge", "warning", missing)
 
 
 def _vllm(context: Context) -> Iterator[Finding]:
@@ -158,4 +171,4 @@ def _is_installed(name: str) -> bool:
     return True
 
 
-CHECKS: tuple[Check, ...] = (_python, _packages, _hugging_face, _disk, _environment, _judges, _vllm)
+CHECKS: tuple[Check, ...] = (_python, _packages, _hugging_face, _disk, _environment, _judges, recipe_checks, _vllm)

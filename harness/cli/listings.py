@@ -3,9 +3,11 @@
 Layouts (stable; a new field may be added, none is renamed):
 
     recipes   [{name, summary, model, iterations, file}]
+    machines  {shipped: [{name, summary, devices, device_gb, sharding, micro_batch}],
+              found: {gpus: [{name, memory_gb, capability}], num_cpus, memory_gb}}
     plan      {recipe, machine, stages: [{path, kind, state, fingerprint, inputs, tokens, flops, hours, device_hours, memory_gb,
               disk_gb, judge_calls, paper_hours}], totals: {the same summed, memory_gb the largest},
-              warnings: [too little memory, or a judge past or near its shutdown],
+              warnings: [too little memory, no judge, or one past or near its shutdown],
               schedule, deviations}
     schedule  [{iteration, opponent, pairs_from, pairs, beta, learning_rate, epochs, steps}]
     status    [{path, state, seconds, peak_memory_mb, outputs}]; state: done, running, partial, missing or stale
@@ -21,15 +23,16 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from harness import machine as machines
 from harness import recipe as recipes
 from harness.analysis.deviations import Listing, reason_for
 from harness.artifact import RECIPE_FILE, RunDir, read_recipe
 from harness.config import flatten
-from harness.evaluation.judge_shutdowns import judges_of, warning
+from harness.evaluation.judge_shutdowns import judges_of, not_chosen, warning
 from harness.machine import Machine
 from harness.plan import opponent_of, steps_of
 from harness.recipe import Recipe
-from harness.runs import lock, sweeps
+from harness.runs import lock, memory, sweeps
 from harness.runs.costs import Cost, estimate
 from harness.runs.runner import survey
 from harness.runs.sweeps import is_sweep
@@ -47,6 +50,24 @@ def recipe_list() -> Listing:
                 "model": loaded.sft_model.name,
                 "iterations": len(loaded.iterations),
                 "file": f"recipes/{path.name}",
+            }
+        )
+    return found
+
+
+def machine_list() -> Listing:
+    """A row for each shipped machine."""
+    found = []
+    for name in machines.available():
+        machine = machines.load(name)
+        found.append(
+            {
+                "name": name,
+                "summary": machine.summary,
+                "devices": machine.num_devices,
+                "device_gb": machine.memory_gb,
+                "sharding": machine.sharding,
+                "micro_batch": machine.micro_batch,
             }
         )
     return found
@@ -86,21 +107,9 @@ def plan_list(recipe: Recipe, run: RunDir, machine: Machine) -> dict[str, Any]:
         )
     totals: dict[str, float] = {name: sum(stage[name] or 0 for stage in stages) for name in Cost._fields}
     totals["memory_gb"] = max(stage["memory_gb"] for stage in stages)
-    judges = [found for judge in judges_of(recipe.benchmarks) if (found := warning(judge, date.today()))]
-    warnings = [*_warnings(stages, machine), *judges]
+    judges = [warning(judge, date.today()) for judge in judges_of(recipe.benchmarks)]
+    warnings = list(filter(None, (memory.refusal(recipe, machine), not_chosen(recipe.benchmarks), *judges)))
     return {"recipe": recipe.name, "machine": machine.name, "stages": stages, "totals": totals, "warnings": warnings}
-
-
-def _warnings(stages: Listing, machine: Machine) -> list[str]:
-    """A line for the kind of stage that needs more memory than a device has."""
-    needed: dict[str, float] = {}
-    for stage in stages:
-        needed[stage["kind"]] = max(stage["memory_gb"], needed.get(stage["kind"], 0.0))
-    return [
-        f"{kind} stages need at least {gb:.0f} GB a device, {machine.name} has {machine.memory_gb:.0f}"
-        for kind, gb in needed.items()
-        if gb > machine.memory_gb
-    ]
 
 
 def planned_runs(name: str, out_dir: Path | None) -> list[tuple[Recipe, RunDir]]:

@@ -16,9 +16,14 @@ from harness import recipe as recipes
 from harness.analysis.deviations import deviation_list
 from harness.artifact import RunDir, read_recipe
 from harness.cli import checks, listings, pairs, publish
+from harness.cli.doctor import ready_machine
 from harness.cli.explain import explain as explain_cell
 from harness.cli.explain import explain_sweep, print_explanation
 from harness.cli.printing import (
+    CHECK,
+    COMPARE,
+    LOOK,
+    RUN,
     DryRunOption,
     FormatOption,
     MachineOption,
@@ -27,7 +32,7 @@ from harness.cli.printing import (
     RunArg,
     announce,
     err,
-    load,
+    load_to_plan,
     out,
     plan_tables,
     plural,
@@ -44,10 +49,10 @@ from harness.files import is_disk_full
 from harness.report.bundle import verify_bundle, verify_run
 from harness.report.formatting import visible
 from harness.report.tables import print_tables, read_table, render, write_table, write_tables
-from harness.runs import runner
+from harness.runs import provenance, runner
 from harness.runs.sweeps import is_sweep
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(pairs.app)
 app.add_typer(checks.app)
 app.add_typer(publish.app)
@@ -83,7 +88,20 @@ def main() -> None:
         _defect()
 
 
-@app.command(context_settings={"help_option_names": []})
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"harness {provenance.versions().get('harness-spin', 'that is not installed, it runs from a folder')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")] = False,
+) -> None:
+    """Reproduce Self-Play Fine-Tuning (SPIN): generate, train, evaluate, and set the tables beside the paper's."""
+
+
+@app.command(context_settings={"help_option_names": []}, rich_help_panel=RUN)
 def reproduce(
     context: typer.Context,
     recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="A recipe's name or file.")] = None,
@@ -97,12 +115,12 @@ def reproduce(
     if help_ or recipe is None:
         _help(context, recipe)
         return
-    loaded, place = load(recipe, machine)
+    loaded = recipes.load(recipe)
     run = RunDir(out_dir or Path("results") / loaded.name)
     if dry_run:
-        out.print(plan_tables(listings.plan_list(loaded, run, place)))
+        out.print(plan_tables(listings.plan_list(loaded, run, load_to_plan(recipe, machine)[1])))
         return
-    ran = runner.reproduce(loaded, run, place, only, announce)
+    ran = runner.reproduce(loaded, run, ready_machine(loaded, machine, run.path, only), only, announce)
     if only is None:
         write_tables(run.path)
         print_tables(read_table([run.path]), out)
@@ -112,10 +130,10 @@ def reproduce(
     announce(f"{plural(ran, 'stage')} ran; everything is in {run.path}")
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def plan(recipe: RecipeArg, out_dir: OutOption = None, machine: MachineOption = None, format: FormatOption = "text") -> None:
     """Show the stages of RECIPE: lineage, state, and estimated cost beside the paper's own times."""
-    loaded, place = load(recipe, machine)
+    loaded, place = load_to_plan(recipe, machine)
     found = listings.plan_list(loaded, RunDir(out_dir or Path("results") / loaded.name), place)
     if format == "json":
         show_json({**found, "schedule": listings.schedule(loaded), "deviations": deviation_list(loaded)})
@@ -127,7 +145,7 @@ def plan(recipe: RecipeArg, out_dir: OutOption = None, machine: MachineOption = 
     out.print(f"stated in: {'; '.join(sorted({row['where'] for row in deviations}))}", markup=False)
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def status(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE|SWEEP", help="A recipe's name or file, a sweep's name, or a directory.")],
     out_dir: OutOption = None,
@@ -145,13 +163,13 @@ def status(
         show("runs", listings.run_status_list(planned), format)
 
 
-@app.command(name="recipes")
+@app.command(name="recipes", rich_help_panel=LOOK)
 def recipes_(format: FormatOption = "text") -> None:
     """List the recipes."""
     show("recipes", listings.recipe_list(), format, ("model", "file"))
 
 
-@app.command()
+@app.command(rich_help_panel=COMPARE)
 def diff(left: RecipeArg, right: RecipeArg, format: FormatOption = "text") -> None:
     """Show the fields in which two recipes differ, with their reasons."""
     a, b = recipes.load(left), recipes.load(right)
@@ -162,7 +180,7 @@ def diff(left: RecipeArg, right: RecipeArg, format: FormatOption = "text") -> No
         print_diff(a.name, b.name, found)
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def tables(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="A run's or a sweep's directory, or runs to combine (seeds).")],
     format: Annotated[Literal["text", "json", "markdown", "latex", "csv"], typer.Option("--format", help="How to print.")] = "text",
@@ -180,7 +198,7 @@ def tables(
         sys.stdout.write(visible(render(table, format)))
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def explain(
     run: RunArg,
     row: Annotated[str, typer.Argument(metavar="ROW", help="A row of the tables, such as iter1.")],
@@ -196,7 +214,7 @@ def explain(
         print_explanation(found, out, full=full)
 
 
-@app.command()
+@app.command(rich_help_panel=CHECK)
 def verify(run: RunOrBundleArg, format: FormatOption = "text") -> None:
     """Compute again what can be: hashes, identities and tables of a run, a sweep or a bundle, against its records."""
     if run.is_file():
@@ -215,7 +233,7 @@ def verify(run: RunOrBundleArg, format: FormatOption = "text") -> None:
         raise InputError(f"{plural(len(damage), 'file')} in {run} {'is' if len(damage) == 1 else 'are'} not what the records say")
 
 
-@app.command()
+@app.command(rich_help_panel=CHECK)
 def accept(
     recipe: RecipeArg,
     stage: Annotated[str, typer.Argument(metavar="STAGE", help="The stage's path, such as iter0/train.")],

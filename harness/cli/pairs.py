@@ -9,7 +9,8 @@ import typer
 
 from harness import machine as machines
 from harness.artifact import RunDir, read_recipe
-from harness.cli.printing import IterationArg, MachineOption, OutOption, RecipeArg, RunArg, announce, load, out, table
+from harness.cli.doctor import refuse_unready
+from harness.cli.printing import PUBLISH, RUN, IterationArg, MachineOption, OutOption, RecipeArg, RunArg, announce, load_to_plan, out, table
 from harness.report.tables import print_tables, write_sweep_tables
 from harness.runs import exchange, sweeps
 from harness.runs.pair_files import Layout
@@ -17,7 +18,7 @@ from harness.runs.pair_files import Layout
 app = typer.Typer()
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def sweep(
     file: Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep's name, or a Python file that defines `sweep`.")],
     out_dir: Annotated[Path | None, typer.Option("--out", help="The sweep's directory (default: results/SWEEP).")] = None,
@@ -29,15 +30,17 @@ def sweep(
     place = machines.load(machine) if machine else sweeps.default_machine(loaded)
     for recipe in loaded.recipes:
         machines.check(place, recipe)
+    folder = out_dir or Path("results") / loaded.name
     out.print(table(f"{loaded.name}: runs", list(sweeps.run_list(loaded))))
     out.print(table(f"{loaded.name}: stages", sweeps.shared_list(loaded)))
     if not dry_run:
-        folder = out_dir or Path("results") / loaded.name
+        for recipe in loaded.recipes:
+            refuse_unready(recipe, place, folder / recipe.name)
         sweeps.run(loaded, folder, place, announce)
         print_tables(write_sweep_tables(folder), out)
 
 
-@app.command()
+@app.command(rich_help_panel=PUBLISH)
 def export(
     run: RunArg,
     iteration: IterationArg,
@@ -49,7 +52,7 @@ def export(
     announce(f"{out_dir}: {', '.join(f'{split} {num} pairs' for split, num in count.items())}")
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def import_pairs(
     recipe: RecipeArg,
     iteration: IterationArg,
@@ -59,6 +62,6 @@ def import_pairs(
     out_dir: OutOption = None,
 ) -> None:
     """Train an iteration of RECIPE on pairs made elsewhere, such as the released SPIN sets."""
-    loaded, place = load(recipe, None)
+    loaded, place = load_to_plan(recipe, None)
     run = RunDir(out_dir or Path("results") / loaded.name)
     announce(f"{exchange.import_pairs(loaded, run, place, iteration, source, split, because)} pairs are iter{iteration}'s in {run.path}")

@@ -17,9 +17,11 @@ from rich.text import Text
 from harness import machine as machines
 from harness import recipe as recipes
 from harness.analysis.deviations import Listing
+from harness.errors import MachineError
 from harness.machine import Machine
 from harness.recipe import Recipe
 from harness.report.formatting import Terminal
+from harness.runs import hardware
 
 COSTS = {
     "tokens": "tokens",
@@ -66,6 +68,8 @@ def lineage_of(inputs: Mapping[str, str]) -> str:
     parts = []
     if "policy" in inputs:
         parts.append(f"{'policy and opponent' if responses else 'policy'} {inputs['policy']}")
+    if "opponent" in inputs:
+        parts.append(f"opponent {inputs['opponent']}")
     if "prompts" in inputs:
         parts.append(inputs["prompts"])
     if responses:
@@ -113,24 +117,38 @@ def _text(value: Any) -> str:
 
 out = Terminal(soft_wrap=False)
 err = Terminal(stderr=True, soft_wrap=True, highlight=False)
+PAPERS = "a100x8"
+RUN, LOOK, COMPARE, PUBLISH, CHECK = "Run", "Look", "Compare", "Publish", "Check"
+"""The panels of `harness --help`, in order."""
 Format = Literal["text", "json"]
 RecipeArg = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name, or a Python file that defines `recipe`.")]
 RunArg = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory, such as results/tiny.")]
 IterationArg = Annotated[int, typer.Argument(metavar="ITERATION", help="An iteration's number, from 0.")]
 OutOption = Annotated[Path | None, typer.Option("--out", help="The run's directory (default: results/RECIPE).")]
 MachineOption = Annotated[
-    str | None, typer.Option("--machine", help="A machine's name or file (default: the smallest shipped one that holds the model).")
+    str | None, typer.Option("--machine", help="A machine's name or file, see `harness machines` (default: what is found here).")
 ]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would run, and run nothing.")]
 FormatOption = Annotated[Format, typer.Option("--format", help="text, or json in a stable layout.")]
 
 
 def load(recipe: str, machine: str | None) -> tuple[Recipe, Machine]:
-    """The recipe, and the machine named or the smallest that holds it; refused where the two do not fit."""
+    """The recipe, and the machine named or what this computer is for it; refused where the two do not fit."""
     loaded = recipes.load(recipe)
-    place = machines.load(machine) if machine else machines.default_for(loaded.sizes.num_parameters)
+    place = machines.load(machine) if machine else hardware.machine_for(loaded, hardware.look())
     machines.check(place, loaded)
     return loaded, place
+
+
+def load_to_plan(recipe: str, machine: str | None) -> tuple[Recipe, Machine]:
+    """As `load`; a recipe that cannot run here is planned for the paper's hardware, and why it cannot is said."""
+    try:
+        return load(recipe, machine)
+    except MachineError as error:
+        if machine:
+            raise
+        announce(f"{error}. Planned for {PAPERS}, the paper's hardware")
+        return load(recipe, PAPERS)
 
 
 def show(title: str, rows: Listing, format: Format, only_in_json: Sequence[str] = ()) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.printing import FormatOption, RunArg, out, say, show_json
+from harness.cli.printing import COMPARE, LOOK, PUBLISH, FormatOption, RunArg, out, say, show_json
 
 app = typer.Typer()
 
@@ -15,7 +15,7 @@ RowArg = Annotated[str, typer.Argument(metavar="ITERATION", help="A row of the t
 SideArg = Annotated[str, typer.Argument(metavar="RUN[:ROW]", help="A run and a row of its tables (default: the last one).")]
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def report(
     run: RunArg,
     plots_dir: Annotated[Path | None, typer.Option("--plots", metavar="DIR", help="Write the plots as SVG, PNG and PDF too.")] = None,
@@ -29,7 +29,7 @@ def report(
     say(str(write_report(run, plots_dir)))
 
 
-@app.command()
+@app.command(rich_help_panel=COMPARE)
 def compare(
     left: SideArg,
     right: SideArg,
@@ -46,7 +46,7 @@ def compare(
         head_to_head.print_comparison(found, out)
 
 
-@app.command()
+@app.command(rich_help_panel=PUBLISH)
 def bundle(
     run: RunArg,
     out_file: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="The archive (default: RECIPE.tar.gz beside RUN).")] = None,
@@ -57,7 +57,7 @@ def bundle(
     say(str(write_bundle(run, out_file)))
 
 
-@app.command()
+@app.command(rich_help_panel=PUBLISH)
 def card(
     run: RunArg,
     iteration: RowArg,
@@ -69,7 +69,7 @@ def card(
     say(str(write_card(run, iteration, out_file)))
 
 
-@app.command()
+@app.command(rich_help_panel=PUBLISH)
 def push(
     run: RunArg,
     iteration: RowArg,
@@ -92,7 +92,7 @@ def push(
     say(f"uploaded to {repo}")
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def index(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of runs, such as results.")]) -> None:
     """Write FOLDER/README.md and FOLDER/index.html: every run with what it says about the paper's claims."""
     from harness.errors import requires

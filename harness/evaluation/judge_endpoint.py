@@ -25,7 +25,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from harness.config import first_fault
 from harness.contracts import Turn
-from harness.errors import InputError, JudgeError
+from harness.errors import InputError, JudgeError, first_line
 from harness.evaluation.mt_bench_ratings import without_thinking
 from harness.files import digest, write_atomic
 from harness.lm.progress import progress
@@ -97,6 +97,9 @@ class Endpoint:
             raise JudgeError(
                 f"judge {judge.model} needs OPENAI_API_KEY in the environment (any text for a local server); set it and run again"
             ) from None
+        except Exception as error:  # of the HTTP library below openai, whichever that is
+            reason = first_line(error)
+            raise JudgeError(f"OPENAI_BASE_URL is no address ({reason}); expected one such as http://localhost:8000/v1") from None
         self.loop = asyncio.new_event_loop()
         threading.Thread(target=self.loop.run_forever, daemon=True).start()
 
@@ -120,7 +123,7 @@ class Endpoint:
             time.sleep(max(self.resume_at - time.monotonic(), pause))
             pause = min(FIRST_PAUSE_SECONDS * 2**attempt, LONGEST_PAUSE_SECONDS) * random.uniform(0.75, 1.0)
             try:
-                return _verdict(self._complete(messages))
+                return verdict_of(self._complete(messages))
             except openai.APIStatusError as error:
                 reason = f"HTTP {error.status_code} ({type(error).__name__})"
                 if error.status_code in REQUEST_REFUSED:
@@ -198,7 +201,7 @@ def _check(verdicts: Mapping[str, Verdict], failures: list[JudgeError], num_turn
         )
 
 
-def _verdict(body: bytes) -> Verdict:
+def verdict_of(body: bytes) -> Verdict:
     """The verdict in a reply's body. `ValidationError` where it is no chat completion."""
     reply = _Completion.model_validate_json(body)
     choice = reply.choices[0]

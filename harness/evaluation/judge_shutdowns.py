@@ -10,7 +10,7 @@ from datetime import date
 from typing import NamedTuple
 
 from harness.contracts import load
-from harness.recipe import Benchmark, Judge
+from harness.recipe import Benchmark, Judge, Recipe, replace
 
 SOURCE = "developers.openai.com/api/docs/deprecations"
 WARN_DAYS = 60
@@ -55,6 +55,31 @@ def judges_of(benchmarks: tuple[Benchmark, ...]) -> tuple[Judge, ...]:
     """The judges behind an endpoint that the benchmarks name; rules and judges not chosen yet are left out."""
     named = (benchmark.judge for benchmark in benchmarks if benchmark.judge and benchmark.judge.model)
     return tuple(judge for judge in named if load("judges", judge.name).NEEDS_MODEL)
+
+
+def judged(recipe: Recipe, name: str) -> Recipe:
+    """`recipe` under a name of its own, with the open judge in place of every one that must be a model."""
+    benchmarks = tuple(_judged(benchmark) for benchmark in recipe.benchmarks)
+    return replace(recipe, name=name, benchmarks=benchmarks, because={"benchmarks": f"an open judge, pinned: {RECOMMENDED.reason}"})
+
+
+def _judged(benchmark: Benchmark) -> Benchmark:
+    judge = benchmark.judge
+    if judge is None or not load("judges", judge.name).NEEDS_MODEL:
+        return benchmark
+    chosen = judge.model_copy(update={"model": RECOMMENDED.model, "revision": RECOMMENDED.revision})
+    return benchmark.model_copy(update={"judge": chosen})
+
+
+def not_chosen(benchmarks: tuple[Benchmark, ...]) -> str | None:
+    """What follows where a benchmark's judge must be a model and none is named; None where every judge is chosen."""
+    names = [one.name for one in benchmarks if one.judge and not one.judge.model and load("judges", one.judge.name).NEEDS_MODEL]
+    if not names:
+        return None
+    return (
+        f"{' and '.join(names)} has no judge: answers are made and stay unscored; for an open one, {RECOMMENDED.model} at "
+        f"{RECOMMENDED.revision}, one line in a recipe of your own is enough: judged(load(...), name=...) (docs/judging.md)"
+    )
 
 
 def warning(judge: Judge, today: date) -> str | None:

@@ -187,7 +187,8 @@ def _printed(table: ResultTable, one: PublishedTable, row: str, task: str) -> st
         return "not reported"
     ours = [cell for cell in table.cells if (cell.row, cell.column) == (row, task) and cell.value is not None and cell.comparable]
     here = [cell for cell in ours if cell.published is not None and cell.published.table == one.table]
-    return f"{value:.2f}" + (f" ({here[0].value:.2f})" if here else "")
+    printed = f"{value:.2f}" if round(value, 2) == value else f"{value:g}"
+    return printed + (f" ({here[0].value:.2f})" if here else "")
 
 
 def _spread(table: SeedTable, row: str, column: Column) -> str:

@@ -29,6 +29,7 @@ from harness.report.blocks import Block, all_blocks, fit
 from harness.report.evidence import Audit, Check, Evidence, gather
 from harness.report.formatting import heading, questions_text, value_text
 from harness.report.html_pages import render
+from harness.report.released import released_blocks
 from harness.runs.provenance import describe
 
 OWN_TABLES = ("The paper's claims", "Scores", "Tasks")
@@ -74,6 +75,7 @@ def to_html(run: Path, scores: RunScores, table: ResultTable, evidence: Evidence
     drawn = plots.plots(table, evidence)
     blocks = [fit(block, 10**6)[0] for block in all_blocks(table) if block.title not in OWN_TABLES]
     published = [block for block in blocks if block.title.startswith(("Published", "Beside"))]
+    released = [fit(block, 10**6)[0] for block in released_blocks(RunDir(run), scores.recipe)]
     return render(
         "report.html",
         table=table,
@@ -82,7 +84,7 @@ def to_html(run: Path, scores: RunScores, table: ResultTable, evidence: Evidence
         scores=_scores(table, scores),
         notes=_block(all_blocks(table), "Scores").lines,
         blocks=[block for block in blocks if block not in published],
-        published=published,
+        published=[*published, *released],
         pictures={place: [_picture(plot) for plot in drawn if plot.place == place] for place in plots.PLACES},
         samples=evidence.samples,
         judged=evidence.judged,

@@ -105,7 +105,8 @@ def _headline_figure(table: ResultTable, known: Mapping[str, Delta]) -> Figure:
     for place, (row, found) in enumerate(known.items(), 1):
         _interval(axes, place, found.difference, found.low, found.high, colour(row, _num_iterations(table)))
         axes.annotate(f"{found.difference:+z.2f}", (place, found.difference), (8, 0), textcoords="offset points", va="center")
-    printed = next((one.rows for one in table.published if one.table == "paper/leaderboard" and "average" in one.reasons), {})
+    printed = next((one.rows for one in table.published if one.table == "paper/leaderboard"), {})
+    printed = printed if AVERAGE in {column.label for column in table.columns} else {}
     theirs = [(x, printed[name]["average"] - printed["sft"]["average"]) for x, name in enumerate(names) if name in printed]
     if theirs:
         axes.plot(*zip(*theirs, strict=True), color=PAPER, marker="D", fillstyle="none", linestyle="--", label="the paper, six tasks")

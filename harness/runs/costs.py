@@ -10,13 +10,13 @@ Our training counts a pair's prompt once, and the opponent once an iteration: fo
 8 FLOPs a parameter for 840 tokens a pair, 4.9e18, in the paper's 4.32 h on 8 A100s 39 TFLOPS a device, an mfu of 0.125 without
 padding. At the mfu of 0.35 assumed for `a100x8` our estimate is a quarter of the paper's time; neither is a measurement of ours.
 
-Memory is what must fit on each device at the least: weights, gradients and optimizer state in fp32, divided among the devices as
-FSDP does; for generation and evaluation an engine's weights alone. Activations, caches and a layer's gathered weights come on top.
+Memory is what must fit on each device (harness/runs/memory.py).
 Disk is what stays; while training, two states of twice the checkpoint's size (with AdamW three times) come and go.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from harness import paper
@@ -25,6 +25,7 @@ from harness.contracts import EvaluateSpec, PreferencesSpec, PromptsSpec, TrainS
 from harness.machine import Machine
 from harness.plan import iteration_of, steps_of
 from harness.recipe import Benchmark, Recipe
+from harness.runs.memory import ADAPTERS, OPTIMIZER_BYTES, needed
 
 # questions in the full set, and tokens scored or generated a question at the paper's shots; counted on the real sets, rounded
 TASK_SIZES = {
@@ -41,8 +42,6 @@ TASK_SIZES = {
     "mt_bench": (80, 2000),
 }
 DEFAULT_TASK_SIZE = (200, 100)
-OPTIMIZER_BYTES = {"rmsprop": 4, "adamw": 8}
-"""State kept for each parameter, in fp32."""
 
 
 class Cost(NamedTuple):
@@ -77,8 +76,30 @@ def estimate(recipe: Recipe, stage: Stage, machine: Machine) -> Cost:
     }[stage.kind](recipe, stage, machine)
     device_hours = work.hours * devices_of(stage, machine)
     return Cost(
-        **work._asdict(), device_hours=device_hours, memory_gb=_memory_gb(recipe, stage, machine), paper_hours=_paper_hours(recipe, stage)
+        **work._asdict(), device_hours=device_hours, memory_gb=needed(recipe, stage, machine).total, paper_hours=_paper_hours(recipe, stage)
     )
+
+
+def peak_disk_gb(recipe: Recipe, stages: Sequence[Stage], machine: Machine) -> float:
+    """The most that making `stages` in their order holds at a time: what they leave, and beside it a training's two states.
+
+    Example: zephyr-7b has four checkpoints of 29 GB behind it when its last iteration saves states of 58 GB: 232 GB and some text.
+    """
+    left, peak = 0.0, 0.0
+    for stage in stages:
+        kept = estimate(recipe, stage, machine).disk_gb
+        peak = max(peak, left + max(kept, _states_gb(recipe, stage)))
+        left += kept
+    return peak
+
+
+def _states_gb(recipe: Recipe, stage: Stage) -> float:
+    """Two states of a training, of which one is being written; nothing for another stage."""
+    if stage.kind != "train":
+        return 0.0
+    spec = TrainSpec.model_validate(stage.spec)
+    optimizer = OPTIMIZER_BYTES[spec.optimizer.name] * (ADAPTERS if spec.lora else 1.0)
+    return 2 * (4 + optimizer) * recipe.sizes.num_parameters / 1e9
 
 
 def devices_of(stage: Stage, machine: Machine) -> int:
@@ -113,7 +134,8 @@ def _preferences(recipe: Recipe, stage: Stage, machine: Machine) -> Work:
 
 
 def _generate(recipe: Recipe, stage: Stage, machine: Machine) -> Work:
-    sizes, num = recipe.sizes, recipe.prompts.num_prompts
+    held_out = recipe.held_out if stage.inputs["prompts"] == "held_out/prompts" else None
+    sizes, num = recipe.sizes, (held_out or recipe.prompts).num_prompts
     tokens = num * (sizes.prompt_tokens + sizes.generated_tokens)
     hours = _decode_hours(recipe, stage, machine, num * sizes.generated_tokens)
     return Work(num * sizes.generated_tokens * 5 / 1e9, tokens, 2 * sizes.num_parameters * tokens, hours)
@@ -141,6 +163,10 @@ def _num_prompts(recipe: Recipe, stage: Stage) -> int:
 
 def _evaluate(recipe: Recipe, stage: Stage, machine: Machine) -> Work:
     benchmark = EvaluateSpec.model_validate(stage.spec).benchmark
+    if recipe.held_out and benchmark.name == "held_out":
+        tokens = _models_scored(stage) * recipe.held_out.num_prompts * _pair_tokens(recipe)
+        flops = 2 * recipe.sizes.num_parameters * tokens
+        return Work(tokens, flops, _compute_hours(stage, machine, flops))
     questions = {task.name: _num_questions(benchmark, task.name) for task in benchmark.tasks}
     tokens = float(sum(num * TASK_SIZES.get(name, DEFAULT_TASK_SIZE)[1] for name, num in questions.items()))
     flops = 2 * recipe.sizes.num_parameters * tokens
@@ -148,6 +174,15 @@ def _evaluate(recipe: Recipe, stage: Stage, machine: Machine) -> Work:
     is_generated = benchmark.name == "mt_bench"  # half of its tokens are answers
     hours = _decode_hours(recipe, stage, machine, tokens / 2) if is_generated else _compute_hours(stage, machine, flops)
     return Work(0.0, tokens, flops, hours, calls)
+
+
+def _models_scored(stage: Stage) -> int:
+    """Policy and opponent; one model where they are the same."""
+    return len({stage.inputs["policy"], stage.inputs["opponent"]})
+
+
+def _pair_tokens(recipe: Recipe) -> float:
+    return recipe.sizes.prompt_tokens + recipe.sizes.real_tokens + recipe.sizes.generated_tokens
 
 
 def _calls_a_turn(benchmark: Benchmark) -> int:
@@ -169,17 +204,6 @@ def _compute_hours(stage: Stage, machine: Machine, flops: float) -> float:
 def _decode_hours(recipe: Recipe, stage: Stage, machine: Machine, tokens: float) -> float:
     rate = machine.generate_tokens_per_second * devices_of(stage, machine) / (recipe.sizes.num_parameters / 1e9)
     return tokens / rate / 3600
-
-
-def _memory_gb(recipe: Recipe, stage: Stage, machine: Machine) -> float:
-    parameters = recipe.sizes.num_parameters / 1e9
-    if stage.kind == "train":
-        per_parameter = 4 + 4 + OPTIMIZER_BYTES[TrainSpec.model_validate(stage.spec).optimizer.name]
-        return per_parameter * parameters / machine.num_devices
-    if stage.kind in ("generate", "evaluate"):
-        shared_by = machine.tensor_parallel if stage.kind == "generate" else 1
-        return {"bf16": 2, "fp32": 4}[recipe.precision] * parameters / shared_by
-    return 0.0
 
 
 def _checkpoint_gb(recipe: Recipe) -> float:

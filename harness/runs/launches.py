@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from harness import machine as machines
 from harness.artifact import Provenance, RunDir, Stage
 from harness.errors import USER_ERROR_EXIT, HarnessError, MachineError, StageError
 from harness.machine import Machine
@@ -20,6 +21,8 @@ from harness.runs import lock as locks
 from harness.runs import provenance, schedule
 from harness.runs.stage_processes import Processes, Started
 
+WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
+"""GNU's and Intel's OpenMP: threads that wait sleep. A machine's `env` may say otherwise."""
 Announce = Callable[[str], None]
 
 
@@ -31,28 +34,19 @@ class Launches:
         self.done_earlier = {stage.path for stage in stages if run.state(stage) == "done"}
         self.titles = {stage.path: f"[{number}/{len(stages)}] {stage.path}" for number, stage in enumerate(stages, 1)}
         self.pids: dict[str, int] = {}
-        self.stopped: list[str] = []
         self.guard = threading.Lock()
 
     def run(self) -> int:
         """Run all that is not done; return how many stages ran. Raises `StageError` once nothing more can be done."""
-        try:
-            failures = schedule.run(self.stages, self.machine.slots, self.needs, self.work, self.stop)
-        except KeyboardInterrupt:
-            names = " and ".join(self.stopped) or "the run"
-            raise StageError(f"{names} was interrupted; the same command continues it") from None
+        failures = schedule.run(self.stages, self.machine.slots, self.needs, self.work, self.processes.stop)
+        paths = " and ".join(failure.stage.path for failure in failures)
+        if self.processes.signals and failures:
+            raise StageError(f"{paths} was interrupted; the same command continues it")
         if len(failures) > 1:
-            paths = " and ".join(failure.stage.path for failure in failures)
             raise StageError(f"{paths} failed; what was finished is kept, and the same command continues it")
         for failure in failures:
             raise failure.error
         return len(self.stages) - len(self.done_earlier)
-
-    def stop(self) -> None:
-        """End what runs."""
-        with self.guard:
-            self.stopped = list(self.pids)
-        self.processes.stop()
 
     def needs(self, stage: Stage) -> int:
         """The slots a stage takes: one to find that it is done."""
@@ -68,11 +62,12 @@ class Launches:
             self.run_dir.checked_content(stage.path)
             self.announce(f"{title}: done earlier")
             return
+        self.processes.refuse_interrupted()
         self.announce(f"{title}: {'continues' if self.run_dir.state(stage) == 'partial' else 'starts'}")
         try:
             seconds = _launch(stage, self.run_dir, _share(self.machine, stage, slots), self.processes, partial(self.name, stage))
         except HarnessError as error:
-            if self.machine.slots > 1:
+            if self.machine.slots > 1 and not self.processes.signals:
                 self.announce(f"{title}: {error}")
             raise
         finally:
@@ -107,7 +102,7 @@ def _launch(stage: Stage, run: RunDir, machine: Machine, processes: Processes, s
     """Run one stage's process to its end and write its record; return its seconds."""
     directory = run.stage_dir(stage.path)
     python = _interpreter(stage, machine)
-    run.begin(stage, machine, {**provenance.collect(), **_provenance_in(python)})
+    run.begin(stage, machine, {**provenance.collect(), **_provenance_in(python), "threads": threads_of(machine)})
     began = time.monotonic()
     try:
         if _forks(stage, machine, python):
@@ -129,8 +124,9 @@ def environment(machine: Machine) -> dict[str, str]:
 
 
 def threads_of(machine: Machine) -> dict[str, str]:
-    """The machine's threads as torch reads them when it is imported."""
-    return {} if machine.num_threads is None else {"OMP_NUM_THREADS": str(machine.num_threads)}
+    """The machine's threads as torch reads them when it is imported; those that wait sleep, and do not spin beside other work."""
+    number = {} if machine.num_threads is None else {"OMP_NUM_THREADS": str(machine.num_threads)}
+    return {**WAITING, **number, **{name: value for name, value in machine.env.items() if name in (*WAITING, "OMP_NUM_THREADS")}}
 
 
 def _forks(stage: Stage, machine: Machine, python: str) -> bool:
@@ -139,8 +135,8 @@ def _forks(stage: Stage, machine: Machine, python: str) -> bool:
 
 
 def _command(stage: Stage, machine: Machine, python: str, directory: Path) -> list[str]:
-    launcher = machine.launcher if stage.kind == "train" else ("{python}",)
-    return [*(part.format(python=python) for part in launcher), "-m", "harness", "stage", str(directory)]
+    before = machines.launcher(machine, python) if stage.kind == "train" else [python]
+    return [*before, "-m", "harness", "stage", str(directory)]
 
 
 def _interpreter(stage: Stage, machine: Machine) -> str:

@@ -28,7 +28,7 @@ def hold(folder: Path) -> Iterator[int]:
         except OSError as error:
             if error.errno not in (errno.EAGAIN, errno.EACCES):
                 raise
-            holder = os.pread(lock, LENGTH, 0).decode(errors="replace").strip() or "another process"
+            holder = _living(os.pread(lock, LENGTH, 0).decode(errors="replace").strip())
             raise BusyError(f"{folder} is in use by {holder}; wait for it or stop it") from None
         _write(lock, "")
         yield lock
@@ -53,6 +53,25 @@ def running(folder: Path) -> frozenset[str]:
         except OSError:
             return frozenset(names)
     return frozenset()
+
+
+def _living(holder: str) -> str:
+    """`holder` as the lock names it, without a runner that is gone: then its stage is what is left."""
+    runner, _, stage = holder.partition(" with ")
+    pid, _, host = runner.removeprefix("pid ").partition(" on ")
+    if not stage or host != socket.gethostname() or _lives(pid):
+        return holder or "another process"
+    return f"what a killed run (pid {pid}) left: {stage}"
+
+
+def _lives(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, OverflowError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _write(lock: int, stage: str) -> None:

@@ -12,7 +12,6 @@ from typing import Any, Self
 
 from pydantic import model_validator
 
-from harness import machine as machines
 from harness.artifact import RECIPE_FILE, RunDir, Stage
 from harness.config import InnerPath, Strict, build, find, load_attribute, shipped
 from harness.errors import InputError, RecipeError
@@ -20,7 +19,7 @@ from harness.files import dump, read_model, write_atomic
 from harness.machine import Machine
 from harness.plan import plan
 from harness.recipe import Recipe, replace
-from harness.runs import runner
+from harness.runs import hardware, runner
 from harness.runs.launches import Announce
 from harness.runs.sharing import share
 
@@ -152,8 +151,8 @@ def _readable(runs: Iterable[RunDir], announce: Announce) -> Iterator[RunDir]:
 
 
 def default_machine(sweep: Sweep) -> Machine:
-    """The smallest shipped machine that holds every model of the sweep."""
-    return machines.default_for(max(recipe.sizes.num_parameters for recipe in sweep.recipes))
+    """What this computer is for the sweep's largest model."""
+    return hardware.machine_for(max(sweep.recipes, key=lambda recipe: recipe.sizes.num_parameters), hardware.look())
 
 
 def shared_list(sweep: Sweep) -> list[dict[str, Any]]:

@@ -31,6 +31,8 @@ def run(spec: dict[str, Any], inputs: Mapping[str, Path], out: Path, machine: Ma
         precision=stage.precision,
         seed=stage.seed,
         workspace=out / "workspace",
+        inputs={role: path for role, path in inputs.items() if role != "policy"},
+        encoding=stage.encoding,
     )
     if missing:
         _score(job, missing, out)

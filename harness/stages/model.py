@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
-from collections.abc import Mapping, Sequence
-from importlib import metadata
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from harness.errors import InputError, first_line
 from harness.files import naming_full_disk
 from harness.machine import Machine
 from harness.recipe import ModelRef
+from harness.stages.packages import packaged_file
 
 PAD, EOS, USER, ASSISTANT, UNKNOWN = "<pad>", "<eos>", "<user>", "<assistant>", "<unk>"
 CHAT_TEMPLATE = (
@@ -29,45 +31,66 @@ HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "
 
 
 def run(spec: dict[str, Any], inputs: Mapping[str, Path], out: Path, machine: Machine) -> None:
-    """Write `checkpoint/`, whole or not at all; what a killed launch left is replaced, but a download goes on where it stopped."""
+    """Write `checkpoint/`, whole or not at all; what a killed launch left is replaced."""
     ref = ModelSpec.model_validate(spec).model
     beside, target = out / "checkpoint.tmp", out / "checkpoint"
-    for path in (target,) if ref.source == "hub" else (beside, target):
+    for path in (beside, target):
         shutil.rmtree(path, ignore_errors=True)
     {"hub": _from_hub, "path": _from_path, "package": _from_package, "scratch": _from_scratch}[ref.source](ref, beside)
     beside.rename(target)
 
 
 def _from_hub(ref: ModelRef, target: Path) -> None:
+    """The snapshot in the Hub's cache, downloaded where it is not there yet; offline what the cache holds."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
         with naming_full_disk(target):
-            snapshot_download(ref.name, revision=ref.revision, local_dir=target, allow_patterns=HUB_FILES)
+            snapshot = Path(snapshot_download(ref.name, revision=ref.revision, allow_patterns=HUB_FILES))
+            _take(snapshot, target, _link)
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise InputError(
             f"model {ref.name}@{ref.revision} could not be loaded: {first_line(error)}; check the name, the network and HF_TOKEN"
         ) from None
-    shutil.rmtree(target / ".cache", ignore_errors=True)  # the download's own notes, with times in them
     if not list(target.glob("*.safetensors")):
         raise InputError(f"model {ref.name}@{ref.revision} has no safetensors weights; other formats are not loaded")
+    missing = [name for name in _shards(target) if not (target / name).exists()]
+    if missing:
+        raise InputError(f"model {ref.name}@{ref.revision} lacks {', '.join(missing)} in the cache {snapshot}; unset HF_HUB_OFFLINE once")
+
+
+def _shards(checkpoint: Path) -> list[str]:
+    """The weight files that the checkpoint's index names; none where it has no index."""
+    indices = checkpoint.glob("*.safetensors.index.json")
+    return sorted({name for index in indices for name in json.loads(index.read_text())["weight_map"].values()})
 
 
 def _from_path(ref: ModelRef, target: Path) -> None:
     source = Path(ref.name).expanduser()
     if not (source / "config.json").is_file() or not list(source.glob("*.safetensors")):
         raise InputError(f"model directory {ref.name} has no config.json with *.safetensors; expected a saved transformers checkpoint")
+    _take(source, target, shutil.copyfile)
+
+
+def _take(source: Path, target: Path, carry: Callable[[Path, Path], object]) -> None:
+    """Bring weights, configuration and tokenizer of a checkpoint from `source` to `target`."""
     target.mkdir(parents=True)
-    for pattern in HUB_FILES:
-        for path in source.glob(pattern):
-            shutil.copyfile(path, target / path.name)
+    for path in {path for pattern in HUB_FILES for path in source.glob(pattern)}:
+        carry(path, target / path.name)
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same bytes under a second name, which costs no space; a copy where the two lie on different file systems."""
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _from_package(ref: ModelRef, target: Path) -> None:
-    """A GGUF file inside an installed PyPI distribution, dequantized to `ref.dtype`."""
-    distribution, _, name = ref.name.partition(":")
-    path = _packaged_file(distribution, name, ref.revision)
+    """A GGUF file of a PyPI distribution, dequantized to `ref.dtype`."""
+    path = packaged_file(ref)
     options = {"gguf_file": path.name, "local_files_only": True}
     model = AutoModelForCausalLM.from_pretrained(
         path.parent, dtype=getattr(torch, ref.dtype), quantization_config=GgufConfig(dequantize=True), **options
@@ -77,20 +100,6 @@ def _from_package(ref: ModelRef, target: Path) -> None:
         config.__dict__.pop(attribute, None)
     model.save_pretrained(target)
     AutoTokenizer.from_pretrained(path.parent, **options).save_pretrained(target)
-
-
-def _packaged_file(distribution: str, name: str, version: str | None) -> Path:
-    try:
-        package = metadata.distribution(distribution)
-    except metadata.PackageNotFoundError:
-        raise InputError(f"package {distribution} is not installed; run: pip install {distribution}=={version}") from None
-    if package.version != version:
-        pinned = f"{distribution}=={version}"
-        raise InputError(f"package {distribution} is {package.version}, the recipe pins {version}; run: pip install {pinned}")
-    files = [file for file in package.files or [] if file.name == name]
-    if not files:
-        raise InputError(f"package {distribution} {version} holds no file {name}")
-    return Path(str(package.locate_file(files[0])))
 
 
 def _from_scratch(ref: ModelRef, target: Path) -> None:

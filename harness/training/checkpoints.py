@@ -19,11 +19,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
+from pydantic import Field
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from harness.errors import MachineError
-from harness.files import naming_full_disk, write_atomic
+from harness.config import Strict
+from harness.errors import InputError, MachineError, first_line
+from harness.files import dump, naming_full_disk, write_atomic
 from harness.recipe import Lora
 from harness.training.policy import merged
 
@@ -44,7 +46,7 @@ def save_state(accelerator: Accelerator, out: Path, identity: str, step: int) ->
         accelerator.save_state(str(beside))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        write_atomic(beside / PROGRESS_FILE, json.dumps({"identity": identity, "step": step, "sharded": _is_sharded(accelerator)}).encode())
+        write_atomic(beside / PROGRESS_FILE, dump(Progress(identity=identity, step=step, sharded=_is_sharded(accelerator))))
         _flush(beside)
         earlier = _complete(folder)
         beside.rename(folder / f"step-{step:08}")
@@ -59,9 +61,13 @@ def load_state(accelerator: Accelerator, out: Path, identity: str) -> int:
     found = _progress(out, identity)
     if found:
         _check_kind(accelerator, found)
-        accelerator.load_state(str(_complete(out / "state")[-1]))
+        path = _complete(out / "state")[-1]
+        try:
+            accelerator.load_state(str(path))
+        except Exception as error:  # a cut file is told by torch, safetensors, pickle or json, each in its own way
+            raise _damaged(path, error) from None
         accelerator.step = 0  # accumulated micro-batches: their number may be another than in the launch that saved
-        step = found["step"]
+        step = found.step
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         log = out / "log.jsonl"
@@ -78,11 +84,22 @@ def has_state(out: Path, identity: str) -> bool:
     return _progress(out, identity) is not None
 
 
-def _progress(out: Path, identity: str) -> dict[str, Any] | None:
+class Progress(Strict):
+    """`progress.json`: of which inputs a state is, after how many steps, and whether its weights are in shards."""
+
+    identity: str
+    step: int = Field(ge=0)
+    sharded: bool = False
+
+
+def _progress(out: Path, identity: str) -> Progress | None:
     """What the last complete state says of itself, if it is one of these inputs."""
     for path in _complete(out / "state")[-1:]:
-        found: dict[str, Any] = json.loads((path / PROGRESS_FILE).read_bytes())
-        return found if found["identity"] == identity else None
+        try:
+            found = Progress.model_validate_json((path / PROGRESS_FILE).read_bytes())
+        except (OSError, ValueError) as error:
+            raise _damaged(path, error) from None
+        return found if found.identity == identity else None
     return None
 
 
@@ -90,12 +107,11 @@ def _is_sharded(accelerator: Accelerator) -> bool:
     return bool(accelerator.distributed_type == DistributedType.FSDP)
 
 
-def _check_kind(accelerator: Accelerator, found: Mapping[str, Any]) -> None:
+def _check_kind(accelerator: Accelerator, found: Progress) -> None:
     kinds = {True: "processes that shard the weights", False: "processes that hold all weights each"}
-    was_sharded = found.get("sharded", False)
-    if was_sharded != _is_sharded(accelerator):
+    if found.sharded != _is_sharded(accelerator):
         raise MachineError(
-            f"the state of step {found['step']} was saved by {kinds[was_sharded]}, these are {kinds[not was_sharded]}; continue it on a "
+            f"the state of step {found.step} was saved by {kinds[found.sharded]}, these are {kinds[not found.sharded]}; continue it on a "
             "machine of the first kind, or remove state/ in the stage's directory to begin at step 0"
         )
 
@@ -161,6 +177,11 @@ def remove_state(accelerator: Accelerator, out: Path) -> None:
     if accelerator.is_main_process:
         shutil.rmtree(out / "state", ignore_errors=True)
     accelerator.wait_for_everyone()
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    where = "/".join(path.parts[-4:])
+    return InputError(f"{where} cannot be continued from ({first_line(error)}); remove {where} and run again: the stage starts anew")
 
 
 def _complete(folder: Path) -> list[Path]:

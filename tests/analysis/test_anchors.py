@@ -57,8 +57,8 @@ def test_the_base_is_evaluated_as_in_the_reproduction() -> None:
         {stage.path: stage.fingerprint for stage in plan(load(name)) if stage.path.startswith("sft/")}
         for name in ("zephyr-7b-anchors", "zephyr-7b")
     )
-    assert anchor == base
-    assert "sft/eval/open_llm" in anchor
+    assert anchor.items() <= base.items()
+    assert base.keys() - anchor.keys() == {"sft/held_out", "sft/eval/held_out"}  # an anchor has no opponent
 
 
 def test_every_published_figure_is_listed_before_anything_runs(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from harness.analysis.comparability import LEADERBOARD_TASKS, published_tables
+from harness.analysis.comparability import LEADERBOARD_TASKS, published_tables, shown_tables
+from harness.analysis.published import claims
 from harness.analysis.table_schema import ResultTable, SeedTable
 from harness.artifact import DONE_FILE, Accepted, RunDir
 from harness.contracts import Score
@@ -324,3 +325,25 @@ def test_seeds_under_different_rules_are_not_averaged(tmp_path: Path) -> None:
     against_sft = next(one for one in table.comparisons if one.column == "gsm8k")
     assert (against_sft.pooled, against_sft.over_seeds) == (None, None)
     assert "Not averaged, iter1 gsm8k: other rules than s0: protocol.rules 'newer', there 'current'" in render(table, "markdown")
+
+
+def test_every_published_figure_stands_beside_its_source(tmp_path: Path) -> None:
+    """All figures of the record that speak about the recipe's model are in its tables, under the place they were read in."""
+    recipe = small_recipe(claims="zephyr-7b-sft-full")
+    text = render(collect(write_run(tmp_path, recipe)), "markdown")
+    sections = {section.split("\n", 1)[0]: section for section in text.split("\n## Published: ")}
+    shown = shown_tables(recipe)
+    assert {"paper/data_size", "paper/sft_epochs", "paper/iter0_epochs", "rerun/tspin_zephyr", "rerun/argilla_held_out"} <= set(shown)
+    for table in shown:
+        header, _, *lines = (line.strip("| ").split(" | ") for line in sections[table].splitlines() if line.startswith("|"))
+        tasks, cells = header[-len(lines[0]) + 1 :], {line[0]: line[1:] for line in lines}
+        for claim in claims(table):
+            assert claim.where in sections[table]
+            printed = dict(zip(tasks, cells[claim.row], strict=True))[claim.task]
+            assert float(printed.split()[0]) == claim.value, claim
+
+
+def test_the_paper_of_an_objective_is_shown_with_it() -> None:
+    """T-SPIN's own rows stand in the tables of a recipe that trains with it, and in no other."""
+    assert not [table for table in shown_tables(load("zephyr-7b")) if table.startswith("follow_up")]
+    assert "follow_up/tspin_zephyr" in shown_tables(load("zephyr-7b-t-spin"))

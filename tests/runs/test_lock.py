@@ -49,7 +49,8 @@ def test_second_run_is_refused_until_the_orphaned_stage_ends(tmp_path: Path) -> 
         pass
     process.kill()
     process.wait()
-    with pytest.raises(BusyError, match=f"pid {stage}; wait for it or stop it"), hold(tmp_path):
+    left = rf"what a killed run \(pid {process.pid}\) left: stage iter0/train, pid {stage}; wait for it or stop it"
+    with pytest.raises(BusyError, match=left), hold(tmp_path):
         pass
     assert process.stdin is not None
     process.stdin.close()  # the orphan's input ends, and so does the orphan

@@ -492,3 +492,18 @@ def test_run_directory_holds_its_recipe(finished: RunDir, tmp_path: Path) -> Non
     (finished.path / "recipe.json").write_text("{")
     with pytest.raises(InputError, match=r"recipe\.json is not a readable recipe"):
         read_recipe(finished.path)
+
+
+def test_waiting_threads_sleep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every stage starts with the machine's threads and with those that wait asleep; a machine may say otherwise. Both are recorded."""
+    tell = "import json, os, sys; open(sys.argv[1] + '/environ.json', 'w').write(json.dumps(dict(os.environ)))\n"
+    monkeypatch.setattr(fake_stages, "STAGE", tell + fake_stages.STAGE)
+    asleep = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0", "OMP_NUM_THREADS": "2"}
+    for env, expected in (({}, asleep), ({"OMP_WAIT_POLICY": "ACTIVE"}, {**asleep, "OMP_WAIT_POLICY": "ACTIVE"})):
+        run = RunDir(tmp_path / str(len(env)))
+        runner.reproduce(RECIPE, run, CPU.model_copy(update={"env": env}), "sft/model", lambda _: None)
+        found = json.loads((run.stage_dir("sft/model") / "environ.json").read_text())
+        assert {name: found[name] for name in asleep} == expected
+        launch = run.launch("sft/model")
+        assert launch is not None
+        assert launch.launches[-1]["threads"] == expected

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -137,15 +139,16 @@ def test_no_shipped_machine_forks_with_cuda() -> None:
         assert not (machine.fork_stages and machine.device == "cuda"), name
 
 
-def test_ctrl_c_ends_the_forked_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C during a forked stage ends that process at once and is one line; the stage stays unfinished."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_the_runner_ends_the_forked_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
+    """Ctrl-C, preemption or a closed terminal end the stage's process and are one line; the stage stays unfinished, the lock is free."""
     run = RunDir(tmp_path)
     pids: list[int] = []
 
     def interrupt(lock: int, running: dict[str, int]) -> None:
-        if running:
-            pids.extend(running.values())
-            os.kill(os.getpid(), signal.SIGINT)
+        if "prompts" in running:
+            pids.append(running["prompts"])
+            os.kill(os.getpid(), number)
 
     monkeypatch.setattr(locks, "name_stages", interrupt)
     with pytest.raises(StageError, match="prompts was interrupted; the same command continues it"):
@@ -153,3 +156,73 @@ def test_ctrl_c_ends_the_forked_stage(tmp_path: Path, monkeypatch: pytest.Monkey
     assert run.record("prompts") is None
     with pytest.raises(ProcessLookupError):
         os.kill(pids[0], 0)
+    with locks.hold(run.path):
+        pass
+
+
+STUBBORN = """
+import pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: pathlib.Path(sys.argv[1], "asked").touch())
+pathlib.Path(sys.argv[1], "up").touch()
+time.sleep(60)
+"""
+
+
+def test_a_second_signal_kills_what_does_not_end(tmp_path: Path) -> None:
+    """A stage that takes its time after the first signal is waited for; a second one kills it, and the runner sees it go."""
+
+    def signal_twice() -> None:
+        for name in ("up", "asked"):
+            while not (tmp_path / name).exists():
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with processes(RunDir(tmp_path)) as started:
+        threading.Thread(target=signal_twice).start()
+        assert started.run([sys.executable, "-c", STUBBORN, str(tmp_path)], lambda pid: None).code == -signal.SIGKILL
+        with pytest.raises(StageError, match="interrupted by SIGINT; the same command continues it"):
+            started.refuse_interrupted()
+
+
+def test_a_signal_while_the_libraries_are_imported_starts_no_stage(tmp_path: Path) -> None:
+    """Ctrl-C before the first stage is forked: the server ends, no stage runs on, and its code is not success."""
+    run = RunDir(tmp_path)
+    with processes(run) as started:
+        directory = begun(run, "prompts")
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        assert started.fork(directory, lambda pid: pytest.fail("a stage was forked")).code not in (0, 1)
+    assert not (directory / "prompts.jsonl").exists()
+    with locks.hold(run.path):
+        pass
+
+
+def test_a_signal_between_stages_is_one_line(tmp_path: Path) -> None:
+    """Where no stage runs the runner ends at once, without a traceback, and other handlers are put back."""
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(StageError, match="interrupted by SIGTERM"), processes(RunDir(tmp_path)):
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_killed_runners_server_starts_nothing(tmp_path: Path) -> None:
+    """The runner is killed while its server imports the libraries: the busy message names the server, and no stage follows."""
+    code = (
+        "import sys; from pathlib import Path; from harness.runs import lock as locks; from harness.runs.stage_processes import Processes\n"
+        "import os\n"
+        "with locks.hold(Path(sys.argv[1])) as lock, Processes(dict(os.environ), lock) as p: p.fork(Path(sys.argv[2]), print)"
+    )
+    run = RunDir(tmp_path)
+    directory = begun(run, "prompts")
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(directory)])
+    while b"about to start" not in (tmp_path / ".lock").read_bytes() if (tmp_path / ".lock").exists() else True:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    left = rf"what a killed run \(pid {process.pid}\) left: stage \(about to start\), pid \d+; wait"
+    with pytest.raises(BusyError, match=left), locks.hold(run.path):
+        pass
+    for _ in range(1200):
+        with contextlib.suppress(BusyError), locks.hold(run.path):
+            break
+        time.sleep(0.05)
+    assert not (directory / "prompts.jsonl").exists()

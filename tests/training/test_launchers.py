@@ -17,17 +17,17 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from harness.lm.group_logps import GroupScorer
-from harness.machine import available, load
+from harness.machine import available, launcher, load
 from tests import ROOT
 from tests.families import SIZES, small_model
 
 STAGE = ("-m", "harness", "stage", "DIR")
 
 
-def torchrun_options(launcher: Sequence[str], python: str) -> Any:
+def torchrun_options(words: Sequence[str], python: str) -> Any:
     """What torchrun reads in a launcher of ours and the stage behind it; it exits on an option it does not know."""
-    assert list(launcher[:3]) == [python, "-m", "harness.training.launch"]
-    found = get_args_parser().parse_args([*launcher[3:], *STAGE])
+    assert list(words[:3]) == [python, "-m", "harness.training.launch"]
+    found = get_args_parser().parse_args([*words[3:], *STAGE])
     assert (found.module, found.training_script, found.training_script_args) == (True, "harness", ["stage", "DIR"])
     return found
 
@@ -43,7 +43,7 @@ def test_every_machine_file_loads_under_its_name(name: str) -> None:
 def test_eight_processes_on_one_node() -> None:
     """Promise: eight processes of one node, our stage as the program, weights sharded."""
     machine = load("a100x8")
-    found = torchrun_options([part.format(python="PYTHON") for part in machine.launcher], "PYTHON")
+    found = torchrun_options(launcher(machine, "PYTHON"), "PYTHON")
     assert (found.standalone, found.nproc_per_node, machine.num_devices, machine.sharding) == (True, "8", 8, "fsdp2")
 
 
@@ -59,7 +59,7 @@ def test_several_nodes_start_one_torchrun_each(name: str, num_nodes: int, tmp_pa
     python.write_text("#!/bin/bash\nprintf '%s\\n' \"$0\" \"$@\"\n")
     for program in tmp_path.iterdir():
         program.chmod(0o755)
-    command = [*(part.format(python=python) for part in machine.launcher), "-m", "harness", "stage", "DIR"]
+    command = [*launcher(machine, str(python)), "-m", "harness", "stage", "DIR"]
     variables = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "first,second", "MAIN_HOST": "first"}
     env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", **variables}
     lines = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout.splitlines()

@@ -3,10 +3,11 @@
     loss = -log s(mu, r_real) - mu * log s(1 / mu, -r_generated),   s(mu, z) = 1 / (1 + mu * exp(-z))
     r = policy - opponent, the log-ratio of a response
 
-Grade C: read in secondary sources only, there is no released code, and none of the paper's numbers could be checked; the algebra of
-noise-contrastive estimation was. `mu` is the ratio of generated to real responses that the classifier assumes. `beta` has no meaning
-here and is not used. It is not SPIN: there the two log-ratios enter as a difference, so that a policy may lower both; and here p_data is
-the minimum against every opponent, which SPIN's logistic loss has at beta 1 only. At mu = 1 the loss is
+Grade C+: read in secondary sources only, one of which quotes the signature of its pseudocode (mu and four log-probabilities, no beta);
+there is no released code, and none of the paper's numbers could be checked; the algebra of noise-contrastive estimation was. `mu` is the
+ratio of generated to real responses that the classifier assumes. `beta` has no meaning here and is not used. It is not SPIN: there the two
+log-ratios enter as a difference, so that a policy may lower both; and here p_data is the minimum against every opponent, which SPIN's
+logistic loss has at beta 1 only. At mu = 1 the loss is
 -log sigmoid(r_real) - log sigmoid(-r_generated).
 """
 
@@ -22,7 +23,7 @@ from harness.contracts import PairLogps
 VERSION = 1
 BRANCHES = ("real", "generated")
 OPPONENT = True
-GRADE = "C"
+GRADE = "C+"
 
 
 def loss(logps: PairLogps, beta: float, *, mu: float) -> Tensor:

@@ -2,10 +2,10 @@
 
     loss = l(beta * (real - generated)) + proto_weight * l(beta * (generated - proto)),   l(t) = log(1 + exp(-t))
 
-Grade D for the formula: the equations are images in the text we have, and this follows from its words on equations (4) and (6); the
-paper's numbers are grade A. `beta` is its alpha (1 there), `proto_weight` its beta (0 at iteration 0, then 0.1). `proto` is iteration 0's
-generated response: what the model said before any self-play. Log-probabilities are the policy's own sums, not log-ratios, so a longer
-response costs more whatever the policy thinks of it, and the loss before the first step is not a constant.
+Grade A: equations (4) and (6), Algorithm 1 and the pseudocode of appendix D agree. `beta` is its alpha (1 there), `proto_weight` its beta
+(0 at iteration 0, then 0.1). `proto` is iteration 0's generated response: what the model said before any self-play, drawn once a prompt as
+every response is. Log-probabilities are the policy's own sums, not log-ratios, so a longer response costs more whatever the policy thinks
+of it, and the loss before the first step is not a constant.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from harness.contracts import PairLogps
 VERSION = 1
 BRANCHES = ("real", "generated", "proto")
 OPPONENT = False
-GRADE = "D"
+GRADE = "A"
 
 
 def loss(logps: PairLogps, beta: float, *, proto_weight: float) -> Tensor:

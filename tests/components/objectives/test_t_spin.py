@@ -1,4 +1,4 @@
-"""T-SPIN: what its words promise; the formula itself is grade D."""
+"""T-SPIN against its equations (4) and (6)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,144 @@
+"""With no machine named, the computer is looked at: what each recipe gets on it, or the one line that refuses it."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness import machine as machines
+from harness import recipe as recipes
+from harness.errors import MachineError
+from harness.machine import Machine
+from harness.recipe import Recipe
+from harness.runs import hardware, memory
+from harness.runs.hardware import Gpu, Hardware, look, machine_for, misfit
+from tests import ROOT
+from tests.hardware_tables import CARDS, NUMBERS, PAGE, computer, renewed
+
+ZEPHYR = recipes.load("zephyr-7b")
+
+
+def nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
+    """Put a stand-in for the driver's program that prints `lines` first on PATH."""
+    program = folder / "nvidia-smi"
+    program.write_text("#!/bin/sh\n" + "".join(f"echo '{line}'\n" for line in lines))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+FOUR = [f"{i}, GPU-{i}a2b, NVIDIA A100-SXM4-80GB, 81920, 8.0" for i in range(4)]
+
+
+def test_gpus_are_asked_of_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Number, name, memory and compute capability, without importing torch."""
+    nvidia_smi(tmp_path, monkeypatch, *FOUR)
+    assert look().gpus == (Gpu("NVIDIA A100-SXM4-80GB", 81920 * 2**20 / 1e9, 8.0),) * 4
+    code = "import sys, harness.cli.main; from harness.runs.hardware import look; look(); print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT).stdout == "False\n"
+
+
+@pytest.mark.parametrize(("visible", "number"), [("0,2", 2), ("", 0), ("GPU-3a2b", 1), ("7", 0), ("-1", 0)])
+def test_only_visible_gpus_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible: str, number: int) -> None:
+    """CUDA_VISIBLE_DEVICES names them by index or uuid, and may hide all."""
+    nvidia_smi(tmp_path, monkeypatch, *FOUR)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert len(look().gpus) == number
+
+
+def test_a_driver_that_fails_is_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """nvidia-smi on a node without a card exits with an error."""
+    nvidia_smi(tmp_path, monkeypatch)
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'\nexit 9\n")
+    assert look().gpus == ()
+
+
+def test_torch_is_asked_where_the_driver_s_program_is_missing() -> None:
+    """The probe runs in a process of its own and gives what a Gpu holds; here torch finds as many cards as the driver shows."""
+    done = subprocess.run([sys.executable, "-c", hardware.PROBE], capture_output=True, text=True, check=True)
+    assert len(json.loads(done.stdout)) == len(look().gpus)
+
+
+def found(recipe: Recipe, here: Hardware) -> tuple[Machine | None, str]:
+    """The machine, or None and why."""
+    try:
+        return machine_for(recipe, here), ""
+    except MachineError as error:
+        return None, str(error)
+
+
+@pytest.mark.parametrize("name", sorted(recipes.available()))
+@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize("gigabytes", CARDS)
+def test_every_recipe_gets_a_machine_that_fits_or_one_line(name: str, number: int, gigabytes: int) -> None:
+    """Whatever is found, the machine has no more devices than there are, fits, deals the batches evenly, and starts as many processes."""
+    recipe, here = recipes.load(name), computer(number, gigabytes)
+    machine, reason = found(recipe, here)
+    if machine is None:
+        assert "\n" not in reason
+        assert str(here) in reason
+        return
+    assert misfit(recipe, machine, here) is None
+    machines.check(machine, recipe)
+    assert machine.num_replicas * machine.tensor_parallel <= max(number, 1)
+    assert recipe.global_batch_size // machine.num_devices % machine.micro_batch == 0 or machine.device == "cpu"
+    if machine.num_devices > 1:
+        assert re.search(rf"--(num_processes|nproc-per-node)={machine.num_devices}\b", " ".join(machines.launcher(machine, "python")))
+
+
+def test_more_memory_is_never_worse() -> None:
+    """With larger cards the micro-batch grows, and the state leaves the host's memory."""
+    found = [machine_for(ZEPHYR, computer(4, gigabytes)) for gigabytes in CARDS]
+    assert [machine.sharding for machine in found] == ["fsdp2_offload", "fsdp2", "fsdp2"]
+    assert [machine.micro_batch for machine in found] == sorted(machine.micro_batch for machine in found)
+
+
+def test_a_number_of_gpus_that_does_not_divide_the_batch_is_not_used_whole() -> None:
+    """Of six GPUs, four deal 64 pairs evenly."""
+    assert machine_for(ZEPHYR, computer(6, 80)).num_devices == 4
+
+
+def test_a_gpu_without_bf16_is_refused() -> None:
+    """A V100 holds a small model in fp32, and none in bf16."""
+    here = Hardware((Gpu("Tesla V100-SXM2-32GB", 34.0, 7.0),), 8, 256.0)
+    with pytest.raises(MachineError, match=r"qwen3-0-6b computes in bf16, which needs compute capability 8.0; here is Tesla V100"):
+        machine_for(recipes.load("qwen3-0-6b"), here)
+    assert machine_for(recipes.load("smollm2-135m"), here).device == "cuda"
+
+
+def test_offload_needs_the_host_s_memory() -> None:
+    """One 24 GB card with 64 GB beside it cannot keep 87 GB of state anywhere."""
+    small = computer(1, 24)._replace(memory_gb=64.0)
+    with pytest.raises(MachineError, match="training zephyr-7b keeps 87 GB in the host's memory, 64 GB are here"):
+        machine_for(ZEPHYR, small)
+
+
+def test_a_named_machine_must_be_there() -> None:
+    """h100x1 on a computer without a GPU, and a100x8 on one with two, are not trained on the CPU or on two without a word."""
+    for name, here in (("h100x1", computer(0, 0)), ("a100x8", computer(2, 80))):
+        assert str(misfit(recipes.load("tiny"), machines.load(name), here)).startswith(f"machine {name} has ")
+    assert misfit(ZEPHYR, machines.load("a100x8"), computer(8, 80)) is None
+    assert "a device has 43" in str(misfit(recipes.load("tulu-2-70b"), machines.load("a100x8"), computer(8, 40)))
+    assert misfit(ZEPHYR, machines.load("a100x8-two-nodes"), computer(0, 0)) is None
+
+
+def test_small_models_get_one_thread_and_no_gpu() -> None:
+    """A second thread, or a GPU, would wait for a model of 86 thousand parameters."""
+    tiny = machine_for(recipes.load("tiny"), computer(8, 80))
+    assert (tiny.device, tiny.num_threads) == ("cpu", 1)
+    assert machine_for(recipes.load("smollm2-135m"), computer(0, 0)).num_threads == 16
+
+
+def test_tables_of_the_docs() -> None:
+    """The tables of docs/hardware.md are what the code says today; `nox -s docs -- write` renews them."""
+    assert renewed(PAGE.read_text()) == PAGE.read_text()
+
+
+def test_usable_memory_is_less_than_all() -> None:
+    """Some of a device's memory is the driver's."""
+    assert 0.85 < memory.USABLE < 1
