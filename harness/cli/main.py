@@ -48,7 +48,7 @@ from harness.errors import USER_ERROR_EXIT, HarnessError, InputError, MachineErr
 from harness.files import is_disk_full
 from harness.report.bundle import verify_bundle, verify_run
 from harness.report.formatting import visible
-from harness.report.tables import print_tables, read_table, render, write_table, write_tables
+from harness.report.tables import print_tables, read_table, render, write_all_tables, write_tables
 from harness.runs import provenance, runner
 from harness.runs.sweeps import is_sweep
 
@@ -184,11 +184,11 @@ def diff(left: RecipeArg, right: RecipeArg, format: FormatOption = "text") -> No
 def tables(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="A run's or a sweep's directory, or runs to combine (seeds).")],
     format: Annotated[Literal["text", "json", "markdown", "latex", "csv"], typer.Option("--format", help="How to print.")] = "text",
-    write: Annotated[bool, typer.Option("--write", help="Renew the files in RUN/tables of every run instead.")] = False,
+    write: Annotated[bool, typer.Option("--write", help="Renew the files in RUN/tables instead, of a sweep those of every run.")] = False,
 ) -> None:
     """Rebuild the tables from the committed records alone."""
     if write:
-        for path in (path for run in runs for path in write_table(run, read_table([run]))):
+        for path in (path for run in runs for path in write_all_tables(run)):
             say(str(path))
         return
     table = read_table(runs)

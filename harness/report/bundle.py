@@ -24,7 +24,7 @@ from harness.artifact import DONE_FILE, RECIPE_FILE, STAGE_FILE, RunDir, read_re
 from harness.config import InnerPath, Strict
 from harness.errors import HarnessError, InputError, MachineError
 from harness.files import Output, dump, hash_file, naming_full_disk
-from harness.report.tables import FILES, TABLES_DIR, read_table, render, write_sweep_tables, write_tables
+from harness.report.tables import FILES, TABLES_DIR, read_table, render, write_all_tables
 from harness.runs.sweeps import SWEEP_FILE, is_sweep, read_sweep
 from harness.runs.verification import Damage, Verified, verify
 
@@ -52,10 +52,7 @@ def write_bundle(folder: Path, target: Path | None = None) -> Path:
     for run in _runs(folder):
         for damage in verify(RunDir(run))[0]:
             raise InputError(f"{run}: {damage.path} {damage.reason}; only a run that `harness verify` accepts is bundled")
-    if is_sweep(folder):
-        write_sweep_tables(folder)
-    else:
-        write_tables(folder)
+    write_all_tables(folder)
     paths = {str(path.relative_to(folder)): path for path in _files(folder)}
     outside = [name for name, path in paths.items() if path.is_symlink() or not path.resolve().is_relative_to(folder.resolve())]
     if outside:

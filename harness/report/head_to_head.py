@@ -19,8 +19,7 @@ from harness.contracts import Score
 from harness.errors import HarnessError, suggest
 from harness.evaluation.statistics import holm, paired_difference
 from harness.files import read_jsonl
-from harness.report.blocks import Block
-from harness.report.formatting import shortened, visible
+from harness.report.formatting import Block, shortened, visible
 from harness.report.tables import print_block
 
 PROMPT_END = 800

@@ -16,14 +16,13 @@ import jinja2
 from markupsafe import Markup
 
 from harness.analysis.claims import summarize
-from harness.analysis.differences import delta_text
 from harness.analysis.run_table import collect
-from harness.analysis.seed_table import MEAN
 from harness.analysis.sweep_table import compare_variants
 from harness.analysis.table_schema import Finding
 from harness.artifact import RECIPE_FILE
 from harness.errors import HarnessError, InputError
 from harness.files import write_atomic
+from harness.report.effects import main_effect, size_text, study_sentence
 from harness.report.formatting import shortened, visible
 from harness.report.tables import markdown_text
 from harness.runs.sweeps import is_sweep
@@ -60,16 +59,16 @@ def _links(path: Path, folder: Path) -> list[tuple[str, str]]:
 
 
 def _sweep(path: Path, folder: Path) -> Entry:
-    """A sweep's entry: the mean difference of each comparison, pooled over the seeds."""
+    """A sweep's entry: what its seeds say in one sentence, and how large the effect is over them."""
     links = _links(path, folder)
     try:
         table = compare_variants(path)
     except HarnessError as error:
         return Entry(path.name, "", "", "", [], (), links, str(error).replace(f"{path}/", ""))
-    means = [comparison for comparison in table.comparisons if comparison.column == MEAN]
-    seeds = "1 seed" if len(table.runs) == 1 else f"{len(table.runs)} seeds"
-    numbers = [f"{mean.row} - {mean.against}: {delta_text(mean.pooled, None)}, pooled over {seeds}; {mean.verdict}" for mean in means]
-    return Entry(path.name, table.summary, seeds, "", numbers, (), links, None)
+    main = main_effect(table)
+    numbers = [size_text(main)] if main else []
+    verdict = table.findings[0].verdict if table.findings else "not tested"
+    return Entry(path.name, table.summary, study_sentence(table), verdict, numbers, table.findings, links, None)
 
 
 def _run(path: Path, folder: Path) -> Entry:
@@ -78,8 +77,9 @@ def _run(path: Path, folder: Path) -> Entry:
         table = collect(path)
     except HarnessError as error:
         return Entry(path.name, "", "", "", [], (), links, str(error).replace(f"{path}/", ""))
-    summary = summarize(table)
-    return Entry(path.name, table.summary, summary.headline, summary.verdict, summary.numbers, table.findings, links, None)
+    summary, main = summarize(table), main_effect(table)
+    numbers = [size_text(main), *summary.numbers[1:]] if main else summary.numbers
+    return Entry(path.name, table.summary, summary.headline, summary.verdict, numbers, table.findings, links, None)
 
 
 def _markdown(runs: Sequence[Entry]) -> str:

@@ -25,9 +25,9 @@ from harness.artifact import RunDir
 from harness.config import flatten
 from harness.files import write_atomic
 from harness.report import plots
-from harness.report.blocks import Block, all_blocks, fit
+from harness.report.blocks import all_blocks
 from harness.report.evidence import Audit, Check, Evidence, gather
-from harness.report.formatting import heading, questions_text, value_text
+from harness.report.formatting import Block, fit, heading, questions_text, value_text
 from harness.report.html_pages import render
 from harness.report.released import released_blocks
 from harness.runs.provenance import describe

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from harness.analysis.table_schema import ResultTable, SeedTable
-from harness.report.blocks import Block, all_blocks, fit
-from harness.report.formatting import one_line
+from harness.report.blocks import all_blocks
+from harness.report.formatting import Block, fit, one_line
 
 WIDTH = 92
 """Characters of \\scriptsize that fit the text width of LaTeX's article class."""

@@ -13,7 +13,7 @@ from harness.analysis.forensics import response_sets, training_state
 from harness.artifact import RunDir
 from harness.plan import rows
 from harness.recipe import Recipe
-from harness.report.blocks import Block
+from harness.report.formatting import Block
 
 FOLDER = "released"
 

@@ -23,8 +23,8 @@ from harness.analysis.seed_table import combine
 from harness.analysis.sweep_table import compare_variants
 from harness.analysis.table_schema import Cell, Column, ResultTable, SeedTable, Spread
 from harness.files import dump, write_atomic
-from harness.report.blocks import Block, all_blocks, fit
-from harness.report.formatting import csv_text, one_line
+from harness.report.blocks import all_blocks
+from harness.report.formatting import Block, csv_text, fit, one_line
 from harness.report.latex import to_latex
 from harness.runs.sweeps import is_sweep, read_sweep
 
@@ -54,6 +54,14 @@ def write_sweep_tables(folder: Path) -> SeedTable:
     table = compare_variants(folder)
     write_table(folder, table)
     return table
+
+
+def write_all_tables(folder: Path) -> list[Path]:
+    """Write the tables of the run at `folder`, or of the sweep there and of every run of it; return the paths of its own."""
+    if is_sweep(folder):
+        write_sweep_tables(folder)
+        return [folder / TABLES_DIR / name for name in FILES.values()]
+    return write_tables(folder)
 
 
 def read_table(folders: list[Path]) -> ResultTable | SeedTable:

@@ -10,7 +10,7 @@ from harness.artifact import RunDir
 from harness.files import dump
 from harness.plan import plan
 from harness.recipe import Task, replace
-from harness.report.blocks import Block, fit
+from harness.report.formatting import Block, fit
 from harness.report.tables import collect, print_tables, render
 from tests.synthetic_runs import finish, score_of, small_recipe, write_run
 
