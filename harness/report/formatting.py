@@ -88,6 +88,13 @@ class Terminal(Console):
             yield segment if segment.control else segment._replace(text=visible(segment.text))
 
 
+def words_of(value: Any) -> str:
+    """A setting as a reader says it: '2, 3', 'yes', 'none'; any other value as it is."""
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "yes", False: "no"}[value]
+    return ", ".join(map(words_of, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
 def shortened(text: str) -> str:
     """The first `LIMIT` characters, and how many more there are."""
     return text if len(text) <= LIMIT else f"{text[:LIMIT]} [... {len(text) - LIMIT} more characters]"
@@ -133,6 +140,17 @@ def fit(block: Block, width: int, gap: int = 2) -> list[Block]:
         for k, part in enumerate(columns)
     ]
     return [*grids[:-1], grids[-1]._replace(lines=block.lines)]
+
+
+def stacked(block: Block) -> Block:
+    """`block` for a page: tasks go down where they are many, and an interval stands on a line below its difference."""
+    shown = _turned(block) if not block.is_prose and len(block.header) > max(WIDE, len(block.rows) + 1) else block
+    return shown._replace(rows=tuple((row[0], *map(_kept, row[1:])) for row in shown.rows)) if not block.is_prose else shown
+
+
+def _kept(text: str) -> str:
+    """A difference on lines of its own, its interval never broken."""
+    return re.sub(r"\[[^\]]*\]", lambda found: found.group().replace(" ", "\u00a0"), _broken(text))
 
 
 def _parts(block: Block, width: int, gap: int) -> list[list[int]]:

@@ -50,9 +50,9 @@ class Changed(Strict):
 
 
 class TaskComparison(Strict):
-    """`right - left` on a task. `gained` questions score higher on the right, `lost` on the left.
+    """`right - left` on a task. `gained` questions score higher on the right, `lost` on the left; their ids stand below.
 
-    `note` says why there is no difference.
+    `changed` are some of them with both answers; `note` says why there is no difference.
     """
 
     task: str
@@ -62,6 +62,8 @@ class TaskComparison(Strict):
     says: str
     gained: int
     lost: int
+    gained_questions: tuple[str, ...] = ()
+    lost_questions: tuple[str, ...] = ()
     changed: tuple[Changed, ...]
     note: str | None
 
@@ -136,6 +138,8 @@ def _task(left: Side, right: Side, ours: TaskColumn, theirs: TaskColumn, num_sam
         for key, x in a.values.items()
         if x is not None and (y := b.values.get(key)) is not None and x != y
     ]
+    gained = tuple(one.question for one in changed if one.right > one.left)
+    lost = tuple(one.question for one in changed if one.right < one.left)
     found = delta(left.name, paired_difference(b.values, a.values, ours.cluster))
     return TaskComparison(
         task=ours.label,
@@ -143,8 +147,10 @@ def _task(left: Side, right: Side, ours: TaskColumn, theirs: TaskColumn, num_sam
         right=b.value,
         difference=found,
         says=direction(found, lower_is_better=lower_is_better(a.metric, ours.task.name)) if found else "no question is scored in both",
-        gained=sum(one.right > one.left for one in changed),
-        lost=sum(one.right < one.left for one in changed),
+        gained=len(gained),
+        lost=len(lost),
+        gained_questions=gained,
+        lost_questions=lost,
         changed=tuple(_with_answers(left, right, ours, theirs, changed, num_samples)),
         note=None,
     )

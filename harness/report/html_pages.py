@@ -101,9 +101,20 @@ def _lines(runs: Sequence[Entry]) -> Iterator[str]:
 TEMPLATES = Path(__file__).parent / "templates"
 
 
+MAX_TASKS = 40
+"""Tasks that a filter can choose."""
+FILTERS = "\n".join(
+    [
+        *(f"section:has(#side-{side}:checked) .changed:not(.{side}) {{ display: none; }}" for side in ("gained", "lost")),
+        *(f"section:has(#task-{k}:checked) .changed:not(.task-{k}) {{ display: none; }}" for k in range(1, MAX_TASKS + 1)),
+    ]
+)
+"""What a checked radio button hides: a filter that needs no script."""
+
+
 def render(template: str, **values: Any) -> str:
     """The page. Its style sheet goes in whole, and its policy allows that sheet alone, by hash, and embedded pictures."""
-    style = (TEMPLATES / "report.css").read_text()
+    style = f"{(TEMPLATES / 'report.css').read_text()}{FILTERS}\n"
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
     return _environment().get_template(template).render(style=Markup(style), policy=Markup(policy), **values)
