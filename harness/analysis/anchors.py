@@ -10,12 +10,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.analysis.comparability import AVERAGE, published_claims, rules_against
+from harness.analysis.comparability import AVERAGE, published_claims, rules_against, training_against
 from harness.analysis.published import Claim
-from harness.analysis.scores import RunScores, TaskColumn, load_scores
+from harness.analysis.scores import RunScores, TaskColumn, estimate_of, load_scores
 from harness.contracts import Score
 from harness.errors import RecipeError
-from harness.evaluation.statistics import t_of
 from harness.paper import NOT_STATED
 from harness.recipe import Anchor, Figure, Recipe
 
@@ -92,7 +91,7 @@ def _figures(scores: RunScores, row: str, anchor: Anchor) -> Iterator[AnchorFigu
     for column in scores.tasks:
         stated = [_claim(row, figure) for figure in anchor.figures if figure.task in (column.task.name, column.label)]
         for claim in (*published_claims(scores.recipe, row, column.task.name), *stated):
-            yield _task_figure(anchor, column, scores.score(row, column), claim)
+            yield _task_figure(scores, anchor, column, claim)
     yield from _average_figures(scores, row, anchor)
 
 
@@ -103,23 +102,25 @@ def _claim(row: str, figure: Figure) -> Claim:
     )  # fmt: skip
 
 
-def _task_figure(anchor: Anchor, column: TaskColumn, score: Score | None, claim: Claim) -> AnchorFigure:
+def _task_figure(scores: RunScores, anchor: Anchor, column: TaskColumn, claim: Claim) -> AnchorFigure:
+    score = scores.score(claim.row, column)
     value = score.value if score else None
     return AnchorFigure(
         row=claim.row,
         task=column.label,
         ours=value,
-        stderr=score.stderr if score else None,
+        stderr=estimate_of(score, column).stderr if score else None,
         n=score.n if score else None,
         published=claim.value,
         source=_source(claim),
         difference=None if value is None else value - claim.value,
-        outcome=_outcome(anchor, column, score, claim),
+        outcome=_outcome(scores.recipe, anchor, column, score, claim),
     )
 
 
-def _outcome(anchor: Anchor, column: TaskColumn, score: Score | None, claim: Claim) -> str:
-    reasons = rules_against(column.benchmark, column.task, score, claim)
+def _outcome(recipe: Recipe, anchor: Anchor, column: TaskColumn, score: Score | None, claim: Claim) -> str:
+    weights = training_against(recipe, claim.row, claim) if claim.model else ()  # a figure of the recipe's own is of these very weights
+    reasons = (*weights, *rules_against(column.benchmark, column.task, score, claim))
     differing = f"; {'; '.join(reasons)}" if reasons else ""
     if score is None:
         return f"{'not run' if anchor.model else 'weights not pinned'}{differing}"
@@ -127,11 +128,11 @@ def _outcome(anchor: Anchor, column: TaskColumn, score: Score | None, claim: Cla
         return f"unscored{differing}"
     if score.limit is None and not score.n_unscored:
         return f"{_all_questions(score, claim)}{differing or '; same rules'}"
-    interval = t_of(score.values, column.cluster)
-    if interval is None:
-        return f"too few questions for an interval{differing}"
-    inside = interval[0] <= claim.value <= interval[1]
-    position = f"{'inside' if inside else 'outside'} our 95 % interval {interval[0]:.2f} to {interval[1]:.2f}"
+    found = estimate_of(score, column)
+    if found.low is None or found.high is None:
+        return f"too little spread for an interval{differing}"
+    inside = found.low <= claim.value <= found.high
+    position = f"{'inside' if inside else 'outside'} our 95 % interval {found.low:.2f} to {found.high:.2f}"
     return f"{position}{differing}"
 
 
@@ -148,6 +149,7 @@ def _all_questions(score: Score, claim: Claim) -> str:
 def _average_figures(scores: RunScores, row: str, anchor: Anchor) -> Iterator[AnchorFigure]:
     tasks = scores.leaderboard
     mean = scores.average(row)
+    outcome = "mean of the tasks above" if mean else "not run" if anchor.model else "weights not pinned"
     for claim in published_claims(scores.recipe, row, AVERAGE) if tasks else ():
         yield AnchorFigure(
             row=row,
@@ -158,7 +160,7 @@ def _average_figures(scores: RunScores, row: str, anchor: Anchor) -> Iterator[An
             published=claim.value,
             source=_source(claim),
             difference=None if mean is None or mean.value is None else mean.value - claim.value,
-            outcome="mean of the tasks above" if mean else "not run" if anchor.model else "weights not pinned",
+            outcome="; ".join([outcome, *training_against(scores.recipe, row, claim)]),
         )
 
 

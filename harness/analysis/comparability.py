@@ -1,12 +1,20 @@
-"""Which published numbers stand beside a recipe's, and every reason why ours may not be compared with one of them."""
+"""Which published numbers stand beside a recipe's, and every reason why ours may not be compared with one of them.
+
+Two comparisons are told apart. Under the same evaluation two numbers differ by their weights and chance: it says how far our model is
+from theirs. Under the same evaluation and training they differ by chance alone: it says whether the paper repeats.
+"""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+from harness.analysis.deviations import training_differences
 from harness.analysis.published import CLAIMS, Claim
 from harness.contracts import Score, grade
 from harness.errors import RecipeError, suggest
 from harness.paper import NOT_STATED, PROTOCOL, RELEASED, RERUNS, SETTINGS
-from harness.recipe import Benchmark, Recipe, Task
+from harness.plan import iteration_of
+from harness.recipe import Benchmark, ModelRef, Recipe, Task
 
 AVERAGE = "average"
 CERTAIN = ("A", "B")
@@ -20,6 +28,9 @@ FOLLOW_UPS = {"t_spin": ("follow_up/tspin_zephyr", "follow_up/tspin_zephyr_witho
 
 SAME_METRIC = {("truthfulqa_mc2", "acc", "mc2")}
 """(task, metric in lm-eval 0.4, metric in the paper) of one and the same quantity."""
+
+FULL_SETS = {"hellaswag": 10042, "mmlu": 14042, "truthfulqa_mc2": 817}
+"""Questions of a whole set, where the published values do not tell how many were asked."""
 
 LEADERBOARD_TASKS = tuple(dict.fromkeys(claim.task for claim in CLAIMS if claim.table == "paper/leaderboard" and claim.task != AVERAGE))
 """The six tasks whose unweighted mean is the `average`."""
@@ -55,9 +66,34 @@ def claim_for(recipe: Recipe, row: str, task: str, protocol: str | None) -> Clai
     return next((claim for claim in found if claim.protocol == protocol), found[0] if found else None)
 
 
-def reasons_against(recipe: Recipe, benchmark: Benchmark, task: Task, score: Score | None, claim: Claim) -> tuple[str, ...]:
-    """Why our score of `task` may not be compared with `claim`; empty means it may. Without a score, the recipe's plan is judged."""
-    return (*_model(recipe), *_objective(recipe, claim), *rules_against(benchmark, task, score, claim), *_precision(recipe))
+class Reasons(NamedTuple):
+    """Why our number may not be compared with a published one: the evaluation differs, or the weights and their training do."""
+
+    evaluation: tuple[str, ...]
+    training: tuple[str, ...]
+
+
+def reasons_against(recipe: Recipe, row: str, benchmark: Benchmark, task: Task, score: Score | None, claim: Claim) -> Reasons:
+    """Every reason against comparing our score of `task` in `row` with `claim`. Without a score, the recipe's plan is judged."""
+    return Reasons(evaluation_against(recipe, benchmark, task, score, claim), training_against(recipe, row, claim))
+
+
+def evaluation_against(recipe: Recipe, benchmark: Benchmark, task: Task, score: Score | None, claim: Claim) -> tuple[str, ...]:
+    """The reasons that lie in the evaluation: its rules and its precision."""
+    return (*rules_against(benchmark, task, score, claim), *_precision(recipe))
+
+
+def training_against(recipe: Recipe, row: str, claim: Claim) -> tuple[str, ...]:
+    """Why the weights of `row` are not those of `claim`, made again or as published."""
+    if recipe.anchors:
+        ref = recipe.anchors[row].model
+        return _weights(ref, claim.model, _revision(row)) if ref else ()
+    t = iteration_of(row)
+    if t is None and row != "sft":
+        return (f"how the published {row} was trained is not stated in full",)
+    base = _weights(recipe.sft_model, SETTINGS["sft_model.name"].value, _revision("sft"))
+    tuned = ("the sft row was fine-tuned here",) if recipe.sft or recipe.pretraining else ()
+    return (*base, *tuned, *(training_differences(recipe, t) if t is not None else ()))
 
 
 def rules_against(benchmark: Benchmark, task: Task, score: Score | None, claim: Claim) -> tuple[str, ...]:
@@ -65,6 +101,7 @@ def rules_against(benchmark: Benchmark, task: Task, score: Score | None, claim: 
     return (
         *_protocol(benchmark, task, claim),
         *_questions(task, score, claim),
+        *_length(benchmark, task),
         *_shots(benchmark, score.shots if score else task.shots, claim),
         *_metric(score.metric if score else task.metric, claim),
     )
@@ -80,21 +117,20 @@ def _short(model: str) -> str:
     return model.split("/")[-1]
 
 
-def _model(recipe: Recipe) -> tuple[str, ...]:
-    stated, revision = SETTINGS["sft_model.name"].value, RELEASED["sft_model.revision"].value
-    if recipe.sft_model.name != stated:
-        return (f"another model: {recipe.sft_model.name}, the paper's is {stated}",)
-    if recipe.sft is not None:
-        return ("the sft row was fine-tuned here",)
-    if recipe.sft_model.revision != revision:
-        return (f"another revision of the model: {str(recipe.sft_model.revision)[:7]}, the release's is {revision[:7]}",)
+def _revision(row: str) -> str | None:
+    """The commit of the published weights, where it is known."""
+    return str(RELEASED["sft_model.revision"].value) if row == "sft" else None
+
+
+def _weights(ref: ModelRef, published: str, revision: str | None) -> tuple[str, ...]:
+    """Why `ref` is not the published model: only the Hub's commit shows that it is, since no hash of the weights is published."""
+    if ref.source != "hub":
+        return (f"weights from source '{ref.source}': nothing shows that they are {published}",)
+    if ref.name != published:
+        return (f"another model: {ref.name}, the paper's is {published}",)
+    if revision and ref.revision != revision:
+        return (f"another revision of the model: {str(ref.revision)[:7]}, the release's is {revision[:7]}",)
     return ()
-
-
-def _objective(recipe: Recipe, claim: Claim) -> tuple[str, ...]:
-    is_iteration = claim.row in {f"iter{t}" for t in range(len(recipe.iterations))}
-    stated = SETTINGS["objective"].value
-    return (f"another objective: {recipe.objective}, the paper's is {stated}",) if is_iteration and recipe.objective != stated else ()
 
 
 def formula_notes(recipe: Recipe) -> tuple[str, ...]:
@@ -120,14 +156,23 @@ def _protocol(benchmark: Benchmark, task: Task, claim: Claim) -> tuple[str, ...]
 
 def _questions(task: Task, score: Score | None, claim: Claim) -> tuple[str, ...]:
     limit = score.limit if score else task.limit
+    theirs = claim.n or FULL_SETS.get(claim.task)
     reasons = []
+    if task.subtasks:
+        reasons.append(f"only {len(task.subtasks)} of its subtasks")
     if limit is not None:
         reasons.append(f"limited to {limit} questions{' of each subtask' if task.subtasks else ''}")
-    elif score and claim.n is not None and score.n != claim.n:
-        reasons.append(f"questions: ours {score.n}, theirs {claim.n}")
+    elif score and theirs is not None and score.n != theirs and not task.subtasks:
+        reasons.append(f"questions: ours {score.n}, theirs {theirs}")
     if score and score.n_unscored:
         reasons.append(": ".join(filter(None, (f"{score.n_unscored} of {score.n} unscored", score.details.get("note")))))
     return tuple(reasons)
+
+
+def _length(benchmark: Benchmark, task: Task) -> tuple[str, ...]:
+    """A cap on answers that the protocol does not set; MT-Bench's is part of its rules, and endings are not generated."""
+    capped = benchmark.max_new_tokens is not None and task.metric == "exact_match"
+    return (f"answers cut at {benchmark.max_new_tokens} tokens, a limit of ours",) if capped else ()
 
 
 def _shots(benchmark: Benchmark, ours: int | None, claim: Claim) -> tuple[str, ...]:

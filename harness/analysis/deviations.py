@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 from harness import paper
@@ -43,6 +43,34 @@ def reason_for(recipe: Recipe, field: str) -> str | None:
         if reason:
             return reason
     return None
+
+
+EVALUATED_WITH = ("sft_model", "precision", "seed")
+"""What is no difference of training: compared elsewhere, or chance."""
+
+
+def training_differences(recipe: Recipe, last: int) -> tuple[str, ...]:
+    """Where the training of iterations 0 to `last` is not the paper's: by its text or its release, whichever is the nearer.
+
+    What the one compared with does not state is free; adapters, grouping and parameters must be as in neither's code: absent.
+    """
+    known = (("the paper's", paper.SETTINGS), ("the release's", paper.RELEASED))
+    nearest = min((tuple(_differences(recipe, last, facts, whose)) for whose, facts in known), key=len)
+    extra = {
+        "lora": recipe.lora is not None,
+        "grouping": recipe.grouping != "pairs",
+        "parameters": any(iteration.parameters for iteration in recipe.iterations[: last + 1]),
+    }
+    return (*nearest, *(f"{field}: the paper trained without" for field, used in extra.items() if used))
+
+
+def _differences(recipe: Recipe, last: int, facts: Mapping[str, paper.Fact], whose: str) -> Iterator[str]:
+    flat = flatten(recipe)
+    for field, fact in facts.items():
+        parts = field.split(".")
+        later = parts[0] == "iterations" and int(parts[1]) > last
+        if not later and parts[0] not in EVALUATED_WITH and fact.value != paper.NOT_STATED and flat.get(field) != fact.value:
+            yield f"{field}: ours {flat.get(field)}, {whose} {fact.value}"
 
 
 Listing = list[dict[str, Any]]

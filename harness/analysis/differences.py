@@ -10,14 +10,20 @@ from harness.analysis.comparability import AVERAGE
 from harness.analysis.published import Claim
 from harness.analysis.published_gains import standard_error
 from harness.analysis.scores import RunScores
-from harness.analysis.table_schema import Cell, Column, Comparison, Delta
+from harness.analysis.table_schema import Column, Comparison, Delta
 from harness.contracts import Score
-from harness.evaluation.statistics import CONFIDENCE, Paired, holm
+from harness.evaluation.paired import Paired
+from harness.evaluation.statistics import CONFIDENCE
 from harness.plan import contests
 
 REFERENCE = "sft"
 GOAL_MET = "goal met"
 NOISE = "within noise"
+UNDECIDED = "undecided: too little spread for an interval"
+RULE = (
+    "95 % intervals, one comparison at a time: of 20 differences that are none, one leaves 0 out by chance; "
+    "p is below 0.05 exactly where the interval leaves 0 out"
+)
 
 
 def delta(against: str, paired: Paired | None) -> Delta | None:
@@ -27,21 +33,12 @@ def delta(against: str, paired: Paired | None) -> Delta | None:
     return Delta(
         against=against,
         difference=_rounded(paired.difference),
-        low=None if paired.low is None else _rounded(paired.low),
-        high=None if paired.high is None else _rounded(paired.high),
+        low=rounded(paired.low),
+        high=rounded(paired.high),
         n=paired.n,
-        p=None if paired.p is None else _rounded(paired.p),
+        p=rounded(paired.p),
         method=paired.method,
     )
-
-
-def with_holm(cells: Sequence[Cell]) -> list[Cell]:
-    """`cells` with their differences' p corrected for the number of differences in the table."""
-    corrected = holm([cell.delta.p if cell.delta else None for cell in cells])
-    return [
-        cell.model_copy(update={"delta": cell.delta.model_copy(update={"p_holm": _rounded(p)})}) if cell.delta and p is not None else cell
-        for cell, p in zip(cells, corrected, strict=True)
-    ]
 
 
 def comparisons(scores: RunScores) -> Iterator[Comparison]:
@@ -100,7 +97,7 @@ def goal(mean: Delta | None, missing: Sequence[str]) -> str:
     if missing:
         return f"undecided: no difference yet on {', '.join(missing)}"
     if mean is None or mean.low is None or mean.high is None:
-        return "undecided: too few questions for an interval"
+        return UNDECIDED
     if mean.low > 0:
         return f"{GOAL_MET}: the interval lies above 0"
     if mean.high < 0:
@@ -109,12 +106,17 @@ def goal(mean: Delta | None, missing: Sequence[str]) -> str:
 
 
 def direction(difference: Delta, *, lower_is_better: bool) -> str:
-    """'better', 'worse' or 'within noise', by the interval."""
+    """'better', 'worse' or 'within noise', by the interval; undecided without one."""
     if difference.low is None or difference.high is None:
-        return "too few questions for an interval"
+        return UNDECIDED
     if difference.low <= 0 <= difference.high:
         return NOISE
     return "better" if (difference.difference > 0) != lower_is_better else "worse"
+
+
+def rounded(value: float | None) -> float | None:
+    """Six significant digits, as numbers stand in files; None stays None."""
+    return None if value is None else _rounded(value)
 
 
 def _rounded(value: float) -> float:
@@ -126,14 +128,14 @@ ABSENT = "–"  # noqa: RUF001
 
 
 def delta_text(difference: Delta | None, column: Column | None, *, p: bool = False) -> str:
-    """The difference with its interval and, where `p` asks for it, the corrected p; a dash where there is none."""
+    """The difference with its interval and, where `p` asks for it, its p; a dash where there is none."""
     if difference is None:
         return ABSENT
     digits = DECIMALS[column.unit] if column else 2
     text = f"{difference.difference:+z.{digits}f}"
     if difference.low is not None and difference.high is not None:
         text += f" [{difference.low:+z.{digits}f}, {difference.high:+z.{digits}f}]"
-    return text + (f" p {_p(difference.p_holm)}" if p and difference.p_holm is not None else "")
+    return text + (f" p {_p(difference.p)}" if p and difference.p is not None else "")
 
 
 def _p(value: float) -> str:

@@ -7,11 +7,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.analysis.claims import check_claims
-from harness.analysis.comparability import AVERAGE, claim_for, formula_notes, reasons_against, shown_tables
-from harness.analysis.differences import REFERENCE, compare_rows, comparisons, delta, from_published, iteration_steps, with_holm
+from harness.analysis.comparability import (
+    AVERAGE,
+    Reasons,
+    claim_for,
+    evaluation_against,
+    formula_notes,
+    reasons_against,
+    shown_tables,
+    training_against,
+)
+from harness.analysis.differences import REFERENCE, compare_rows, comparisons, delta, from_published, iteration_steps, rounded
 from harness.analysis.published import Claim, claims
 from harness.analysis.published_gains import summary
-from harness.analysis.scores import RunScores, TaskColumn, load_scores
+from harness.analysis.scores import RunScores, TaskColumn, estimate_of, load_scores
 from harness.analysis.table_schema import Cell, Part, Published, PublishedTable, ResultTable
 from harness.artifact import RunDir
 from harness.plan import plan
@@ -33,7 +42,7 @@ def collect(run: Path, scores: RunScores | None = None) -> ResultTable:
         summary=recipe.summary,
         rows=scores.rows,
         columns=scores.columns,
-        cells=tuple(with_holm([cell for row in scores.rows for cell in _row(scores, row)])),
+        cells=tuple(cell for row in scores.rows for cell in _row(scores, row)),
         comparisons=tuple(comparisons(scores)),
         from_sft=tuple(compare_rows(scores, row, REFERENCE) for row in scores.rows if row != REFERENCE),
         gains=tuple(iteration_steps(scores)),
@@ -54,21 +63,24 @@ def _row(scores: RunScores, row: str) -> Iterator[Cell]:
 def _cell(scores: RunScores, row: str, column: TaskColumn) -> Cell:
     score = scores.score(row, column)
     claim = claim_for(scores.recipe, row, column.task.name, column.benchmark.protocol)
-    reasons = reasons_against(scores.recipe, column.benchmark, column.task, score, claim) if claim else ()
+    reasons = reasons_against(scores.recipe, row, column.benchmark, column.task, score, claim) if claim else NO_REASONS
     published = _published(claim, reasons)
     if score is None:
         return Cell(row=row, column=column.label, status="not run", **published)
     difference = None if row == REFERENCE else scores.difference(row, REFERENCE, column)
+    found = estimate_of(score, column)
     return Cell(
         row=row,
         column=column.label,
         status="unscored" if score.value is None else "scored",
         value=score.value,
-        stderr=score.stderr,
+        stderr=found.stderr,
+        low=rounded(found.low),
+        high=rounded(found.high),
         n=score.n,
         n_unscored=score.n_unscored,
         delta=delta(REFERENCE, difference.paired) if difference else None,
-        from_published=from_published(score, claim) if claim and not reasons else None,
+        from_published=from_published(score, claim) if claim and not reasons.evaluation else None,
         notes=(*scores.other_rules(row, column), *([difference.note] if difference and difference.note else [])),
         **published,
     )
@@ -88,7 +100,8 @@ def _parts(scores: RunScores) -> Iterator[Part]:
 def _average(scores: RunScores, row: str) -> Cell:
     """The mean of the six tasks; while one is missing or made under other rules it is 'incomplete' and has no value."""
     claim = claim_for(scores.recipe, row, AVERAGE, scores.leaderboard[0].benchmark.protocol)
-    published = _published(claim, _average_reasons(_barred(scores, row)) if claim else ())
+    barred = _average_reasons(_barred(scores, row))
+    published = _published(claim, Reasons(barred, training_against(scores.recipe, row, claim)) if claim else NO_REASONS)
     mean = scores.average(row)
     if mean is None:
         why = _why_no_average(scores, row)
@@ -99,6 +112,8 @@ def _average(scores: RunScores, row: str) -> Cell:
         status="scored",
         value=mean.value,
         stderr=mean.stderr,
+        low=rounded(mean.low),
+        high=rounded(mean.high),
         n=mean.n + mean.n_unscored,
         n_unscored=mean.n_unscored,
         delta=None if row == REFERENCE else delta(REFERENCE, scores.average_difference(row, REFERENCE, scores.leaderboard)),
@@ -122,20 +137,29 @@ def _average_reasons(barred: Sequence[str]) -> tuple[str, ...]:
 
 
 def _barred(scores: RunScores, row: str) -> list[str]:
-    """The leaderboard tasks of `row` that may not be compared with what is published for it."""
+    """The leaderboard tasks of `row` that were not evaluated as what is published for it."""
     barred = []
     for column in scores.leaderboard:
         claim = claim_for(scores.recipe, row, column.task.name, column.benchmark.protocol)
-        if claim is None or reasons_against(scores.recipe, column.benchmark, column.task, scores.score(row, column), claim):
+        if claim is None or evaluation_against(scores.recipe, column.benchmark, column.task, scores.score(row, column), claim):
             barred.append(column.label)
     return barred
 
 
-def _published(claim: Claim | None, reasons: tuple[str, ...]) -> dict[str, Any]:
+NO_REASONS = Reasons((), ())
+
+
+def _published(claim: Claim | None, reasons: Reasons) -> dict[str, Any]:
     if claim is None:
         return {}
     number = Published(value=claim.value, table=claim.table, protocol=claim.protocol, where=claim.where)
-    return {"published": number, "comparable": not reasons, "reasons": reasons}
+    return {
+        "published": number,
+        "comparable": reasons == NO_REASONS,
+        "same_evaluation": not reasons.evaluation,
+        "reasons": (*reasons.evaluation, *reasons.training),
+        "training_reasons": reasons.training,
+    }
 
 
 def _published_tables(scores: RunScores) -> Iterator[PublishedTable]:
@@ -146,7 +170,7 @@ def _published_tables(scores: RunScores) -> Iterator[PublishedTable]:
         for claim in cells:
             printed.setdefault(claim.row, {})[claim.task] = claim.value
         reasons = {
-            claim.task: reasons_against(scores.recipe, column.benchmark, column.task, scores.first(column), claim)
+            claim.task: evaluation_against(scores.recipe, column.benchmark, column.task, scores.first(column), claim)
             if (column := by_task.get(claim.task))
             else (NOT_OURS,)
             for claim in cells

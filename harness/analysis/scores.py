@@ -17,7 +17,8 @@ from harness.artifact import RunDir, read_recipe
 from harness.config import flatten
 from harness.contracts import Score
 from harness.errors import InputError
-from harness.evaluation.statistics import Cluster, Estimate, Paired, mean_of_differences, mean_of_tasks, paired_difference, question_of
+from harness.evaluation.paired import Paired, Strata, mean_of_differences, paired_difference
+from harness.evaluation.statistics import Cluster, Estimate, Interval, mean_interval, mean_of_tasks, question_of
 from harness.files import hash_file, read_model
 from harness.plan import folder_of, rows
 from harness.recipe import Benchmark, Recipe, Task
@@ -113,13 +114,13 @@ class RunScores:
         scores = [score for column in self.leaderboard if (score := self.score(row, column)) is not None and score.value is not None]
         if not scores or len(scores) < len(self.leaderboard) or any(self.other_rules(row, column) for column in self.leaderboard):
             return None
-        return mean_of_tasks([Estimate(s.value, s.stderr, s.n - s.n_unscored, s.n_unscored) for s in scores])
+        return mean_of_tasks([estimate_of(score, column) for score, column in zip(scores, self.leaderboard, strict=True)])
 
     def difference(self, row: str, against: str, column: TaskColumn) -> Difference:
         """`row - against` on one task; none where a score or its per-question values are missing or the rules differ."""
         key = (row, against, column.label)
         if key not in self._differences:
-            self._differences[key] = _difference(self.score(row, column), self.score(against, column), against, column)
+            self._differences[key] = difference_of(self.score(row, column), self.score(against, column), against, column)
         return self._differences[key]
 
     def average_difference(self, row: str, against: str, columns: Sequence[TaskColumn]) -> Paired | None:
@@ -211,23 +212,52 @@ def _unit(column: TaskColumn, metric: str) -> Unit:
     return "nats" if metric.startswith(("kl", "nats")) else "percent"
 
 
-def _difference(ours: Score | None, theirs: Score | None, against: str, column: TaskColumn) -> Difference:
+RANGES: Mapping[Unit, Interval] = {"percent": (0.0, 100.0), "points": (0.0, 10.0), "nats": (-math.inf, math.inf)}
+"""What a score can be: no interval reaches beyond it."""
+
+
+def estimate_of(score: Score, column: TaskColumn) -> Estimate:
+    """A score with its error and 95 % interval; an error of 0 is an unknown one: all answers were alike."""
+    found = mean_interval(score.values, score.value, score.stderr, column.cluster)
+    least, most = RANGES[_unit(column, score.metric)]
+    low, high = (max(found[0], least), min(found[1], most)) if found else (None, None)
+    return Estimate(score.value, score.stderr or None, score.n - score.n_unscored, score.n_unscored, low, high)
+
+
+def difference_of(ours: Score | None, theirs: Score | None, against: str, column: TaskColumn) -> Difference:
+    """`ours - theirs` over the questions scored in both, weighted as the scores are; none where one is missing or the rules differ."""
     if ours is None or theirs is None:
         return Difference(None)
     if other_rules(ours, theirs):
         return Difference(None, f"no difference from {against}: made under other rules")
     if ours.value is None or theirs.value is None:
         return Difference(None)
-    paired = paired_difference(ours.values, theirs.values, column.cluster)
+    paired = paired_difference(ours.values, theirs.values, column.cluster, strata_of(ours) or strata_of(theirs))
     if paired.difference is None:
         return Difference(None, f"no difference from {against}: no question is scored in both")
-    return Difference(paired, _weighting(ours, theirs, paired))
+    if ours.n_unscored or theirs.n_unscored or math.isclose(ours.value - theirs.value, paired.difference, rel_tol=1e-3, abs_tol=1e-3):
+        return Difference(paired)
+    plain = Paired(ours.value - theirs.value, None, None, paired.n, None, "difference of the scores")
+    return Difference(plain, "no interval: the score is a mean over subtasks, and its record does not tell which question belongs to which")
 
 
-def _weighting(ours: Score, theirs: Score, paired: Paired) -> str | None:
-    """A note where the score is not the mean over its questions, so that the table's values do not subtract to the difference."""
-    if ours.value is None or theirs.value is None or paired.difference is None or ours.n_unscored or theirs.n_unscored:
+def strata_of(score: Score) -> Strata | None:
+    """The subtask of each question; None where there are none, and of a record that does not count their questions."""
+    counts: Mapping[str, int] = score.details.get("questions", {})
+    if not counts:
         return None
-    if math.isclose(ours.value - theirs.value, paired.difference, rel_tol=1e-3, abs_tol=1e-3):
-        return None
-    return "the difference weighs every question alike, the score does not"
+    names = [name for name, n in counts.items() for _ in range(n)]
+    if len(names) != len(score.values):
+        raise InputError(f"a score of {score.task} has {len(score.values)} values and counts {len(names)} questions of its subtasks")
+    return Strata(dict(zip(score.values, names, strict=True)), by_size=score.protocol.get("aggregation") != "mean over subtasks")
+
+
+def mean_score(scores: Sequence[Score]) -> Score:
+    """The runs' scores as one: each question's mean over the runs, of the questions scored in every run."""
+    values: dict[str, float | None] = {}
+    for key in scores[0].values:
+        known = [value for score in scores if (value := score.values.get(key)) is not None]
+        values[key] = math.fsum(known) / len(known) if len(known) == len(scores) else None
+    means = [score.value for score in scores if score.value is not None]
+    update = {"value": math.fsum(means) / len(means) if means else None, "values": values}
+    return scores[0].model_copy(update={**update, "n_unscored": sum(value is None for value in values.values())})

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from harness.analysis.claims import Effect, check_claims_by
 from harness.analysis.comparability import AVERAGE, formula_notes
 from harness.analysis.differences import delta, delta_text, direction, goal
-from harness.analysis.scores import RunScores, TaskColumn, load_scores, other_rules
-from harness.analysis.table_schema import Column, Finding, SeedComparison, SeedTable, Spread
+from harness.analysis.scores import RunScores, TaskColumn, difference_of, load_scores, mean_score, other_rules
+from harness.analysis.table_schema import Column, Delta, Finding, SeedComparison, SeedTable, Spread
 from harness.config import flatten
 from harness.errors import InputError
-from harness.evaluation.statistics import Paired, mean_of_differences, paired_difference, spread, t_interval
+from harness.evaluation.paired import Paired, mean_of_differences, t_interval
+from harness.evaluation.statistics import spread
 from harness.plan import contests
 from harness.recipe import Recipe
 
@@ -22,6 +22,8 @@ FREE = ("name", "summary", "because", "seed", "shuffle_seed", "claims")
 """Parts of a field's path that may differ between the runs."""
 Pairs = Sequence[tuple[str, str]]
 """(row, against) of each comparison."""
+Says = Callable[[Delta | None], str]
+"""What a difference says, in words."""
 
 
 class SeedScores:
@@ -56,9 +58,10 @@ class SeedScores:
         missing = any(run.difference(row, against, column).paired is None for run in self.runs)
         if missing or self.is_mixed(row, against, [column]):
             return None
-        ours, theirs = (_mean_values([score.values for run in self.runs if (score := run.score(name, column))]) for name in (row, against))
-        paired = paired_difference(ours, theirs, column.cluster)
-        return paired if paired.difference is not None else None
+        if len(self.runs) == 1:
+            return self.first.difference(row, against, column).paired
+        ours, theirs = (mean_score([score for run in self.runs if (score := run.score(name, column))]) for name in (row, against))
+        return difference_of(ours, theirs, against, column).paired
 
 
 def combine(folders: Sequence[Path]) -> SeedTable:
@@ -154,11 +157,12 @@ def _check_claims(scores: SeedScores, made: Sequence[SeedComparison], sizes: Pai
 def _task_comparison(scores: SeedScores, row: str, against: str, column: Column) -> SeedComparison:
     task = scores.first.by_label[column.label]
     pooled = scores.pooled(row, against, task)
-    difference = delta(against, pooled)
-    verdict = direction(difference, lower_is_better=column.lower_is_better) if difference else "undecided: not every run has it"
     per_run = [run.difference(row, against, task).paired for run in scores.runs]
-    is_mixed = scores.is_mixed(row, against, [task])
-    return _comparison((row, against, column.label), per_run, pooled, verdict, is_mixed=is_mixed)
+
+    def says(difference: Delta | None) -> str:
+        return direction(difference, lower_is_better=column.lower_is_better) if difference else "undecided: not every run has it"
+
+    return _comparison((row, against, column.label), per_run, pooled, says, is_mixed=scores.is_mixed(row, against, [task]))
 
 
 def _mean_comparison(scores: SeedScores, row: str, against: str) -> SeedComparison:
@@ -167,16 +171,18 @@ def _mean_comparison(scores: SeedScores, row: str, against: str) -> SeedComparis
     missing = [label for label, part in parts.items() if part is None]
     pooled = None if missing else mean_of_differences([part for part in parts.values() if part is not None])
     per_run = [run.average_difference(row, against, tasks) for run in scores.runs]
-    verdict = goal(delta(against, pooled), missing)
-    return _comparison((row, against, MEAN), per_run, pooled, verdict, is_mixed=scores.is_mixed(row, against, tasks))
+    is_mixed = scores.is_mixed(row, against, tasks)
+    return _comparison((row, against, MEAN), per_run, pooled, lambda difference: goal(difference, missing), is_mixed=is_mixed)
 
 
 def _comparison(
-    key: tuple[str, str, str], per_run: Sequence[Paired | None], pooled: Paired | None, verdict: str, *, is_mixed: bool
+    key: tuple[str, str, str], per_run: Sequence[Paired | None], pooled: Paired | None, says: Says, *, is_mixed: bool
 ) -> SeedComparison:
+    """`says` gives the verdict on the difference over seeds, on the pooled one where there is one run."""
     row, against, column = key
     known = [paired.difference for paired in per_run if paired is not None and paired.difference is not None]
     over_seeds = t_interval(known, "t over runs") if known and len(known) == len(per_run) and not is_mixed else None
+    decisive = delta(against, over_seeds if len(per_run) > 1 else pooled)
     return SeedComparison(
         row=row,
         against=against,
@@ -184,15 +190,5 @@ def _comparison(
         per_run=tuple(delta(against, paired) for paired in per_run),
         pooled=delta(against, pooled),
         over_seeds=delta(against, over_seeds),
-        verdict=verdict,
+        verdict=says(decisive),
     )
-
-
-def _mean_values(runs: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
-    """{question: mean over the runs} of the questions scored in every run."""
-    means: dict[str, float | None] = {}
-    for key in runs[0]:
-        values = [value for run in runs if (value := run.get(key)) is not None]
-        if len(values) == len(runs):
-            means[key] = math.fsum(values) / len(runs)
-    return means

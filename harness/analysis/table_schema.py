@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from harness.config import Strict
 
-LAYOUT = 1
+LAYOUT = 2
 """Version of the layout of tables.json; it grows when a field changes its meaning or goes away."""
 
 Unit = Literal["percent", "points", "nats"]
@@ -40,7 +40,10 @@ class Column(Strict):
 
 
 class Delta(Strict):
-    """`row - against`, paired over `n` questions, with its 95 % interval. `p` is two-sided; `p_holm` corrects it for the table's size."""
+    """`row - against`, paired over `n` questions, with its 95 % interval and the two-sided `p` of the interval's own test.
+
+    Interval and p are None where the sample shows no spread.
+    """
 
     against: str
     difference: float
@@ -48,7 +51,6 @@ class Delta(Strict):
     high: float | None
     n: int
     p: float | None
-    p_holm: float | None = None
     method: str
 
 
@@ -62,9 +64,11 @@ class Published(Strict):
 
 
 class Cell(Strict):
-    """One row's result on one column. `comparable` and `reasons` speak about `published`; None means nothing was published.
+    """One row's result on one column. The marks and `reasons` speak about `published`; None means nothing was published.
 
-    `from_published` is ours less the published number, only where they may be compared.
+    `same_evaluation`: the two numbers differ by their weights and chance alone; `from_published` is ours less theirs, only there.
+    `comparable`: the weights are the published ones or trained alike, too. `training_reasons` are those of `reasons` that deny it.
+    `stderr` and the 95 % interval are None where the sample cannot tell them.
     status: scored; unscored (answered, not one verdict readable); incomplete (an average that lacks tasks); not run.
     """
 
@@ -73,18 +77,22 @@ class Cell(Strict):
     status: Literal["scored", "unscored", "incomplete", "not run"]
     value: float | None = None
     stderr: float | None = None
+    low: float | None = None
+    high: float | None = None
     n: int | None = None
     n_unscored: int = 0
     delta: Delta | None = None
     published: Published | None = None
     from_published: Delta | None = None
     comparable: bool | None = None
+    same_evaluation: bool | None = None
     reasons: tuple[str, ...] = ()
+    training_reasons: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
 class PublishedTable(Strict):
-    """Numbers as printed elsewhere: {row: {task: value}}, and why each task is not comparable to ours.
+    """Numbers as printed elsewhere: {row: {task: value}}, and why the evaluation of each task is not ours.
 
     `notes` holds what the source says about a row, `gains` which of the printed gains exceed their own sampling error.
     """
@@ -173,7 +181,8 @@ class Spread(Strict):
 class SeedComparison(Strict):
     """The last iteration against another row on one column (or 'mean over tasks') in every run, and over all runs.
 
-    `pooled` pairs each question's mean over the runs; `over_seeds` is the t interval over the runs' differences.
+    `pooled` pairs each question's mean over the runs; `over_seeds` is the t interval over the runs' differences. The verdict is that of
+    `over_seeds`, of `pooled` where there is one run.
     """
 
     row: str

@@ -92,7 +92,7 @@ def explain(run: Path, row: str, task: str) -> Explanation:
         task=task,
         metric=score.metric,
         value=score.value,
-        stderr=score.stderr,
+        stderr=score.stderr or None,
         n=score.n,
         n_unscored=score.n_unscored,
         protocol=score.protocol,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
 from statistics import fmean, variance
@@ -179,8 +180,13 @@ def _summary(
             "max_new_tokens": _max_new_tokens(subtasks, job.benchmark.max_new_tokens),
         },
         values=_by_id(questions),
-        details={"subtasks": {name: fmean(values) for name, values in scored.items()}} if len(subtasks) > 1 else {},
+        details=_by_subtask(scored, questions) if len(subtasks) > 1 else {},
     )
+
+
+def _by_subtask(scored: Mapping[str, Sequence[float]], questions: Sequence[Question]) -> dict[str, Any]:
+    """Each subtask's mean, and how many of the score's `values` are its own: they lie subtask after subtask."""
+    return {"subtasks": {name: fmean(values) for name, values in scored.items()}, "questions": dict(Counter(q.subtask for q in questions))}
 
 
 def _max_new_tokens(subtasks: Mapping[str, ConfigurableTask], cap: int | None) -> int | str | None:
@@ -191,7 +197,8 @@ def _max_new_tokens(subtasks: Mapping[str, ConfigurableTask], cap: int | None) -
 
 
 def standard_error(strata: Sequence[Sequence[float]], *, by_size: bool = False) -> float | None:
-    """The standard error of the mean of the strata's means (`by_size`: of all values), from sample variances; None for less than two.
+    """The standard error of the mean of the strata's means (`by_size`: of all values), from sample variances; None for
+    less than two values, and where no value differs from its stratum's others.
 
     Where a stratum has a single value its variance is unknown: all values then count as one sample, which overstates it.
     """
@@ -201,7 +208,7 @@ def standard_error(strata: Sequence[Sequence[float]], *, by_size: bool = False) 
         return None
     total = sum(map(len, strata))
     weights = [len(values) / total if by_size else 1 / len(strata) for values in strata]
-    return math.sqrt(sum(w * w * variance(values) / len(values) for w, values in zip(weights, strata, strict=True)))
+    return math.sqrt(sum(w * w * variance(values) / len(values) for w, values in zip(weights, strata, strict=True))) or None
 
 
 def _by_id(questions: Sequence[Question]) -> dict[str, float | None]:

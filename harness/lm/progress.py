@@ -1,4 +1,7 @@
-"""Progress of long work: a bar with rate and time left on a terminal, a plain line every few seconds otherwise."""
+"""Progress of long work: a bar with rate and time left on a terminal, a plain line every few seconds otherwise.
+
+Where several stages run side by side, each says its name in plain lines: their bars would overwrite each other.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +16,22 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 PLAIN_LINE_SECONDS = 15.0
 
 Advance = Callable[[int], None]
+_beside: list[str] = []
+
+
+def side_by_side(stage_path: str) -> None:
+    """From now on this process is one of several stages that run, this one at `stage_path`."""
+    _beside[:] = [stage_path]
 
 
 @contextmanager
 def progress(label: str, total: int, unit: str) -> Iterator[Advance]:
     """`with progress("generate", 1000, "responses") as advance: advance(32)`."""
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and not _beside:
         with _bar(label, total, unit) as advance:
             yield advance
     else:
-        yield _plain(label, total, unit)
+        yield _plain(" ".join([*_beside, label]), total, unit)
 
 
 @contextmanager

@@ -7,11 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from harness.analysis.differences import ABSENT, DECIMALS, delta_text
+from harness.analysis.differences import ABSENT, DECIMALS, RULE, delta_text
 from harness.analysis.published import GAINS
 from harness.analysis.table_schema import Cell, Column, Part, PublishedTable, ResultTable, SeedTable
 from harness.report.effects import size_block
-from harness.report.formatting import Block, arrow_note, heading, lacking_text, outcome_text, questions_text, value_text
+from harness.report.formatting import (
+    Block,
+    arrow_note,
+    comparable_text,
+    heading,
+    lacking_text,
+    outcome_text,
+    questions_text,
+    value_text,
+)
 
 
 def blocks(table: ResultTable) -> list[Block]:
@@ -48,11 +57,12 @@ def seed_blocks(table: SeedTable) -> list[Block]:
     )
     last = Block(
         "Last iteration",
-        ("", "task", *table.runs, "pooled over questions", "over seeds", "pooled says"),
+        ("", "task", *table.runs, "pooled over questions", "over seeds", "verdict"),
         lasts,
         (
-            "95 % paired intervals. Pooled: each question's mean over these runs, paired over questions; it speaks about these seeds. "
-            "Over seeds: t interval over the runs' differences; it speaks about another seed.",
+            "Paired. Pooled: each question's mean over these runs, paired over questions; it speaks about these seeds. "
+            "Over seeds: t interval over the runs' differences; it speaks about another seed, and is what the verdict says. "
+            f"{RULE}.",
         ),
     )
     return [size_block(table), _claims(table), spread, last]
@@ -67,10 +77,14 @@ def _claims(table: ResultTable | SeedTable) -> Block:
     return Block("The paper's claims", ("these runs" if seeds else "this run", "claim"), grid, (*told, rule), is_prose=True)
 
 
+ALL_ALIKE = "Where all answers of a task are alike, its 95 % interval and that of an average over it stand in place of an error."
+
+
 def _scores(table: ResultTable) -> Block:
     notes, mark = _footnotes(table.cells)
     grid = [(row, *(value_text(table.cell(row, c.label), c) + mark(table.cell(row, c.label)) for c in table.columns)) for row in table.rows]
-    lines = [f"Value ± standard error; percent, except MT-Bench in points of 10 and kl in nats. {arrow_note(table.columns)}".strip()]
+    about = f"Value ± standard error; percent, except MT-Bench in points of 10 and kl in nats. {arrow_note(table.columns)}"
+    lines = [about.strip(), *([ALL_ALIKE] if any(cell.stderr is None and cell.low is not None for cell in table.cells) else [])]
     return Block("Scores", _header(table), tuple(grid), (*lines, *notes, *(f"Note: {note}." for note in table.notes)))
 
 
@@ -87,8 +101,7 @@ def _deltas(table: ResultTable) -> Block:
     grid = tuple(
         (row, *(delta_text(table.cell(row, c.label).delta, c, p=True) for c in table.columns)) for row in table.rows if row != "sft"
     )
-    num = sum(cell.delta is not None and cell.delta.p is not None for cell in table.cells)
-    lines = (f"Row - sft on the same questions, 95 % interval; p after Holm's correction for the {num} differences of this table.",)
+    lines = (f"Row - sft on the same questions. {RULE}.",)
     means = {one.row: one for one in table.from_sft}
     grid = tuple((*line, delta_text(means[line[0]].mean, None) + lacking_text(means[line[0]])) for line in grid)
     return Block("Difference from sft", (*_header(table), "mean over tasks"), grid, lines)
@@ -105,7 +118,7 @@ def _steps(table: ResultTable) -> Block:
             printed.setdefault((gain.table, gain.task), []).append(f"{gain.row} {gain.value:+.2f}")
     lines = [f"{where} prints as gains on {task}: {', '.join(found)}." for (where, task), found in printed.items()]
     header = ("", *(f"{one.row} - {one.against}" for one in table.gains))
-    return Block("Gain of each iteration", header, tuple(means + grid), ("95 % paired intervals, one comparison at a time.", *lines))
+    return Block("Gain of each iteration", header, tuple(means + grid), (f"{RULE}.", *lines))
 
 
 def _mt_bench(table: ResultTable) -> Iterator[Block]:
@@ -136,14 +149,17 @@ def _beside(table: ResultTable) -> Iterator[Block]:
             value_text(cell, columns[cell.column]),
             f"{cell.published.value:.2f}" if cell.published else ABSENT,
             delta_text(cell.from_published, columns[cell.column]),
-            "yes" if cell.comparable else "no " + " ".join(f"({numbers[reason]})" for reason in cell.reasons),
+            comparable_text(cell, numbers),
         )
         for cell in cells
     )
     if grid:
-        lines = ("A difference is printed only where the two may be compared; 95 % unpaired interval.",)
+        lines = (
+            "Same evaluation: the numbers differ by weights and chance. And training: the weights are the published ones or trained alike. "
+            "A difference is printed only under the same evaluation; 95 % unpaired interval.",
+        )
         reasons = tuple(f"({number}) {reason}." for reason, number in numbers.items())
-        yield Block("Beside the published numbers", ("", "ours", "published", "ours - published", "comparable"), grid, lines + reasons)
+        yield Block("Beside the published numbers", ("", "ours", "published", "ours - published", "same"), grid, lines + reasons)
 
 
 def _comparisons(table: ResultTable) -> Block:
@@ -154,7 +170,7 @@ def _comparisons(table: ResultTable) -> Block:
     header = ("", *(f"{one.row} - {one.against}" for one in table.comparisons))
     lines = [f"{one.row} against {one.against}: {one.verdict}." for one in table.comparisons]
     over = sorted({f"Mean over {', '.join(one.mean_over)}." for one in table.comparisons if one.mean_over})
-    return Block("Last iteration", header, grid, (*lines, *over, "95 % paired intervals, one comparison at a time."))
+    return Block("Last iteration", header, grid, (*lines, *over, f"{RULE}."))
 
 
 def _published(table: ResultTable, one: PublishedTable) -> Block:
@@ -162,7 +178,7 @@ def _published(table: ResultTable, one: PublishedTable) -> Block:
     grid = tuple((row, *(_printed(table, one, row, task) for task in tasks)) for row in one.rows)
     lines = [f"As printed in {one.where}; protocol: {one.protocol}."]
     if any(not reasons for reasons in one.reasons.values()):
-        lines.append("In parentheses: ours, under the same protocol.")
+        lines.append("In parentheses: ours, under the same evaluation.")
     for reasons in dict.fromkeys(found for found in one.reasons.values() if found):
         barred = [task for task, found in one.reasons.items() if found == reasons]
         lines.append(f"Not comparable with ours, {', '.join(barred)}: {'; '.join(reasons)}.")
@@ -184,7 +200,7 @@ def _printed(table: ResultTable, one: PublishedTable, row: str, task: str) -> st
     value = one.rows[row].get(task)
     if value is None:
         return "not reported"
-    ours = [cell for cell in table.cells if (cell.row, cell.column) == (row, task) and cell.value is not None and cell.comparable]
+    ours = [cell for cell in table.cells if (cell.row, cell.column) == (row, task) and cell.value is not None and cell.same_evaluation]
     here = [cell for cell in ours if cell.published is not None and cell.published.table == one.table]
     printed = f"{value:.2f}" if round(value, 2) == value else f"{value:g}"
     return printed + (f" ({here[0].value:.2f})" if here else "")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -24,10 +24,17 @@ def value_text(cell: Cell, column: Column) -> str:
     if cell.value is None:
         return cell.notes[0] if cell.status == "incomplete" else cell.status
     digits = DECIMALS[column.unit]
-    text = f"{cell.value:.{digits}f}" + ("" if cell.stderr is None else f" ± {cell.stderr:.{digits}f}")
+    text = f"{cell.value:.{digits}f}{_error_text(cell, digits)}"
     if cell.n_unscored:
         text += f", unscored {cell.n_unscored}/{cell.n}"
     return text if column.n in (None, cell.n) else f"{text}, n {cell.n}"
+
+
+def _error_text(cell: Cell, digits: int) -> str:
+    """The standard error, or the interval where all answers are alike."""
+    if cell.stderr is not None:
+        return f" ± {cell.stderr:.{digits}f}"
+    return "" if cell.low is None or cell.high is None else f" [{cell.low:.{digits}f}, {cell.high:.{digits}f}]"
 
 
 def heading(column: Column) -> str:
@@ -52,6 +59,12 @@ def outcome_text(found: Delta | None, column: Column) -> str:
 
 def lacking_text(one: Comparison) -> str:
     return f" ({len(one.mean_over)} of {len(one.mean_over) + len(one.missing)} tasks)" if one.missing else ""
+
+
+def comparable_text(cell: Cell, numbers: Mapping[str, int]) -> str:
+    """'evaluation and training' or 'evaluation' where those are the same, and the reasons against the rest."""
+    same = "evaluation and training" if cell.comparable else "evaluation" if cell.same_evaluation else "no"
+    return " ".join([same, *(f"({numbers[reason]})" for reason in cell.reasons)])
 
 
 LIMIT = 4000

@@ -32,7 +32,7 @@ from harness.report.blocks import all_blocks
 from harness.report.effects import WORDS, main_effect, size_text, study_sentence
 from harness.report.evidence import Audit, Check, Evidence, gather
 from harness.report.formatting import Block, heading, questions_text, stacked, value_text, words_of
-from harness.report.head_to_head import Changed, Side, compare
+from harness.report.head_to_head import Changed, compare, side_of
 from harness.report.html_pages import render
 from harness.report.released import released_blocks
 from harness.runs.provenance import describe
@@ -163,7 +163,7 @@ def _size_lines(table: ResultTable | SeedTable, others: Sequence[str]) -> list[s
 def _changes(run: Path, scores: RunScores, row: str) -> Iterator[Changes]:
     """The last iteration's questions that changed sides against `sft`, task by task; gained is what became better."""
     columns = {column.label: column for column in scores.columns}
-    for one in compare(Side(run, scores, REFERENCE), Side(run, scores, row), SHOWN).tasks:
+    for one in compare(side_of(run, scores, REFERENCE), side_of(run, scores, row), SHOWN).tasks:
         sides = [one.gained_questions, one.lost_questions]
         better, worse = reversed(sides) if columns[one.task].lower_is_better else sides
         listed = [(side, [name[:ID_DIGITS] for name in ids[:LISTED]], max(0, len(ids) - LISTED))
@@ -209,10 +209,12 @@ def _facts(cell: Cell, column: Column) -> Iterator[tuple[str, str]]:
     if cell.stderr is not None:
         yield "Standard error", f"{cell.stderr:.3f}"
     if cell.delta:
-        yield "Difference from sft", f"{delta_text(cell.delta, column, p=True)} after Holm ({cell.delta.method}, n {cell.delta.n})"
+        yield "Difference from sft", f"{delta_text(cell.delta, column, p=True)} ({cell.delta.method}, n {cell.delta.n})"
     if cell.published:
         yield "Published", f"{cell.published.value:.2f} ({cell.published.table}, {cell.published.where}; {cell.published.protocol})"
-        yield "Comparable", "yes" if cell.comparable else f"no: {'; '.join(cell.reasons)}"
+        evaluation = [reason for reason in cell.reasons if reason not in cell.training_reasons]
+        yield "Same evaluation", "; ".join(["no", *evaluation]) if evaluation else "yes"
+        yield "Same training", "; ".join(["no", *cell.training_reasons]) if cell.training_reasons else "yes"
     for note in cell.notes:
         yield "Note", note
 

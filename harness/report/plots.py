@@ -135,9 +135,7 @@ def _task_drawer(table: ResultTable, column: Column, cells: Sequence[Cell]) -> C
         axes = figure.add_subplot()
         for place, cell in enumerate(cells):
             if cell.value is not None:
-                reach = None if cell.stderr is None else 1.96 * cell.stderr
-                low, high = (None, None) if reach is None else (cell.value - reach, cell.value + reach)
-                _interval(axes, place, cell.value, low, high, colour(cell.row, _num_iterations(table)))
+                _interval(axes, place, cell.value, cell.low, cell.high, colour(cell.row, _num_iterations(table)))
             if cell.published is not None:
                 axes.plot(place, cell.published.value, color=PAPER, marker="D", fillstyle="full" if cell.comparable else "none", zorder=2)
         axes.set_xticks(range(len(cells)), [cell.row for cell in cells], rotation=35 if len(cells) > 4 else 0)

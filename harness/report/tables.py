@@ -135,18 +135,18 @@ def _csv_rows(table: ResultTable) -> Iterator[dict[str, Any]]:
 
 CSV_FIELDS = (
     "source", "row", "task", "metric", "unit", "lower_is_better", "protocol", "shots", "limit", "status", "value", "stderr", "n",
-    "n_unscored", "difference_from_sft", "low", "high", "pairs", "p", "p_holm", "method", "published", "published_table",
-    "published_protocol", "comparable", "reasons", "notes",
+    "n_unscored", "difference_from_sft", "low", "high", "pairs", "p", "method", "published", "published_table",
+    "published_protocol", "comparable", "same_evaluation", "reasons", "notes",
 )  # fmt: skip
 
 
 def _csv_cell(cell: Cell, column: Column) -> dict[str, Any]:
     shared = column.model_dump(include={"metric", "unit", "lower_is_better", "protocol", "shots", "limit"})
-    own = cell.model_dump(include={"row", "status", "value", "stderr", "n", "n_unscored", "comparable"})
+    own = cell.model_dump(include={"row", "status", "value", "stderr", "n", "n_unscored", "comparable", "same_evaluation"})
     delta, published = cell.delta, cell.published
     return {
         "source": "ours", "task": cell.column, **shared, **own,
-        **({} if delta is None else delta.model_dump(include={"low", "high", "p", "p_holm", "method"})),
+        **({} if delta is None else delta.model_dump(include={"low", "high", "p", "method"})),
         "difference_from_sft": delta.difference if delta else None,
         "pairs": delta.n if delta else None,
         "published": published.value if published else None,

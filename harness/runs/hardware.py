@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from harness import machine as machines
 from harness.artifact import Stage
@@ -174,6 +174,8 @@ def _cpu(recipe: Recipe, here: Hardware) -> Machine:
         "name": NAME,
         "summary": f"{threads} thread{'s' * (threads > 1)} on CPU, fp32, found here",
         "num_threads": threads,
+        "slots": here.num_cpus // threads,
+        "slots_of": dict.fromkeys(get_args(machines.StageKind), 1) if threads == 1 else {},
         "peak_tflops": CPU_TFLOPS * threads,
         "generate_tokens_per_second": CPU_TOKENS * threads,
         "memory_gb": here.memory_gb,

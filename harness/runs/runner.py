@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from harness.artifact import DONE_FILE, RECIPE_FILE, STAGE_FILE, Accepted, RunDir, Stage, State, difference
 from harness.errors import InputError, StaleError, suggest
 from harness.files import dump, write_atomic
+from harness.lm.progress import side_by_side
 from harness.machine import Machine
 from harness.plan import plan
 from harness.recipe import Recipe
@@ -67,6 +68,8 @@ def run_stage(directory: Path) -> None:
     for _ in Path(stage.path).parts:
         root = root.parent
     os.environ.update(threads_of(launch.machine))
+    if launch.machine.slots > 1:
+        side_by_side(stage.path)
     module = importlib.import_module(f"harness.stages.{stage.kind}")
     module.run(stage.spec, {role: root / path for role, path in stage.inputs.items()}, directory, launch.machine)
 

@@ -85,8 +85,18 @@ def test_few_questions_leave_chance(tmp_path: Path) -> None:
     near, far = (figure("openbookqa", value, shots=1) for value in (60.0, 80.0))
     recipe = anchored({"a": Anchor(model=HERE, figures=(near, far))}, FEW)
     outcomes = [one.outcome for one in found(recipe, tmp_path)]
-    assert outcomes[0].startswith("inside our 95 % interval 33.81 to 66.19; limited to 40 questions")
+    assert outcomes[0].startswith("inside our 95 % interval 33.80 to 66.20; limited to 40 questions")
     assert outcomes[1].startswith("outside our 95 % interval")
+
+
+def test_answers_all_wrong_leave_chance_too(tmp_path: Path) -> None:
+    """0 of 8 does not exclude 30 %: the interval reaches to 36.94 and is not a point."""
+    task = FEW.model_copy(update={"limit": 8})
+    recipe = anchored({"a": Anchor(model=HERE, figures=(figure("openbookqa", 30.0, shots=1),))}, task)
+    run = write_run(tmp_path, recipe, lambda row, task: {f"q{i}": 0.0 for i in range(8)})
+    (one,) = compare_figures(recipe, run)
+    assert one.stderr is None
+    assert one.outcome.startswith("inside our 95 % interval 0.00 to 36.94; limited to 8 questions")
 
 
 def test_conclusions_keep_sources_apart(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from harness.analysis.comparability import LEADERBOARD_TASKS, published_tables, shown_tables
+from harness.analysis.differences import UNDECIDED
 from harness.analysis.published import claims
 from harness.analysis.table_schema import ResultTable, SeedTable
 from harness.artifact import DONE_FILE, Accepted, RunDir
@@ -18,7 +20,7 @@ from harness.contracts import Score
 from harness.errors import InputError, RecipeError
 from harness.files import dump, read_model, write_atomic
 from harness.plan import plan
-from harness.recipe import Task, load, replace
+from harness.recipe import Recipe, Task, load, replace
 from harness.report.tables import collect, combine, print_tables, render, write_tables
 from tests.synthetic_runs import LAUNCH, Values, finish, questions, score_of, small_recipe, write_run
 
@@ -48,16 +50,16 @@ def test_rows_and_columns_are_the_recipes(run: Path) -> None:
 
 
 def test_cell_holds_the_score_and_its_difference(run: Path) -> None:
-    """Value, error and n are the score's; the difference is over the same questions and its p is corrected upwards."""
+    """Value, error and n are the score's, its interval holds it; the difference is over the same questions."""
     cell = collect(run).cell("iter1", "gsm8k")
     scored = read_model(Score, run / "iter1/eval/open_llm/scores/gsm8k.json")
     reference = read_model(Score, run / "sft/eval/open_llm/scores/gsm8k.json")
     assert (cell.value, cell.stderr, cell.n) == (scored.value, scored.stderr, 40)
     assert cell.delta is not None
-    assert cell.delta.p is not None
-    assert cell.delta.p_holm is not None
     assert cell.delta.difference == pytest.approx(scored.value - reference.value)  # type: ignore[operator]
-    assert cell.delta.p < cell.delta.p_holm
+    assert cell.low is not None
+    assert cell.high is not None
+    assert cell.low < cell.value < cell.high  # type: ignore[operator]
 
 
 def test_unread_verdicts_are_unscored_and_never_zero(run: Path) -> None:
@@ -120,7 +122,7 @@ def test_json_is_the_documented_layout(run: Path) -> None:
     """tables.json reads back as a ResultTable."""
     table = collect(run)
     assert ResultTable.model_validate_json(render(table, "json")) == table
-    assert json.loads(render(table, "json"))["layout"] == 1
+    assert json.loads(render(table, "json"))["layout"] == 2
 
 
 def test_csv_has_a_line_a_cell(run: Path) -> None:
@@ -165,6 +167,97 @@ def test_average_needs_all_six_tasks(tmp_path: Path) -> None:
     difference = table.cell("iter1", "average").delta
     assert difference is not None
     assert difference.method == "mean of 6 paired differences"
+
+
+def six_tasks(row: str, task: Task) -> Values:
+    """Every second of 160 answers is right, and iterations gain all ten of MMLU's small subject."""
+    if task.name != "mmlu":
+        return {f"q{i}": 100.0 * (i % 2) for i in range(160)}
+    return {f"q{i}": 100.0 * (row.startswith("iter") if i < 10 else i % 2) for i in range(160)}
+
+
+def with_subjects(run: Path, recipe: Recipe, *, counted: bool) -> Path:
+    """Turn the MMLU scores of `run` into means over a subject of 10 questions and one of 150."""
+    for stage in plan(recipe):
+        if not stage.path.endswith("eval/open_llm"):
+            continue
+        folder = run / stage.path / "scores"
+        scores = {path.name: read_model(Score, path) for path in sorted(folder.glob("*.json"))}
+        score = scores["mmlu.json"]
+        means = [sum(v or 0.0 for v in part) / len(part) for part in ([*score.values.values()][:10], [*score.values.values()][10:])]
+        details = {"subtasks": {"small": means[0], "large": means[1]}, **({"questions": {"small": 10, "large": 150}} if counted else {})}
+        protocol = {**score.protocol, "aggregation": "mean over subtasks", "subtasks": 2}
+        update = {"value": sum(means) / 2, "stderr": 2.0, "details": details, "protocol": protocol}
+        scores["mmlu.json"] = score.model_copy(update=update)
+        finish(RunDir(run), stage, {f"scores/{name}": dump(one) for name, one in scores.items()})
+    return run
+
+
+def test_the_averages_difference_is_the_difference_of_the_averages(tmp_path: Path) -> None:
+    """MMLU as a mean over subjects: 25 and 75 where the questions' mean gains 6.25; averages 45.83 and 54.17, difference +8.33."""
+    recipe = small_recipe(tasks=SIX)
+    table = collect(with_subjects(write_run(tmp_path, recipe, six_tasks), recipe, counted=True))
+    before, after = table.cell("sft", "average"), table.cell("iter1", "average")
+    assert (before.value, after.value) == (pytest.approx(45.833, abs=1e-3), pytest.approx(54.167, abs=1e-3))
+    mmlu, average = table.cell("iter1", "mmlu").delta, after.delta
+    assert mmlu is not None
+    assert average is not None
+    assert (mmlu.difference, average.difference) == (50.0, pytest.approx(25 / 3, abs=1e-4))
+    assert table.comparisons[0].tasks["average"] == average
+    assert average.low is not None
+    assert average.low < average.difference
+    assert table.findings[0].evidence[0].startswith("iter1 - sft: +8.33 [")
+
+
+def test_a_record_that_cannot_be_weighted_has_a_difference_without_interval(tmp_path: Path) -> None:
+    """Older records do not tell whose each question is: the scores subtract, the note says why there is no interval, nothing is tested."""
+    recipe = small_recipe(tasks=SIX)
+    table = collect(with_subjects(write_run(tmp_path, recipe, six_tasks), recipe, counted=False))
+    cell, average = table.cell("iter1", "mmlu"), table.cell("iter1", "average").delta
+    assert cell.delta is not None
+    assert (cell.delta.difference, cell.delta.low) == (50.0, None)
+    assert cell.notes[0].startswith("no interval: the score is a mean over subtasks")
+    assert average is not None
+    assert (average.difference, average.low) == (pytest.approx(25 / 3, abs=1e-4), None)
+    assert table.findings[0].verdict == "not tested"
+
+
+def test_alike_answers_have_an_interval_and_no_error(tmp_path: Path) -> None:
+    """0 of 8: the exact interval reaches to 36.94; the average is uncertain by it, and no limit leaves 0 to 100."""
+
+    def none_right(row: str, task: Task) -> Values:
+        return {f"q{i}": 0.0 if task.name == "gsm8k" else 100.0 * (i % 2) for i in range(8)}
+
+    table = collect(write_run(tmp_path, small_recipe(tasks=SIX), none_right))
+    cell, average = table.cell("sft", "gsm8k"), table.cell("sft", "average")
+    assert (cell.value, cell.stderr, cell.low, cell.high) == (0.0, None, 0.0, pytest.approx(36.94, abs=0.005))
+    assert "| 0.00 [0.00, 36.94] |" in render(table, "markdown")
+    assert average.stderr is None
+    assert average.high is not None
+    other = table.cell("sft", "mmlu")
+    assert average.high - average.value == pytest.approx(  # type: ignore[operator]
+        math.sqrt(36.94**2 + 5 * (other.high - other.value) ** 2) / 6, abs=0.01  # type: ignore[operator]
+    )  # fmt: skip
+
+
+def test_equal_gains_give_no_verdict(tmp_path: Path) -> None:
+    """Three seeds that each gain 0.5 points on MT-Bench, and two questions that each gain 1: a mean, no interval, undecided."""
+
+    def rated(row: str, task: Task) -> Values:
+        if task.name != "mt_bench":
+            return questions("sft", task)
+        return {f"{81 + i // 2}-{i % 2 + 1}": 5.0 + (row == "iter1") for i in range(4)}
+
+    runs = [write_run(tmp_path / f"s{seed}", small_recipe(f"s{seed}", seed=seed), rated) for seed in range(3)]
+    one = collect(runs[0])
+    cell = one.cell("iter1", "mt_bench")
+    assert cell.delta is not None
+    assert (cell.delta.difference, cell.delta.low, cell.delta.p, cell.stderr) == (1.0, None, None, None)
+    assert next(found for found in one.findings if found.claim == "SPIN raises MT-Bench").verdict == "not tested"
+    against_sft = next(found for found in combine(runs).comparisons if (found.against, found.column) == ("sft", "mt_bench"))
+    assert against_sft.over_seeds is not None
+    assert (against_sft.over_seeds.difference, against_sft.over_seeds.low) == (1.0, None)
+    assert against_sft.verdict == UNDECIDED
 
 
 def test_published_numbers_come_with_every_reason_against_them(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.analysis.sweep_table import compare_variants
 from harness.artifact import DONE_FILE
 from harness.cli.explain import SweepExplanation, explain_sweep
 from harness.errors import HarnessError
@@ -68,3 +69,20 @@ def test_bundle_holds_every_run_and_verifies(harness: Cli, study: Path, tmp_path
     done = harness("verify", damaged)
     assert done.code == 1
     assert "tiny-hinge-seed1/iter2/eval/distribution" in done.err
+
+
+def test_compare_pairs_a_study_s_questions_and_its_seeds(harness: Cli, study: Path) -> None:
+    """`compare STUDY:sft STUDY:iter2` gives the differences of the study's table: pooled over questions, and over seeds, which decide."""
+    found = json.loads(harness("compare", f"{study}:sft", f"{study}:iter2", "--format", "json").out)
+    assert (found["left"], found["right"]) == ("small-study:sft", "small-study:iter2")
+    table = compare_variants(study)
+    for task in found["tasks"]:
+        same = next(one for one in table.comparisons if (one.row, one.against, one.column) == ("iter2", "sft", task["task"]))
+        assert same.pooled is not None
+        assert same.over_seeds is not None
+        assert (task["difference"]["difference"], task["difference"]["low"]) == (same.pooled.difference, same.pooled.low)
+        assert task["over_seeds"]["low"] == same.over_seeds.low
+        assert task["says"] == same.verdict
+    other = harness("compare", f"{study}:iter2", f"{study}:hinge iter2")
+    assert other.code == 0
+    assert "over seeds" in other.out

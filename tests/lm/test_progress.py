@@ -77,3 +77,15 @@ def test_terminal_shows_a_bar_with_number_and_rate(monkeypatch: pytest.MonkeyPat
     assert "steps" in shown
     assert "/s" in shown
     assert "\x1b[" in shown
+
+
+def test_stages_side_by_side_say_who_they_are(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal, too, a stage that runs beside others prints plain lines that begin with its path."""
+    terminal = Terminal()
+    monkeypatch.setattr(progresses.sys, "stderr", terminal)
+    monkeypatch.setattr(progresses, "_beside", [])
+    progresses.side_by_side("iter0/train")
+    with progress("train", 2, "steps") as advance:
+        clock.now += 20
+        advance(1)
+    assert terminal.getvalue() == "  iter0/train train: 1/2 steps, 0.1/s, 20 s left\n"

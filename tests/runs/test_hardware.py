@@ -130,7 +130,7 @@ def test_a_named_machine_must_be_there() -> None:
 def test_small_models_get_one_thread_and_no_gpu() -> None:
     """A second thread, or a GPU, would wait for a model of 86 thousand parameters."""
     tiny = machine_for(recipes.load("tiny"), computer(8, 80))
-    assert (tiny.device, tiny.num_threads) == ("cpu", 1)
+    assert (tiny.device, tiny.num_threads, tiny.slots, set(tiny.slots_of.values())) == ("cpu", 1, 16, {1})
     assert machine_for(recipes.load("smollm2-135m"), computer(0, 0)).num_threads == 16
 
 

@@ -137,8 +137,8 @@ def test_other_losses_are_not_set_beside_the_papers_numbers() -> None:
     task = recipe.benchmarks[0].tasks[3]
     for row, expected in (("iter0", True), ("sft", False)):
         claim = next(one for one in claims("paper/leaderboard") if (one.row, one.task) == (row, task.name))
-        reasons = reasons_against(recipe, recipe.benchmarks[0], task, None, claim)
-        assert ("another objective: spin_hinge, the paper's is spin" in reasons) is expected
+        reasons = reasons_against(recipe, row, recipe.benchmarks[0], task, None, claim)
+        assert ("objective: ours spin_hinge, the paper's spin" in reasons.training) is expected
 
 
 def test_costs_follow_the_branches_and_the_opponent() -> None:
@@ -158,9 +158,7 @@ def test_costs_follow_the_branches_and_the_opponent() -> None:
 def test_proto_reaches_training() -> None:
     """Promise: an objective with the branch proto reads iteration 0's responses in every iteration; others do not."""
     recipe = small_recipe()
-    iterations = tuple(
-        Iteration(beta=1.0, learning_rate=1e-4, pairs_from=(t,), parameters={"proto_weight": 0.1 * t}) for t in range(2)
-    )
+    iterations = tuple(Iteration(beta=1.0, learning_rate=1e-4, pairs_from=(t,), parameters={"proto_weight": 0.1 * t}) for t in range(2))
     stages = {stage.path: stage for stage in plan(replace(recipe, name="t", objective="t_spin", iterations=iterations))}
     assert stages["iter1/train"].inputs["proto"] == "iter0/generate"
     assert stages["iter1/train"].spec["parameters"] == {"proto_weight": 0.1}

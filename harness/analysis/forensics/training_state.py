@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 
 from harness.artifact import LOG_FILE, RunDir
 from harness.errors import InputError
-from harness.evaluation.statistics import CONFIDENCE, holm, t_interval
+from harness.evaluation.paired import t_interval
+from harness.evaluation.statistics import CONFIDENCE
 from harness.files import read_jsonl
 
 QUANTITIES = {
@@ -60,7 +61,8 @@ class Point(NamedTuple):
 class Curve(NamedTuple):
     """One quantity over `num_points` logged steps: where the runs part (None: nowhere), and ours - theirs from there on, or in all.
 
-    `low` and `high` are a 95 % t interval over the logged steps, `p` is two-sided, after Holm's correction over the quantities that part.
+    `low` and `high` are a 95 % t interval over the logged steps, `p` is two-sided, times the number of quantities
+    compared (Bonferroni).
     """
 
     quantity: str
@@ -92,7 +94,7 @@ def compare(run: RunDir, row: str, path: Path) -> Comparison:
     curves = [curve for theirs, ours in QUANTITIES.items() for curve in _curve(ours, _points(log, state, theirs, ours))]
     if not curves:
         raise InputError(f"{path.name} and the log of {row} share no logged step; expected the lines of one training of the same kind")
-    curves = [curve._replace(p=p) for curve, p in zip(curves, holm([curve.p for curve in curves]), strict=True)]
+    curves = [curve if curve.p is None else curve._replace(p=min(1.0, curve.p * len(curves))) for curve in curves]  # Bonferroni
     return Comparison(curves, [_schedule(run, row, log, state), *_conclusions(curves)])
 
 

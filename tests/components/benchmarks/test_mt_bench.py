@@ -111,7 +111,7 @@ def test_good_and_unreadable_verdicts(checkpoint: Path, tmp_path: Path, server: 
     """Readable ratings are averaged; an unreadable verdict is unscored and counted, never 0. The score names the judge."""
     server.script = lambda prompt, times: Reply("Rating: [[8]]" if "multi-turn" in prompt else "I would rather not say.")
     score, samples = open_benchmark(job_of(checkpoint, tmp_path, MODEL_JUDGE))(TINY)
-    assert (score.value, score.stderr, score.n, score.n_unscored) == (8.0, 0.0, 10, 5)
+    assert (score.value, score.stderr, score.n, score.n_unscored) == (8.0, None, 10, 5)
     assert score.details["turns"] == {"1": {"mean": None, "n": 0}, "2": {"mean": 8.0, "n": 5}}
     assert score.protocol["judge_served"] == ["scripted-judge-0001"]
     assert samples[0]["verdicts"] == [["I would rather not say."], ["Rating: [[8]]"]]

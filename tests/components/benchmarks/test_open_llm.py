@@ -12,6 +12,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from harness import machine
+from harness.analysis.scores import strata_of
 from harness.components.benchmarks import open_llm
 from harness.contracts import Job, Result
 from harness.errors import InputError, RecipeError
@@ -61,17 +62,18 @@ def _score(checkpoint: Path, *tasks: Task) -> list[Result]:
 
 @pytest.mark.usefixtures("hf_cache")
 def test_every_real_task_is_asked_under_its_shots_and_metric(bytes_model: Path) -> None:
-    """Seven tasks give a value, a standard error and one value a question, and say the rules they were made under."""
+    """Seven tasks give a value and one value a question, whose subtask is told, and say the rules they were made under."""
     for task, (score, samples) in zip(REAL_TASKS, _score(bytes_model, *REAL_TASKS), strict=True):
         num = 2 * max(1, len(task.subtasks))
         assert (score.task, score.metric, score.shots, score.n, score.n_unscored) == (task.name, task.metric, task.shots, num, 0)
         assert score.value is not None
-        assert score.stderr is not None
         assert len(score.values) == len(samples) == num
         assert score.value == pytest.approx(sum(v or 0.0 for v in score.values.values()) / num)
         assert score.protocol["chat_template"] is None
         assert score.protocol["add_bos"] is False
         assert samples[0]["prompt"].count("Answer:") in (0, (task.shots or 0) + 1)
+        strata = strata_of(score)
+        assert ([*strata.of.values()] if strata else []) == ([sample["subtask"] for sample in samples] if task.subtasks else [])
         under = score.details.get("under", {})
         assert ("lm-eval@46c7966" in under) == (task.name not in ("winogrande", "gsm8k"))
         if under:  # MMLU too: with as many questions in both subjects their mean is the mean of all; these truths come first
@@ -198,4 +200,5 @@ def test_the_standard_error_of_a_mean_over_subjects_adds_their_variances() -> No
     assert lm_tasks.standard_error([[0.0, 100.0], [100.0, 100.0, 100.0, 100.0]], by_size=True) == pytest.approx(50.0 / 3)
     assert lm_tasks.standard_error([[0.0], [100.0]]) == pytest.approx(50.0)
     assert lm_tasks.standard_error([[0.0]]) is None
+    assert lm_tasks.standard_error([[0.0, 0.0], [100.0, 100.0]]) is None
     assert lm_tasks.standard_error([]) is None
