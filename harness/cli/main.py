@@ -183,7 +183,9 @@ def diff(left: RecipeArg, right: RecipeArg, format: FormatOption = "text") -> No
 @app.command(rich_help_panel=LOOK)
 def tables(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="A run's or a sweep's directory, or runs to combine (seeds).")],
-    format: Annotated[Literal["text", "json", "markdown", "latex", "csv"], typer.Option("--format", help="How to print.")] = "text",
+    format: Annotated[
+        Literal["text", "json", "markdown", "latex", "paper", "csv"], typer.Option("--format", help="How to print; paper: one LaTeX table.")
+    ] = "text",
     write: Annotated[bool, typer.Option("--write", help="Renew the files in RUN/tables instead, of a sweep those of every run.")] = False,
 ) -> None:
     """Rebuild the tables from the committed records alone."""

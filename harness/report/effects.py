@@ -90,13 +90,14 @@ def size_block(table: ResultTable | SeedTable) -> Block:
     grid = tuple(
         (
             f"{one.row} - {one.against}, {one.what}",
-            delta_text(one.ours, one.column),
-            ABSENT if one.paper is None else f"{one.paper:+.2f}",
+            ours,
+            paper,
             delta_text(one.from_paper, one.column),
-            ABSENT if one.share is None else f"{one.share:z.0f} %",
+            share,
             _comparable(one, numbers),
         )
         for one in found
+        for ours, paper, share in [paper_cells(one)]
     )
     reasons = tuple(f"({number}) {reason}." for reason, number in numbers.items())
     main = main_effect(table)
@@ -106,6 +107,12 @@ def size_block(table: ResultTable | SeedTable) -> Block:
         *reasons,
     )
     return Block("Size of the effect", ("", "ours", "paper", "ours - paper", "share", "comparable"), grid, lines)
+
+
+def paper_cells(effect: Effect) -> tuple[str, str, str]:
+    """Ours with its interval, the paper's gain, the share; a dash where there is none."""
+    paper = ABSENT if effect.paper is None else f"{effect.paper:+.2f}"
+    return delta_text(effect.ours, effect.column), paper, ABSENT if effect.share is None else f"{effect.share:z.0f} %"
 
 
 def study_sentence(table: SeedTable) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -120,6 +120,8 @@ def _shown(char: str) -> str:
 
 WIDE = 7
 """Above this many columns a narrow page shows a block turned on its side."""
+Measure = Callable[[str], float]
+"""How wide a line of text is."""
 
 
 class Block(NamedTuple):
@@ -132,16 +134,20 @@ class Block(NamedTuple):
     is_prose: bool = False
 
 
-def fit(block: Block, width: int, gap: int = 2) -> list[Block]:
-    """`block` as grids of at most `width` characters with `gap` between columns; each repeats the first column.
+def fit(block: Block, width: float, gap: float = 2, measure: Measure = len) -> list[Block]:
+    """`block` as grids of at most `width`, as `measure` gives it (characters), with `gap` between columns; each repeats the first column.
 
     Tasks go down where there are many. Intervals move under their difference where a line is too long for two of them.
     """
     shown = _turned(block) if len(block.header) > WIDE else block
-    if not shown.rows or _width(shown, gap) <= width:
+    if not shown.rows or _width(shown, gap, measure) <= width:
         return [shown]
+    if not block.is_prose and _width(_turned(shown), gap, measure) <= width:
+        return [_turned(shown)]
     broken = shown._replace(rows=tuple(tuple(_broken(text) for text in row) for row in shown.rows))
-    parts = _parts(broken, width, gap)
+    if not block.is_prose and _width(_turned(broken), gap, measure) <= width < _width(broken, gap, measure):
+        return [_turned(broken)]
+    parts = _parts(broken, width, gap, measure)
     columns = [[0, *part] for part in parts]
     grids = [
         Block(
@@ -166,9 +172,9 @@ def _kept(text: str) -> str:
     return re.sub(r"\[[^\]]*\]", lambda found: found.group().replace(" ", "\u00a0"), _broken(text))
 
 
-def _parts(block: Block, width: int, gap: int) -> list[list[int]]:
+def _parts(block: Block, width: float, gap: float, measure: Measure) -> list[list[int]]:
     """The columns after the first, packed in order into lines of `width`."""
-    sizes = _sizes(block)
+    sizes = _sizes(block, measure)
     parts: list[list[int]] = []
     used = width
     for column in range(1, len(block.header)):
@@ -180,13 +186,13 @@ def _parts(block: Block, width: int, gap: int) -> list[list[int]]:
     return parts
 
 
-def _width(block: Block, gap: int) -> int:
-    sizes = _sizes(block)
+def _width(block: Block, gap: float, measure: Measure) -> float:
+    sizes = _sizes(block, measure)
     return sum(sizes) + gap * (len(sizes) - 1)
 
 
-def _sizes(block: Block) -> list[int]:
-    return [max(len(line) for text in column for line in text.split("\n")) for column in zip(block.header, *block.rows, strict=True)]
+def _sizes(block: Block, measure: Measure) -> list[float]:
+    return [max(measure(line) for text in column for line in text.split("\n")) for column in zip(block.header, *block.rows, strict=True)]
 
 
 def _broken(text: str) -> str:

@@ -25,11 +25,11 @@ from harness.analysis.table_schema import Cell, Column, ResultTable, SeedTable, 
 from harness.files import dump, write_atomic
 from harness.report.blocks import all_blocks
 from harness.report.formatting import Block, csv_text, fit, one_line
-from harness.report.latex import to_latex
+from harness.report.latex import to_latex, to_paper
 from harness.runs.sweeps import is_sweep, read_sweep
 
 TABLES_DIR = "tables"
-Format = Literal["markdown", "latex", "csv", "json"]
+Format = Literal["markdown", "latex", "paper", "csv", "json"]
 FILES: dict[Format, str] = {"markdown": "tables.md", "latex": "tables.tex", "csv": "tables.csv", "json": "tables.json"}
 GAP = 3
 """Characters between the columns of a terminal's grid."""
@@ -72,10 +72,10 @@ def read_table(folders: list[Path]) -> ResultTable | SeedTable:
 
 
 def render(table: ResultTable | SeedTable, format: Format) -> str:
-    """The table as text: Markdown, LaTeX, CSV with a line a cell, or the JSON whose layout is harness/analysis/table_schema.py."""
+    """The table as Markdown, LaTeX (whole, or one small table for a paper), CSV with a line a cell, or JSON (table_schema.py)."""
     if format == "json":
         return dump(table).decode()
-    return {"markdown": to_markdown, "latex": to_latex, "csv": to_csv}[format](table)
+    return {"markdown": to_markdown, "latex": to_latex, "paper": to_paper, "csv": to_csv}[format](table)
 
 
 def to_markdown(table: ResultTable | SeedTable) -> str:
