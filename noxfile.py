@@ -1,6 +1,7 @@
 """Every check of the project: `nox` runs them all, `nox -s tests` one. They share one environment, installed once."""
 
 import html
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -64,6 +65,14 @@ def properties(session: nox.Session) -> None:
 def smoke(session: nox.Session) -> None:
     """A whole pipeline, killed and resumed, ends in the tables of an undisturbed run."""
     run(session, "pytest", "-m", "smoke", "tests/smoke", *session.posargs)
+
+
+@check(default=False)
+def slurm(session: nox.Session) -> None:
+    """Runs through a real Slurm of this machine, which the tests start and stop; needs root and Debian's slurm-wlm and munge."""
+    if not all(shutil.which(program) for program in ("munged", "slurmctld", "slurmd")):
+        session.error("Slurm is not installed; run: apt-get install slurm-wlm munge")
+    run(session, "pytest", "-m", "slurm", "tests/slurm", *session.posargs)
 
 
 @nox.session(reuse_venv=True, default=False)

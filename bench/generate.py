@@ -158,8 +158,10 @@ def report(found: dict[str, Any], work: Work) -> None:
         for part, values in parts.items():
             num = sum(map(len, values["token_ids"]))
             rates[f"{name} {part}"] = num / min(values["seconds"])
-            print(f"{name:15} {part:7} {num:7} tokens {min(values['seconds']):8.1f} s {rates[f'{name} {part}']:8.1f} tokens/s"
-                  f" {num / min(values['cpu_seconds']):8.1f} tokens/cpu-s   all: {values['seconds']}")
+            print(
+                f"{name:15} {part:7} {num:7} tokens {min(values['seconds']):8.1f} s {rates[f'{name} {part}']:8.1f} tokens/s"
+                f" {num / min(values['cpu_seconds']):8.1f} tokens/cpu-s   all: {values['seconds']}"
+            )
     best = max(rate for name, rate in rates.items() if name.startswith("hf"))
     for name in (name for name in found if name.startswith("vllm")):
         overhead = min(found[name]["stage"]["seconds"]) / min(found[name]["raw"]["seconds"]) - 1

@@ -1,9 +1,9 @@
 """The peers, each in a process of its own: seconds of the opponent's pass and of every step, losses, the first step's gradient.
 
-    released        uclaml/SPIN (TRL 0.7.4): both sequences in full, padded to the longest, full fp32 logits, opponent in the loop
-    trl             TRL's DPOTrainer at its defaults (gradient checkpointing, reference in the loop), but fp32 and the given batch
-    trl-best        DPOTrainer with precompute_ref_log_probs and without gradient checkpointing
-    ours            `harness.stages.train.run`, the stage as it is
+released        uclaml/SPIN (TRL 0.7.4): both sequences in full, padded to the longest, full fp32 logits, opponent in the loop
+trl             TRL's DPOTrainer at its defaults (gradient checkpointing, reference in the loop), but fp32 and the given batch
+trl-best        DPOTrainer with precompute_ref_log_probs and without gradient checkpointing
+ours            `harness.stages.train.run`, the stage as it is
 """
 
 from __future__ import annotations

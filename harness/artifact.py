@@ -1,10 +1,10 @@
 """The only code that knows the layout on disk: what a stage is, what it leaves behind, and whether that may be used.
 
-    RUN/recipe.json            the recipe as planned
-    RUN/iter1/train/
-        stage.json             first: fingerprint, the whole spec, inputs, provenance of every launch
-        ...                    outputs
-        done.json              last, by rename: outputs with size and sha256, seconds, peak memory
+RUN/recipe.json            the recipe as planned
+RUN/iter1/train/
+    stage.json             first: fingerprint, the whole spec, inputs, provenance of every launch
+    ...                    outputs
+    done.json              last, by rename: outputs with size and sha256, seconds, peak memory
 """
 
 from __future__ import annotations

@@ -24,6 +24,27 @@ NOT_RECORDED = "(not recorded)"
 """In the place of the value of a variable that is on no list of variables without secrets."""
 
 
+class Request(Strict):
+    """What a stage's job asks of Slurm; what is None or absent is left to the cluster."""
+
+    nodes: int = Field(default=1, gt=0)
+    """Nodes of the job; what follows is asked of each of them."""
+    gpus: int = Field(default=0, ge=0)
+    """GPUs; a generation or an evaluation uses as many devices as its job has."""
+    cpus: int = Field(default=1, gt=0)
+    """CPU cores."""
+    memory_gb: float | None = None
+    """Main memory, in GB."""
+    minutes: int = Field(gt=0)
+    """Time limit. A job that reaches it goes back to the queue, and its stage continues from its state."""
+    partition: str | None = None
+    """As sbatch takes it."""
+    account: str | None = None
+    """As sbatch takes it."""
+    options: dict[str, str] = {}
+    """Further options of sbatch by their long names, such as {"qos": "low"}."""
+
+
 class Machine(Strict):
     """Devices, batch sizes per device, and how stages are launched."""
 
@@ -65,12 +86,18 @@ class Machine(Strict):
     """Room for stages side by side: CPU cores, or devices."""
     slots_of: dict[StageKind, int] = {}
     """Slots that a stage of a kind takes; a kind that is not named takes all. On GPUs they are the devices it sees."""
+    slurm: Request | None = None
+    """What each stage's job asks of Slurm, whose queue the stages then go through; None: they run here."""
+    slurm_of: dict[StageKind, Request] = {}
+    """The requests of kinds of stages that ask for something else than `slurm`."""
     launcher: tuple[str, ...] = ("{python}",)
     """The command before `-m harness stage DIR` of a training stage; '{python}' is the interpreter, '{num_devices}' all devices,
     '{num_nodes}' and '{node_devices}' the nodes and the devices of each."""
     sharding: Literal["none", "fsdp2", "fsdp2_offload"] = "none"
     """What the processes of a training divide among them: nothing, or weights, gradients and optimizer state (FSDP2); with offload
     these wait in host memory while they are not used."""
+    replica_launcher: tuple[str, ...] = ("{python}",)
+    """The same of a generation and an evaluation, whose replicas may need a Ray cluster around them."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     """What gets every step's metrics beside `log.jsonl`."""
     env: dict[str, str] = {}
@@ -128,10 +155,11 @@ def _one_a_device(stated: dict[str, Any]) -> int:
     return max(int(stated["num_devices"] // stated["num_nodes"] // stated["tensor_parallel"]), 1)
 
 
-def launcher(machine: Machine, python: str) -> list[str]:
-    """The words before `-m harness stage DIR` of a training stage, their templates filled in."""
+def launcher(machine: Machine, kind: str, python: str) -> list[str]:
+    """The words before `-m harness stage DIR` of a stage of a kind, their templates filled in."""
+    words = {"train": machine.launcher, "generate": machine.replica_launcher, "evaluate": machine.replica_launcher}.get(kind, ("{python}",))
     known = {"python": python, "num_devices": machine.num_devices, "num_nodes": machine.num_nodes}
-    return [part.format(**known, node_devices=machine.num_devices // machine.num_nodes) for part in machine.launcher]
+    return [part.format(**known, node_devices=machine.num_devices // machine.num_nodes) for part in words]
 
 
 def load(name_or_file: str) -> Machine:

@@ -16,8 +16,9 @@ from harness.lm.replicas import Replica
 def squares(folder: Path, kill_at: Sequence[int], always: bool = False) -> Replica:
     """A replica that leaves its pid in `folder` at each shard, and is killed by SIGKILL in the middle of a shard that holds `kill_at`.
 
-    It is killed once, unless `always`.
+    It is killed once, unless `always`. The file opened-PID tells that its engine was opened.
     """
+    (folder / f"opened-{os.getpid()}").touch()
 
     def replica(items: Sequence[Any]) -> list[dict[str, Any]]:
         (folder / f"{os.getpid()}-{items[0]}").touch()

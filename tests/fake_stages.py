@@ -2,7 +2,8 @@
 
 `use(monkeypatch)` puts them in the place of the real ones; `python -m tests.fake_stages reproduce ...` is the command line over them.
 FAKE_STAGES in the environment says what a stage does instead: 'iter0/train exit 70', 'iter0/train kill 9', 'iter0/train wait',
-'sft/eval/x swap' (overwrites its first input, and goes on, or with 'swap exit 1' ends).
+'sft/eval/x swap' (overwrites its first input, and goes on, or with 'swap exit 1' ends),
+'iter0/train once' waits the first time only.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ root = folder.joinpath(*[".."] * len(Path(stage["path"]).parts)).resolve()
 with open(root / "launches", "a") as file:
     file.write(stage["path"] + "\\n")
 path, what, *number = (os.environ.get("FAKE_STAGES") or "no thing").split()
-if path == stage["path"]:
-    if what == "wait":
+if path == stage["path"] and not (what == "once" and (folder / "waits.tmp").exists()):
+    if what in ("wait", "once"):
         (folder / "waits.tmp").touch()
         try:
             time.sleep(60)

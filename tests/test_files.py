@@ -62,10 +62,6 @@ def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
         raise RuntimeError("shapes differ")
 
 
-
-
-
-
 @pytest.fixture
 def settled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file of three bytes that counts as settled at once."""

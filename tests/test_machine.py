@@ -30,7 +30,7 @@ def test_shipped_machines_load_under_their_files_name(name: str) -> None:
 def test_another_number_of_devices_is_right_everywhere() -> None:
     """A copy with fewer GPUs starts as many processes and engines; a file may also state fewer engines, and then they stay."""
     four = load("a100x8").model_copy(update={"num_devices": 4})
-    assert re.search(r"--(num_processes|nproc-per-node)=4\b", " ".join(launcher(four, "python")))
+    assert re.search(r"--(num_processes|nproc-per-node)=4\b", " ".join(launcher(four, "train", "python")))
     assert (load("a100x8").num_replicas, four.num_replicas) == (8, 4)
     assert four.model_copy(update={"tensor_parallel": 2}).num_replicas == 2
     assert four.model_copy(update={"num_replicas": 1}).model_copy(update={"num_devices": 8}).num_replicas == 1

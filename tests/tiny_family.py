@@ -72,7 +72,7 @@ def fake_stages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ran.append(stage.fingerprint)
         return 1.0
 
-    monkeypatch.setattr(launches, "_launch", launch)
+    monkeypatch.setattr(launches, "launch", launch)
     return ran
 
 

@@ -29,7 +29,6 @@ from harness.recipe import Recipe
 NOT_OURS = "the recipe has no such task"
 
 
-
 def collect(run: Path, scores: RunScores | None = None) -> ResultTable:
     """The table of the run at `run`, from its records or from its `scores` where they are loaded.
 

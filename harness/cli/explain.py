@@ -268,5 +268,3 @@ def _of_task(spec: dict[str, Any], task: str) -> dict[str, Any]:
     tasks = {field.removesuffix(".name"): value for field, value in spec.items() if re.fullmatch(r"benchmark\.tasks\.\d+\.name", field)}
     others = tuple(f"{prefix}." for prefix, name in tasks.items() if name != task.rpartition("/")[2])
     return {field: value for field, value in spec.items() if not field.startswith(others)}
-
-

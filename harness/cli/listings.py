@@ -10,8 +10,9 @@ Layouts (stable; a new field may be added, none is renamed):
               warnings: [too little memory, no judge, or one past or near its shutdown],
               schedule, deviations}
     schedule  [{iteration, opponent, pairs_from, pairs, beta, learning_rate, epochs, steps}]
-    status    [{path, state, seconds, peak_memory_mb, outputs}]; state: done, running, partial, missing or stale
-              of a sweep [{run, stages, done, running, partial, missing, stale, seconds}]
+    status    [{path, state, seconds, peak_memory_mb, outputs, job: its job in Slurm's queue, or null}]
+              state: done, running, partial, missing or stale; of a sweep [{run, stages, done, running, partial, missing, stale, seconds}]
+    fetch     [{repository, revision, file, size, cached}]
     diff      [{field, left, right, left_reason, right_reason}]
     deviations [{field, kind, stated, used, source, where, reason}]
 """
@@ -35,6 +36,7 @@ from harness.recipe import Recipe
 from harness.runs import lock, memory, sweeps
 from harness.runs.costs import Cost, estimate
 from harness.runs.runner import survey
+from harness.runs.slurm import queued
 from harness.runs.sweeps import is_sweep
 
 
@@ -130,7 +132,7 @@ def planned_runs(name: str, out_dir: Path | None) -> list[tuple[Recipe, RunDir]]
 
 def status_list(recipe: Recipe, run: RunDir) -> Listing:
     """What stands on disk for each planned stage."""
-    found, running = [], lock.running(run.path)
+    found, running, jobs = [], lock.running(run.path), queued(run)
     for stage, state in survey(recipe, run):
         record = run.record(stage.path) if state == "done" else None
         found.append(
@@ -140,6 +142,7 @@ def status_list(recipe: Recipe, run: RunDir) -> Listing:
                 "seconds": record.seconds if record else None,
                 "peak_memory_mb": record.peak_memory_mb if record else None,
                 "outputs": len(record.outputs) if record else None,
+                "job": str(jobs[stage.path]) if stage.path in jobs else None,
             }
         )
     return found
@@ -174,5 +177,3 @@ def diff_list(left: Recipe, right: Recipe) -> Listing:
         for field in sorted({*a, *b})
         if field.split(".")[0] not in ignored and a.get(field) != b.get(field)
     ]
-
-

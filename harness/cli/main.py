@@ -14,8 +14,9 @@ import typer
 
 from harness import recipe as recipes
 from harness.analysis.deviations import deviation_list
-from harness.artifact import RunDir, read_recipe
+from harness.artifact import RunDir
 from harness.cli import checks, listings, pairs, publish
+from harness.cli import fetch as fetching
 from harness.cli.doctor import ready_machine
 from harness.cli.explain import explain as explain_cell
 from harness.cli.explain import explain_sweep, print_explanation
@@ -44,22 +45,17 @@ from harness.cli.printing import (
     without,
 )
 from harness.cli.watch import watch as watch_stages
-from harness.errors import USER_ERROR_EXIT, HarnessError, InputError, MachineError, StageError
+from harness.errors import USER_ERROR_EXIT, HarnessError, MachineError, StageError
 from harness.files import is_disk_full
-from harness.report.bundle import verify_bundle, verify_run
 from harness.report.formatting import visible
 from harness.report.tables import print_tables, read_table, render, write_all_tables, write_tables
-from harness.runs import provenance, runner
+from harness.runs import provenance, runner, slurm
 from harness.runs.sweeps import is_sweep
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(pairs.app)
 app.add_typer(checks.app)
 app.add_typer(publish.app)
-
-RunOrBundleArg = Annotated[
-    Path, typer.Argument(metavar="RUN|BUNDLE", help="A run's or a sweep's directory, or what `harness bundle` wrote.")
-]
 
 DISK_FULL = "disk full; nothing finished is lost: free space and run the same command again"
 UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
@@ -145,6 +141,17 @@ def plan(recipe: RecipeArg, out_dir: OutOption = None, machine: MachineOption = 
     out.print(f"stated in: {'; '.join(sorted({row['where'] for row in deviations}))}", markup=False)
 
 
+@app.command(rich_help_panel=RUN)
+def fetch(recipe: RecipeArg, dry_run: DryRunOption = False, format: FormatOption = "text") -> None:
+    """Put what RECIPE needs from the Hub into the caches; its stages then run without a network. Lists every file with its size."""
+    wanted = fetching.repositories(recipes.load(recipe))
+    rows = [file._asdict() for repository in wanted for file in fetching.files(repository)]
+    show(f"{recipe}: files of {len(wanted)} repositories, {sum(row['size'] or 0 for row in rows):,} bytes", rows, format)
+    for repository in () if dry_run else wanted:
+        announce(f"{repository.kind} {repository.name}")
+        fetching.fetch(repository)
+
+
 @app.command(rich_help_panel=LOOK)
 def status(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE|SWEEP", help="A recipe's name or file, a sweep's name, or a directory.")],
@@ -158,9 +165,21 @@ def status(
     if watch:
         watch_stages(planned, out)
     elif len(planned) == 1:
-        show(f"{loaded.name}: stages", listings.status_list(loaded, run), format)
+        rows = listings.status_list(loaded, run)
+        show(f"{loaded.name}: stages", rows, format, () if any(row["job"] for row in rows) else ("job",))
     else:
         show("runs", listings.run_status_list(planned), format)
+
+
+@app.command(rich_help_panel=RUN)
+def cancel(recipe: RecipeArg, out_dir: OutOption = None) -> None:
+    """Cancel the jobs that RECIPE has in Slurm's queue, running ones too. What they had finished is kept."""
+    loaded = recipes.load(recipe)
+    jobs = slurm.cancel(RunDir(out_dir or Path("results") / loaded.name))
+    for path, job in jobs.items():
+        out.print(f"{path}: {job} is cancelled", markup=False)
+    if not jobs:
+        out.print(f"{loaded.name} has no jobs in the queue", markup=False)
 
 
 @app.command(name="recipes", rich_help_panel=LOOK)
@@ -214,25 +233,6 @@ def explain(
         show_json(found.model_dump(mode="json"))
     else:
         print_explanation(found, out, full=full)
-
-
-@app.command(rich_help_panel=CHECK)
-def verify(run: RunOrBundleArg, format: FormatOption = "text") -> None:
-    """Compute again what can be: hashes, identities and tables of a run, a sweep or a bundle, against its records."""
-    if run.is_file():
-        damage, absent, checked = verify_bundle(run)
-    else:
-        if not is_sweep(run):
-            read_recipe(run)
-        damage, absent, checked = verify_run(run)
-    if format == "json":
-        show_json({"damage": [item._asdict() for item in damage], "absent": absent, "checked": checked})
-    else:
-        for item in damage:
-            err.print(f"{item.path}: {item.reason}", markup=False)
-        out.print(f"{checked} files match their records, {len(absent)} are not here (weights, responses and samples are not committed)")
-    if damage:
-        raise InputError(f"{plural(len(damage), 'file')} in {run} {'is' if len(damage) == 1 else 'are'} not what the records say")
 
 
 @app.command(rich_help_panel=CHECK)

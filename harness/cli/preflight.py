@@ -143,7 +143,7 @@ def _machine(recipe: Recipe, machine: Machine, stages: list[Stage]) -> Iterator[
 
 def _launcher(machine: Machine) -> Finding:
     """The processes that the launcher's words start, where they say how many."""
-    words = " ".join(machines.launcher(machine, "python"))
+    words = " ".join(machines.launcher(machine, "train", "python"))
     number, nodes = PROCESSES.search(words), NODES.search(words)
     if number is None:
         return Finding("launcher", "ok", "says no number of processes")

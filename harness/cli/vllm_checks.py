@@ -101,7 +101,7 @@ def _requirements(name: str, facts: Facts) -> Iterator[Trap]:
 def _strays(facts: Facts) -> Iterator[Trap]:
     found = [name for name in STRAYS if name in facts.versions and "+cpu" not in facts.versions[name]]
     if found:
-        told = f"{', '.join(found)} beside the CPU torch (\"operator torchvision::nms does not exist\")"
+        told = f'{", ".join(found)} beside the CPU torch ("operator torchvision::nms does not exist")'
         yield Trap("vllm", "error", told, f"pip uninstall -y {' '.join(found)}")
 
 

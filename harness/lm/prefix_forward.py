@@ -44,11 +44,7 @@ class PrefixForward:
     def score(self, row: Row, sequences: Mapping[int, Scored] | Sequence[Scored]) -> dict[int, Continuation]:
         """{index: score} of the sequences in a row; at no time more than `CHUNK_TOKENS` rows of logits exist."""
         hidden, _ = self.run(row)
-        wanted = [
-            (place, token, i)
-            for i, places in row.paths.items()
-            for place, token in _scored(places, sequences[i])
-        ]
+        wanted = [(place, token, i) for i, places in row.paths.items() for place, token in _scored(places, sequences[i])]
         wanted.sort()
         logps: dict[int, list[float]] = {i: [] for i in row.paths}
         greedy = dict.fromkeys(row.paths, True)

@@ -1,4 +1,4 @@
-"""Work shared by several replicas of an engine: in this process, in processes of this node, or over nodes through Ray Data.
+"""Work shared by several replicas of an engine: in this process, in processes of this node, or in Ray actors over nodes.
 
 A replica is what `build()` returns: a function of a shard's items. Shards are independent, and each is answered by one replica from
 beginning to end; so the answers do not depend on how many replicas there are, and a replica that dies loses only its shard in hand,
@@ -27,6 +27,7 @@ MAX_DEATHS = 3
 PASSED_ON = ("PYTHONPATH", "HF_HUB_OFFLINE", "HF_HOME", "OMP_NUM_THREADS")
 
 Replica = Callable[[Sequence[Any]], list[dict[str, Any]]]
+Answered = list[dict[str, Any]] | HarnessError
 
 
 class Shard(NamedTuple):
@@ -49,14 +50,12 @@ class Replicas:
     def __init__(self, build: Callable[[], Replica], machine: Machine) -> None:
         self._build, self._machine = build, machine
         self._here: Replica | None = None
-        self._pools: dict[int, ProcessPoolExecutor] = {}
+        self._workers: _Processes | _Actors | None = None
 
     def answer(self, shards: Sequence[Shard]) -> Iterator[Answer]:
         """The answer to each shard, in the order they are finished."""
-        if self._machine.replicas_on == "ray":
-            yield from _over_ray(shards, self._build, self._machine)
-        elif self._machine.num_replicas > 1:
-            yield from self._over_processes(shards)
+        if self._machine.num_replicas > 1 or self._machine.replicas_on == "ray":
+            yield from self._shared(shards)
         else:
             self._here = self._here or self._build()
             for shard in shards:
@@ -64,35 +63,108 @@ class Replicas:
 
     def close(self) -> None:
         """End the replicas now: what they hold is not needed any more."""
-        while self._pools:
-            _stop(self._pools.popitem()[1])
+        if self._workers is not None:
+            self._workers.close()
 
-    def _over_processes(self, shards: Sequence[Shard]) -> Iterator[Answer]:
-        """One process a replica, each asked for the next shard when it has answered one; a dead one is replaced."""
+    def _shared(self, shards: Sequence[Shard]) -> Iterator[Answer]:
+        """Each replica is asked for the next shard when it has answered one; a dead one is replaced."""
+        workers = self._workers = self._workers or self._open()
         waiting, deaths = iter(shards), Counter[int]()
-        running: dict[Future[list[dict[str, Any]]], tuple[int, Shard]] = {}
-        for number, shard in zip(range(self._machine.num_replicas), waiting, strict=False):
-            running[self._submit(number, shard)] = (number, shard)
+        running: dict[Future[Answered], tuple[int, Shard]] = {}
+        for number, shard in zip(range(workers.num), waiting, strict=False):
+            running[workers.submit(number, shard)] = (number, shard)
         while running:
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 number, shard = running.pop(future)
                 try:
-                    answered = Answer(shard.number, future.result())
-                except BrokenProcessPool:
-                    del self._pools[number]
+                    answered = future.result()
+                except workers.deaths:
+                    workers.forget(number)
                     deaths[shard.number] += 1
                     _refuse_hopeless(shard, deaths)
-                    running[self._submit(number, shard)] = (number, shard)
+                    running[workers.submit(number, shard)] = (number, shard)
                     continue
+                if isinstance(answered, HarnessError):
+                    raise answered
                 following = next(waiting, None)
                 if following is not None:
-                    running[self._submit(number, following)] = (number, following)
-                yield answered
+                    running[workers.submit(number, following)] = (number, following)
+                yield Answer(shard.number, answered)
 
-    def _submit(self, number: int, shard: Shard) -> Future[list[dict[str, Any]]]:
+    def _open(self) -> _Processes | _Actors:
+        kind = _Actors if self._machine.replicas_on == "ray" else _Processes
+        return kind(pickle.dumps(self._build), self._machine)
+
+
+class _Processes:
+    """A process of this node for each replica."""
+
+    deaths: tuple[type[Exception], ...] = (BrokenProcessPool,)
+
+    def __init__(self, build: bytes, machine: Machine) -> None:
+        self._build, self._machine, self.num = build, machine, machine.num_replicas
+        self._pools: dict[int, ProcessPoolExecutor] = {}
+
+    def submit(self, number: int, shard: Shard) -> Future[Answered]:
+        """Ask replica `number`, which is started where it is not running."""
         if number not in self._pools:
-            self._pools[number] = _pool(pickle.dumps(self._build), environment(self._machine, number))
-        return self._pools[number].submit(_work, shard.items)
+            self._pools[number] = _pool(self._build, environment(self._machine, number))
+        return self._pools[number].submit(_work_or_error, shard.items)
+
+    def forget(self, number: int) -> None:
+        """The replica is dead."""
+        del self._pools[number]
+
+    def close(self) -> None:
+        """End them all."""
+        while self._pools:
+            _stop(self._pools.popitem()[1])
+
+
+class _Actors:
+    """A Ray actor for each replica, of the cluster RAY_ADDRESS names, or the one that runs on this node, or a new one of this node."""
+
+    def __init__(self, build: bytes, machine: Machine) -> None:
+        if find_spec("ray") is None:
+            raise MachineError(f"machine {machine.name} generates over Ray, which is not installed; run: pip install 'harness-spin[ray]'")
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        import ray
+
+        if not ray.is_initialized():
+            ray.init(log_to_driver=False)
+        self.deaths: tuple[type[Exception], ...] = (ray.exceptions.RayActorError,)
+        self._build, self._ray = build, ray
+        self._actors: dict[int, Any] = {}
+        self._options = {
+            "num_cpus": machine.num_threads or 1,
+            "num_gpus": machine.tensor_parallel if machine.device == "cuda" else 0,
+            "runtime_env": {"env_vars": {**{name: os.environ[name] for name in PASSED_ON if name in os.environ}, **machine.env}},
+        }
+        self.num = min(machine.num_replicas, self._room())
+        if self.num == 0:
+            raise MachineError(f"the Ray cluster has {ray.cluster_resources()}, no room for one replica of machine {machine.name}")
+
+    def submit(self, number: int, shard: Shard) -> Future[Answered]:
+        """Ask replica `number`, which is started where it is not running."""
+        if number not in self._actors:
+            self._actors[number] = self._ray.remote(_Actor).options(**self._options).remote(self._build)
+        answered: Future[Answered] = self._actors[number].answer.remote(shard.items).future()
+        return answered
+
+    def forget(self, number: int) -> None:
+        """The replica is dead."""
+        del self._actors[number]
+
+    def close(self) -> None:
+        """End them all; the cluster stays."""
+        while self._actors:
+            self._ray.kill(self._actors.popitem()[1])
+
+    def _room(self) -> int:
+        """How many replicas the cluster has room for."""
+        there = self._ray.cluster_resources()
+        needs = {"CPU": self._options["num_cpus"], "GPU": self._options["num_gpus"]}
+        return min(int(there.get(name, 0) // need) for name, need in needs.items() if need)
 
 
 def answer(shards: Sequence[Shard], build: Callable[[], Replica], machine: Machine) -> Iterator[Answer]:
@@ -159,53 +231,21 @@ def _begin(packed: bytes, env: dict[str, str]) -> None:
     threading.Thread(target=lambda: (wait_for([parent.sentinel]), os._exit(1)), daemon=True).start()
 
 
-def _work(items: Sequence[Any]) -> list[dict[str, Any]]:
-    """In the replica's process: answer a shard; the engine is opened for the first one."""
-    if not _replica:
-        _replica.append(pickle.loads(_build[0])())
-    return _replica[0](items)
-
-
-class _Actor:
-    """In a Ray actor: a replica that answers batches of one shard. An error for the user comes back as it is, not as a dead actor."""
-
-    def __init__(self, packed: bytes) -> None:
-        _build[:] = [packed]
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        return {"number": batch["number"], "lines": [pickle.dumps(_work_or_error(pickle.loads(items))) for items in batch["items"]]}
-
-
-def _work_or_error(items: Sequence[Any]) -> list[dict[str, Any]] | HarnessError:
+def _work_or_error(items: Sequence[Any]) -> Answered:
+    """In the replica's process: answer a shard; the engine is opened for the first one. An error for the user comes back as a value."""
     try:
-        return _work(items)
+        if not _replica:
+            _replica.append(pickle.loads(_build[0])())
+        return _replica[0](items)
     except HarnessError as error:
         return error
 
 
-def _over_ray(shards: Sequence[Shard], build: Callable[[], Replica], machine: Machine) -> Iterator[Answer]:
-    """Ray Data's pool of actors, one a replica; Ray starts a dead one again and repeats its shard."""
-    if find_spec("ray") is None:
-        raise MachineError(f"machine {machine.name} generates over Ray, which is not installed; run: pip install 'harness-spin[ray]'")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    import ray
-    import ray.data
+class _Actor:
+    """In a Ray actor: a replica that answers one shard after another."""
 
-    if not ray.is_initialized():
-        ray.init(log_to_driver=False)
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    rows = [{"number": shard.number, "items": pickle.dumps(shard.items)} for shard in shards]
-    answers = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-        _Actor,
-        fn_constructor_args=(pickle.dumps(build),),
-        batch_size=1,
-        concurrency=machine.num_replicas,
-        num_cpus=machine.num_threads or 1,
-        num_gpus=machine.tensor_parallel if machine.device == "cuda" else 0,
-        runtime_env={"env_vars": {**{name: os.environ[name] for name in PASSED_ON if name in os.environ}, **machine.env}},
-    )
-    for row in answers.iter_rows():
-        lines = pickle.loads(row["lines"])
-        if isinstance(lines, HarnessError):
-            raise lines
-        yield Answer(int(row["number"]), lines)
+    def __init__(self, packed: bytes) -> None:
+        _build[:] = [packed]
+
+    def answer(self, items: Sequence[Any]) -> Answered:
+        return _work_or_error(items)

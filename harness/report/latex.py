@@ -97,5 +97,3 @@ def escape(text: str) -> str:
 def _plain(char: str) -> str:
     known = char.isascii() or (char.isprintable() and "\u00c0" <= char <= "\u00ff")
     return char if known else f"U+{ord(char):04X}"
-
-

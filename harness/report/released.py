@@ -1,7 +1,7 @@
 """Blocks about what others released for a row, where the user put it into the run: RUN/released/ROW.
 
-    trainer_state.json                   beside the row's training curve
-    responses.parquet, .jsonl, .json     beside the responses of that iteration
+trainer_state.json                   beside the row's training curve
+responses.parquet, .jsonl, .json     beside the responses of that iteration
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from harness import machine as machines
 from harness.artifact import Provenance, RunDir, Stage
-from harness.errors import USER_ERROR_EXIT, HarnessError, MachineError, StageError
+from harness.errors import STOPPED_EXIT, USER_ERROR_EXIT, HarnessError, MachineError, StageError
 from harness.machine import Machine
 from harness.runs import lock as locks
 from harness.runs import provenance, schedule
@@ -65,9 +65,9 @@ class Launches:
         self.processes.refuse_interrupted()
         self.announce(f"{title}: {'continues' if self.run_dir.state(stage) == 'partial' else 'starts'}")
         try:
-            seconds = _launch(stage, self.run_dir, _share(self.machine, stage, slots), self.processes, partial(self.name, stage))
+            seconds = launch(stage, self.run_dir, _share(self.machine, stage, slots), self.processes, partial(self.name, stage))
         except HarnessError as error:
-            if self.machine.slots > 1 and not self.processes.signals:
+            if len(self.pids) > 1 and not self.processes.signals:  # it is said at the end too
                 self.announce(f"{title}: {error}")
             raise
         finally:
@@ -98,7 +98,7 @@ def _visible(slots: Sequence[int]) -> dict[str, str]:
     return {"CUDA_VISIBLE_DEVICES": ",".join(devices[slot] for slot in slots)}
 
 
-def _launch(stage: Stage, run: RunDir, machine: Machine, processes: Processes, started: Started) -> float:
+def launch(stage: Stage, run: RunDir, machine: Machine, processes: Processes, started: Started) -> float:
     """Run one stage's process to its end and write its record; return its seconds."""
     directory = run.stage_dir(stage.path)
     python = _interpreter(stage, machine)
@@ -131,12 +131,11 @@ def threads_of(machine: Machine) -> dict[str, str]:
 
 def _forks(stage: Stage, machine: Machine, python: str) -> bool:
     """Whether the stage needs nothing but this interpreter, on a machine that forks its stages."""
-    return machine.fork_stages and python == sys.executable and (stage.kind != "train" or machine.launcher == ("{python}",))
+    return machine.fork_stages and python == sys.executable and machines.launcher(machine, stage.kind, python) == [python]
 
 
 def _command(stage: Stage, machine: Machine, python: str, directory: Path) -> list[str]:
-    before = machines.launcher(machine, python) if stage.kind == "train" else [python]
-    return [*before, "-m", "harness", "stage", str(directory)]
+    return [*machines.launcher(machine, stage.kind, python), "-m", "harness", "stage", str(directory)]
 
 
 def _interpreter(stage: Stage, machine: Machine) -> str:
@@ -164,7 +163,7 @@ def _provenance_in(python: str) -> Provenance:
 
 
 def _failure(stage: Stage, code: int) -> str:
-    if code == USER_ERROR_EXIT:
+    if code in (USER_ERROR_EXIT, STOPPED_EXIT):
         return f"{stage.path} stopped; what it had finished is kept, and the same command continues it"
     if code == -signal.SIGKILL:
         return f"{stage.path} was killed (signal 9): out of memory, or by hand; a smaller batch in the machine file needs less memory"

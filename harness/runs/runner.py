@@ -19,7 +19,7 @@ from harness.lm.progress import side_by_side
 from harness.machine import Machine
 from harness.plan import plan
 from harness.recipe import Recipe
-from harness.runs import committed_records
+from harness.runs import committed_records, slurm
 from harness.runs import lock as locks
 from harness.runs.launches import Announce, Launches, environment, threads_of
 from harness.runs.stage_processes import Processes
@@ -32,13 +32,6 @@ class Surveyed(NamedTuple):
     state: State
 
 
-class Damage(NamedTuple):
-    """A file that is not what its record says."""
-
-    path: str
-    reason: str
-
-
 def survey(recipe: Recipe, run: RunDir) -> list[Surveyed]:
     """The state of every planned stage."""
     return [Surveyed(stage, run.state(stage)) for stage in plan(recipe)]
@@ -47,15 +40,21 @@ def survey(recipe: Recipe, run: RunDir) -> list[Surveyed]:
 def reproduce(recipe: Recipe, run: RunDir, machine: Machine, only: str | None, announce: Announce) -> int:
     """Run what is missing of `recipe` in `run`, or of the stages matching the glob `only`; return how many stages ran."""
     stages = _selected(plan(recipe), only)
-    with locks.hold(run.path) as lock, Processes(environment(machine), lock) as processes:
+    with locks.hold(run.path) as lock:
+        if machine.slurm is None:
+            slurm.refuse_queued(run)
         _refuse_stale(recipe, run)
         if committed_records.is_records_only(run):
             aside = committed_records.set_aside(run)
             announce(f"{run.path} held only committed records, no weights: they were moved to {aside}, and every stage runs again")
         _refuse_unready(stages, run)
         write_atomic(run.path / RECIPE_FILE, dump(recipe))
-        write_atomic(run.path / ".gitignore", "\n".join([*committed_records.UNCOMMITTED, "*.tmp", ".lock", ""]).encode())
-        return Launches(stages, run, machine, processes, announce).run()
+        ignored = (*committed_records.UNCOMMITTED, "*.tmp", locks.LOCK_FILE, locks.CLAIM_FILE, f"{slurm.JOBS}/")
+        write_atomic(run.path / ".gitignore", "\n".join([*ignored, ""]).encode())
+        if machine.slurm is not None:
+            return slurm.Jobs(stages, run, machine, announce).run()
+        with Processes(environment(machine), lock) as processes:
+            return Launches(stages, run, machine, processes, announce).run()
 
 
 def run_stage(directory: Path) -> None:
@@ -82,6 +81,7 @@ def accept(recipe: Recipe, run: RunDir, stage_path: str, because: str) -> list[t
     if run.record(stage_path) is None:
         raise InputError(f"{run.stage_dir(stage_path)} is not finished; only finished work can be accepted")
     with locks.hold(run.path):
+        slurm.refuse_queued(run)
         launch, record = run.launch(stage_path), run.record(stage_path)
         assert launch is not None
         assert record is not None
@@ -130,5 +130,3 @@ def _refuse_unready(stages: Sequence[Stage], run: RunDir) -> None:
         missing = [path for path in stage.inputs.values() if path not in coming and run.record(path) is None]
         if missing:
             raise InputError(f"{stage.path} needs {' and '.join(missing)}, not finished yet; run that first (--only takes a glob)")
-
-

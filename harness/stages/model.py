@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +43,11 @@ def run(spec: dict[str, Any], inputs: Mapping[str, Path], out: Path, machine: Ma
 
 def _from_hub(ref: ModelRef, target: Path) -> None:
     """The snapshot in the Hub's cache, downloaded where it is not there yet; offline what the cache holds."""
-    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
         with naming_full_disk(target):
-            snapshot = Path(snapshot_download(ref.name, revision=ref.revision, allow_patterns=HUB_FILES))
+            snapshot = _snapshot(ref)
             _take(snapshot, target, _link)
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise InputError(
@@ -58,6 +58,19 @@ def _from_hub(ref: ModelRef, target: Path) -> None:
     missing = [name for name in _shards(target) if not (target / name).exists()]
     if missing:
         raise InputError(f"model {ref.name}@{ref.revision} lacks {', '.join(missing)} in the cache {snapshot}; unset HF_HUB_OFFLINE once")
+
+
+def _snapshot(ref: ModelRef) -> Path:
+    """The model's folder in the Hub's cache; the Hub is asked only for what is missing there."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    wanted: dict[str, Any] = {"revision": ref.revision, "allow_patterns": HUB_FILES}
+    with suppress(LocalEntryNotFoundError):
+        cached = Path(snapshot_download(ref.name, local_files_only=True, **wanted))
+        if list(cached.glob("*.safetensors")) and not [name for name in _shards(cached) if not (cached / name).exists()]:
+            return cached
+    return Path(snapshot_download(ref.name, **wanted))
 
 
 def _shards(checkpoint: Path) -> list[str]:

@@ -64,7 +64,7 @@ def load_state(accelerator: Accelerator, out: Path, identity: str) -> int:
         path = _complete(out / "state")[-1]
         try:
             accelerator.load_state(str(path))
-        except Exception as error:  # a cut file is told by torch, safetensors, pickle or json, each in its own way
+        except Exception as error:  # a cut file is told by torch, safetensors or json, each in its own way
             raise _damaged(path, error) from None
         accelerator.step = 0  # accumulated micro-batches: their number may be another than in the launch that saved
         step = found.step
@@ -116,9 +116,7 @@ def _check_kind(accelerator: Accelerator, found: Progress) -> None:
         )
 
 
-def save_checkpoint(
-    accelerator: Accelerator, scorer: nn.Module, source: Path, out: Path, *, lora: Lora | None, precision: str
-) -> None:
+def save_checkpoint(accelerator: Accelerator, scorer: nn.Module, source: Path, out: Path, *, lora: Lora | None, precision: str) -> None:
     """`checkpoint/`: the weights of `scorer`'s model, adapters added in, and from `source` whatever else lies there (the tokenizer)."""
     weights = accelerator.get_state_dict(scorer)
     if accelerator.is_main_process:

@@ -33,6 +33,8 @@ from tests.synthetic_runs import small_recipe, write_run
 
 COMMANDS: dict[str, Command] = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
 SELECTING = {
+    "cancel": {"out_dir"},
+    "fetch": {"dry_run", "format"},
     "reproduce": {"out_dir", "machine", "only", "dry_run", "help_"},
     "plan": {"out_dir", "machine", "format"},
     "status": {"out_dir", "format", "watch"},
@@ -192,7 +194,7 @@ def test_help_of_reproduce_lists_recipes_and_of_a_recipe_its_schedule(harness: C
 
 LAYOUTS: dict[str, tuple[Sequence[str], set[str]]] = {
     "recipes": (("recipes",), {"name", "summary", "model", "iterations", "file"}),
-    "status": (("status", "tiny"), {"path", "state", "seconds", "peak_memory_mb", "outputs"}),
+    "status": (("status", "tiny"), {"path", "state", "seconds", "peak_memory_mb", "outputs", "job"}),
     "diff": (("diff", "zephyr-7b", "zephyr-7b-release"), {"field", "left", "right", "left_reason", "right_reason"}),
 }
 
@@ -454,4 +456,3 @@ def test_wrong_usage_is_no_traceback(harness: Cli) -> None:
         assert done.code == 2
         assert "Usage" in done.err
         assert "Traceback" not in done.err
-

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from harness.errors import MachineError
-from harness.lm.replicas import Answer, Shard, answer, environment
+from harness.lm.replicas import Answer, Replicas, Shard, answer, environment
 from harness.machine import Machine
 from tests.fake_replicas import environment_of, failing, squares
 
@@ -31,7 +32,7 @@ def run(build: Any, num_replicas: int, place: str = "node", **changes: Any) -> l
 
 
 def pids(folder: Path) -> set[str]:
-    return {path.name.split("-")[0] for path in folder.iterdir() if not path.name.startswith("killed")}
+    return {path.name.split("-")[0] for path in folder.iterdir() if path.name[0].isdigit()}
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -54,10 +55,21 @@ def test_a_killed_replica_loses_and_doubles_nothing(tmp_path: Path, place: str) 
     assert len(pids(tmp_path)) >= 3
 
 
-def test_a_shard_that_always_kills_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", PLACES)
+def test_replicas_live_from_task_to_task(tmp_path: Path, place: str) -> None:
+    """Over several tasks each replica opens its engine once, and one that is killed in between opens it once more; the rows are equal."""
+    machine = MACHINE.model_copy(update={"num_replicas": 2, "replicas_on": place})
+    with closing(Replicas(partial(squares, tmp_path, (35,)), machine)) as replicas:
+        found = [dict(replicas.answer(SHARDS)) for _ in range(3)]
+    assert found == [EXPECTED] * 3
+    assert len(list(tmp_path.glob("opened-*"))) == 3
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_shard_that_always_kills_is_named(tmp_path: Path, place: str) -> None:
     """A replica that dies over one shard again and again ends the work with a word about memory; the others' answers came first."""
     with pytest.raises(MachineError, match=r"answers shard 3 died 3 times: out of memory"):
-        run(partial(squares, tmp_path, (35,), always=True), 2)
+        run(partial(squares, tmp_path, (35,), always=True), 2, place)
 
 
 @pytest.mark.parametrize("place", PLACES)

@@ -88,7 +88,8 @@ def test_every_recipe_gets_a_machine_that_fits_or_one_line(name: str, number: in
     assert machine.num_replicas * machine.tensor_parallel <= max(number, 1)
     assert recipe.global_batch_size // machine.num_devices % machine.micro_batch == 0 or machine.device == "cpu"
     if machine.num_devices > 1:
-        assert re.search(rf"--(num_processes|nproc-per-node)={machine.num_devices}\b", " ".join(machines.launcher(machine, "python")))
+        words = " ".join(machines.launcher(machine, "train", "python"))
+        assert re.search(rf"--(num_processes|nproc-per-node)={machine.num_devices}\b", words)
 
 
 def test_more_memory_is_never_worse() -> None:

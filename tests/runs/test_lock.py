@@ -1,6 +1,9 @@
 """One run directory, one run."""
 
+import errno
+import fcntl
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -28,6 +31,31 @@ def start_holder(folder: Path) -> tuple["subprocess.Popen[str]", int]:
     process = subprocess.Popen([sys.executable, "-c", HOLDER, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     return process, int(process.stdout.readline())
+
+
+ELSEWHERE = """
+import socket, sys
+from pathlib import Path
+socket.gethostname = lambda: "node7"
+from harness.runs.lock import hold
+with hold(Path(sys.argv[1])):
+    print("held", flush=True)
+    input()
+"""
+"""Holds a folder as another host does; that host's lock is not seen here once the process is gone, only its claim."""
+
+
+def killed_elsewhere(folder: Path) -> int:
+    """The pid of a process of Slurm job 41 on node7 that was killed while it held `folder`."""
+    env = {**os.environ, "SLURM_JOB_ID": "41"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", ELSEWHERE, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    process.kill()
+    process.wait()
+    return process.pid
 
 
 def freed(folder: Path) -> bool:
@@ -65,3 +93,47 @@ def test_the_lock_names_its_holder(tmp_path: Path) -> None:
     held = (tmp_path / ".lock").read_text().strip()
     assert held.startswith(f"pid {os.getpid()} on ")
     assert held.endswith(" with stage iter0/train, pid 1 with stage sft/eval/mt_bench, pid 2")
+
+
+def test_another_hosts_claim_stands_and_names_host_and_job(tmp_path: Path) -> None:
+    """Whether a process of another host still writes cannot be known here, so its claim stands until it is removed by hand."""
+    pid = killed_elsewhere(tmp_path)
+    expected = rf"in use by pid {pid} on node7 in job 41; wait for it or stop it there\. If that .* is gone, remove .*\.claim and run again"
+    with pytest.raises(BusyError, match=expected), hold(tmp_path):
+        pass
+    (tmp_path / ".claim").unlink()
+    assert freed(tmp_path)
+
+
+def test_requeued_job_takes_over_its_own_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Slurm job that comes back on another node goes on by itself; another job does not."""
+    killed_elsewhere(tmp_path)
+    monkeypatch.setenv("SLURM_JOB_ID", "42")
+    with pytest.raises(BusyError, match="in job 41"), hold(tmp_path):
+        pass
+    monkeypatch.setenv("SLURM_JOB_ID", "41")
+    with hold(tmp_path):
+        assert (tmp_path / ".claim").read_text() == f"pid {os.getpid()} on {socket.gethostname()} in job 41"
+    assert not (tmp_path / ".claim").exists()
+
+
+def test_claim_of_a_killed_process_of_this_host_is_taken_over(tmp_path: Path) -> None:
+    """Nobody has to remove anything after a kill on the same host."""
+    (tmp_path / ".claim").write_text(f"pid {os.getpid()} on {socket.gethostname()}")
+    with hold(tmp_path):
+        pass
+
+
+def test_file_system_without_locks_is_held_by_the_claim_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There the claim of a process that runs keeps others out, and that of one that is gone does not."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with hold(tmp_path), pytest.raises(BusyError, match=f"in use by pid {os.getpid()} on "), hold(tmp_path):
+        pass
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    (tmp_path / ".claim").write_text(f"pid {gone.pid} on {socket.gethostname()}")
+    assert freed(tmp_path)

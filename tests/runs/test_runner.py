@@ -415,9 +415,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     ),
     "missing score": (lambda run: (run / EVALUATION / "scores/kl.json").unlink(), f"{EVALUATION}/scores/kl.json", "recorded and not here"),
     "score left out": (
-        lambda run: rewritten(
-            run / EVALUATION / "done.json", lambda record: record.update(outputs={}, content=content_of({}))
-        ),
+        lambda run: rewritten(run / EVALUATION / "done.json", lambda record: record.update(outputs={}, content=content_of({}))),
         EVALUATION,
         "lists no score of kl",
     ),

@@ -125,7 +125,7 @@ def test_same_command_again_does_nothing(finished: Finished) -> None:
 def test_stopped_sweep_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Promise: interrupted at any stage, the same command makes only what is missing."""
     ran = fake_stages(monkeypatch)
-    launch, calls = launches._launch, iter(range(1000))
+    launch, calls = launches.launch, iter(range(1000))
 
     def interrupted(*args: object) -> float:
         if next(calls) == 9:
@@ -133,7 +133,7 @@ def test_stopped_sweep_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         return launch(*args)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(launches, "_launch", interrupted)
+        patch.setattr(launches, "launch", interrupted)
         with pytest.raises(StageError, match="was interrupted"):
             sweeping.run(small_sweep(1), tmp_path / "out", CPU, quiet)
     sweeping.run(small_sweep(1), tmp_path / "out", CPU, quiet)

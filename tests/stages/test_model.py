@@ -121,7 +121,7 @@ def test_offline_hub_model_is_the_pinned_one_of_the_cache(hub: Callable[..., Pat
     made = make(HUB, tmp_path / "out")
     assert content(made) == content(saved)
     assert (made / "model.safetensors").samefile(next(cache.glob("*/blobs/model.safetensors")))
-    with pytest.raises(InputError, match="cannot be had"):
+    with pytest.raises(InputError, match="could not be loaded"):
         make(HUB.model_copy(update={"revision": "b" * 40}), tmp_path / "other")
 
 
@@ -136,6 +136,17 @@ def test_another_file_system_gets_a_copy(hub: Callable[..., Path], saved: Path, 
     made = make(HUB, tmp_path / "out")
     assert content(made) == content(saved)
     assert not any(path.is_symlink() for path in made.iterdir())
+
+
+def test_fetched_model_is_taken_from_the_cache(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the cache holds whole is not asked of the Hub again, so a node without a network can make the stage."""
+
+    def cached(repo: str, *, local_files_only: bool = False, **_: object) -> str:
+        assert local_files_only, "the Hub was asked"
+        return str(saved)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", cached)
+    assert content(make(HUB, tmp_path)) == content(saved)
 
 
 def test_hub_model_without_safetensors_is_refused(hub: Callable[..., object], tmp_path: Path) -> None:

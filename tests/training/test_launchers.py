@@ -43,7 +43,7 @@ def test_every_machine_file_loads_under_its_name(name: str) -> None:
 def test_eight_processes_on_one_node() -> None:
     """Promise: eight processes of one node, our stage as the program, weights sharded."""
     machine = load("a100x8")
-    found = torchrun_options(launcher(machine, "PYTHON"), "PYTHON")
+    found = torchrun_options(launcher(machine, "train", "PYTHON"), "PYTHON")
     assert (found.standalone, found.nproc_per_node, machine.num_devices, machine.sharding) == (True, "8", 8, "fsdp2")
 
 
@@ -56,10 +56,10 @@ def test_several_nodes_start_one_torchrun_each(name: str, num_nodes: int, tmp_pa
     (tmp_path / "srun").write_text(f'#!/bin/bash\nshift {num_options}\nexec "$@"\n')
     (tmp_path / "scontrol").write_text("#!/bin/bash\nprintf 'first\\nsecond\\n'\n")
     python = tmp_path / "python"
-    python.write_text("#!/bin/bash\nprintf '%s\\n' \"$0\" \"$@\"\n")
+    python.write_text('#!/bin/bash\nprintf \'%s\\n\' "$0" "$@"\n')
     for program in tmp_path.iterdir():
         program.chmod(0o755)
-    command = [*launcher(machine, str(python)), "-m", "harness", "stage", "DIR"]
+    command = [*launcher(machine, "train", str(python)), "-m", "harness", "stage", "DIR"]
     variables = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "first,second", "MAIN_HOST": "first"}
     env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", **variables}
     lines = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout.splitlines()

@@ -40,9 +40,7 @@ def _examples_end(end: str) -> dict[str, Any]:
 CURRENT = {f"bbh_{name}": Definition(f"bbh/cot_fewshot/{name}.yaml", filter="get-answer") for name in NAMES}
 ON_ONE_LINE = ("bbh_sports_understanding",)
 """Tasks whose worked examples go on in the line of 'step by step.' at 46c7966, as in the original prompts."""
-PAPER = {
-    name: definition._replace(changes=_examples_end(" " if name in ON_ONE_LINE else "\n")) for name, definition in CURRENT.items()
-}
+PAPER = {name: definition._replace(changes=_examples_end(" " if name in ON_ONE_LINE else "\n")) for name, definition in CURRENT.items()}
 PROTOCOLS = {"current": CURRENT, "lm-eval@46c7966": PAPER}
 
 

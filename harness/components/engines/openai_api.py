@@ -104,7 +104,7 @@ def open_engine(checkpoint: Path, dtype: str, machine: Machine) -> Engine:
     if machine.server is None:
         raise MachineError(
             f"the recipe generates through a server, and machine {machine.name} names none; "
-            "add `server=\"http://HOST:PORT/v1\"` to the machine file"
+            'add `server="http://HOST:PORT/v1"` to the machine file'
         )
     key = os.environ.get("ENGINE_API_KEY", "none")
     client = openai.OpenAI(base_url=machine.server, api_key=key, max_retries=RETRIES, timeout=TIMEOUT_SECONDS)

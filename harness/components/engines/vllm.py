@@ -75,7 +75,6 @@ class Engine:
                 )
 
 
-
 def sampling_params(request: Request, eos: Sequence[int]) -> Any:
     """The request in vLLM's terms; text is ours to make, so vLLM does not detokenize."""
     from vllm import SamplingParams

@@ -1,0 +1,1 @@
+"""Tests against a real Slurm; `nox -s slurm` runs them."""
