@@ -41,6 +41,7 @@ from harness.evaluation import mt_bench_ratings
 from harness.report.bundle import verify_bundle, verify_run
 from harness.report.tables import write_tables
 from harness.runs import hardware, runner
+from harness.runs.sweeps import is_sweep
 
 app = typer.Typer()
 
