@@ -6,8 +6,8 @@ Layouts (stable; a new field may be added, none is renamed):
     machines  {shipped: [{name, summary, devices, device_gb, sharding, micro_batch}],
               found: {gpus: [{name, memory_gb, capability}], num_cpus, memory_gb}}
     plan      {recipe, machine, stages: [{path, kind, state, fingerprint, inputs, tokens, flops, hours, device_hours, memory_gb,
-              disk_gb, judge_calls, paper_hours}], totals: {the same summed, memory_gb the largest},
-              warnings: [too little memory, no judge, or one past or near its shutdown],
+              disk_gb, judge_calls, paper_hours, measured_hours: of a finished stage}], totals: {the same summed, memory_gb the largest},
+              assumptions: [what the estimates rest on], warnings: [too little memory, no judge, or one past or near its shutdown],
               schedule, deviations}
     schedule  [{iteration, opponent, pairs_from, pairs, beta, learning_rate, epochs, steps}]
     status    [{path, state, seconds, peak_memory_mb, outputs, job: its job in Slurm's queue, or null}]
@@ -27,14 +27,14 @@ from typing import Any
 from harness import machine as machines
 from harness import recipe as recipes
 from harness.analysis.deviations import Listing, reason_for
-from harness.artifact import RECIPE_FILE, RunDir, read_recipe
+from harness.artifact import RECIPE_FILE, RunDir, Stage, read_recipe
 from harness.config import flatten
 from harness.evaluation.judge_shutdowns import judges_of, not_chosen, warning
 from harness.machine import Machine
-from harness.plan import opponent_of, steps_of
+from harness.plan import opponent_of, plan, steps_of
 from harness.recipe import Recipe
 from harness.runs import lock, memory, sweeps
-from harness.runs.costs import Cost, estimate
+from harness.runs.costs import Cost, checkpoint_gb, estimate
 from harness.runs.runner import survey
 from harness.runs.slurm import queued
 from harness.runs.sweeps import is_sweep
@@ -105,13 +105,36 @@ def plan_list(recipe: Recipe, run: RunDir, machine: Machine) -> dict[str, Any]:
                 "fingerprint": stage.fingerprint,
                 "inputs": stage.inputs,
                 **cost._asdict(),
+                "measured_hours": _measured_hours(run, stage, state),
             }
         )
     totals: dict[str, float] = {name: sum(stage[name] or 0 for stage in stages) for name in Cost._fields}
     totals["memory_gb"] = max(stage["memory_gb"] for stage in stages)
     judges = [warning(judge, date.today()) for judge in judges_of(recipe.benchmarks)]
     warnings = list(filter(None, (memory.refusal(recipe, machine), not_chosen(recipe.benchmarks), *judges)))
-    return {"recipe": recipe.name, "machine": machine.name, "stages": stages, "totals": totals, "warnings": warnings}
+    told = {"assumptions": assumptions(recipe, machine), "warnings": warnings}
+    return {"recipe": recipe.name, "machine": machine.name, "stages": stages, "totals": totals, **told}
+
+
+def assumptions(recipe: Recipe, machine: Machine) -> list[str]:
+    """What the estimates rest on, a line each."""
+    state_gb = max((checkpoint_gb(recipe) * (3 if one == "adamw" else 2) for one in _optimizers(recipe)), default=0.0)
+    return [
+        f"hours assume a guess: {machine.mfu:.0%} of {machine.peak_tflops:g} TFLOPS a device (mfu {machine.mfu:g}) in training and scoring, "
+        f"{machine.generate_tokens_per_second:g} tokens a second and device of a model of 1B in generation",
+        "scoring counts reading the questions alone: tasks with generated answers, such as gsm8k and big_bench, take longer",
+        f"while a stage trains, two states of {state_gb:.3g} GB each come and go on the disk, {2 * state_gb:.3g} GB at the peak",
+    ]
+
+
+def _optimizers(recipe: Recipe) -> list[str]:
+    return [stage.spec["optimizer"]["name"] for stage in plan(recipe) if stage.kind == "train"]
+
+
+def _measured_hours(run: RunDir, stage: Stage, state: str) -> float | None:
+    """What a finished stage took."""
+    record = run.record(stage.path) if state == "done" else None
+    return record.seconds / 3600 if record else None
 
 
 def planned_runs(name: str, out_dir: Path | None) -> list[tuple[Recipe, RunDir]]:

@@ -52,11 +52,16 @@ def plan_tables(found: Mapping[str, Any]) -> Group:
     lineage = [{"stage": row["path"], "state": row["state"], "made from": lineage_of(row["inputs"])} for row in stages]
     sums = [*stages, {"path": "total", **found["totals"]}]
     costs = [{"stage": row["path"], **{title: quantity(row[name]) for name, title in COSTS.items()}} for row in sums]
+    measured = any(row["measured_hours"] for row in stages)
+    for row, cost in zip(stages, costs, strict=False):
+        cost["hours"] = f"{quantity(row['measured_hours'])}*" if row["measured_hours"] else cost["hours"]
     shown = [name for name in ("stage", *COSTS.values()) if any(row[name] for row in costs)]
     return Group(
         table(f"{found['recipe']}: stages", lineage),
         "",
         right_aligned(table(f"{found['recipe']} on {found['machine']}: estimates", [{n: row[n] for n in shown} for row in costs])),
+        *([Text("* measured, of a finished stage; the total adds up the estimates")] if measured else []),
+        *(Text(line) for line in found["assumptions"]),
         *(Text(f"warning: {line}") for line in found["warnings"]),
         "",
     )
