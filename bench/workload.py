@@ -11,7 +11,8 @@ import datasets
 from transformers import AutoTokenizer
 
 from harness.artifact import DONE_FILE, Record
-from harness.contracts import Demonstration, TrainSpec
+from harness.contracts import Demonstration
+from harness.contracts.stage_specs import TrainSpec
 from harness.files import dump
 from harness.lm.group_logps import Group
 from harness.machine import Machine

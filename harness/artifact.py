@@ -1,6 +1,8 @@
 """The only code that knows the layout on disk: what a stage is, what it leaves behind, and whether that may be used.
 
 RUN/recipe.json            the recipe as planned
+RUN/files/                 copies of the components and task folders of the user's own that it names
+RUN/local/                 links to the data files it names; these are not committed
 RUN/iter1/train/
     stage.json             first: fingerprint, the whole spec, inputs, provenance of every launch
     ...                    outputs
@@ -17,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
 
 from harness.config import InnerPath, Strict, flatten
+from harness.contracts.own_files import keep_parts, look_in, pinned_parts
 from harness.errors import InputError
 from harness.files import Hashes, Output, digest, dump, read_model, write_atomic
 from harness.machine import Machine, recorded
@@ -248,7 +251,7 @@ def make_stage(path: str, kind: str, spec: BaseModel, versions: Mapping[str, int
 
 def fingerprint_of(stage: Stage) -> str:
     """The fingerprint that follows from what `stage` states."""
-    return digest([stage.kind, stage.spec, stage.versions, stage.input_fingerprints])
+    return digest([stage.kind, _identity(stage.spec), stage.versions, stage.input_fingerprints])
 
 
 def content_of(outputs: Mapping[str, Output]) -> str:
@@ -286,4 +289,12 @@ def read_recipe(run: Path) -> Recipe:
     path = run / RECIPE_FILE
     if not path.exists():
         raise InputError(f"{run} holds no {RECIPE_FILE}; expected the directory of a run such as results/tiny")
+    look_in(run)
     return read_model(Recipe, path)
+
+
+def write_recipe(run: Path, recipe: Recipe) -> None:
+    """`recipe.json`, which names files of the user's own by their content, and those files beside it."""
+    keep_parts(recipe, run)
+    look_in(run)
+    write_atomic(run / RECIPE_FILE, dump(pinned_parts(recipe)))

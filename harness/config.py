@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
+import sys
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from types import ModuleType
+from typing import Annotated, Any, NamedTuple, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
@@ -50,7 +53,8 @@ def _is_inside(path: str) -> str:
     return path
 
 
-def _is_name(name: str) -> str:
+def is_name(name: str) -> str:
+    """`name`, where a file can have it; else a ValueError."""
     if "/" in name:
         raise ValueError("becomes a file's name, so it holds no '/'")
     return _is_inside(name)
@@ -58,8 +62,32 @@ def _is_name(name: str) -> str:
 
 InnerPath = Annotated[str, AfterValidator(_is_inside)]
 """A path relative to a directory, in it."""
-FileName = Annotated[str, AfterValidator(_is_name)]
+FileName = Annotated[str, AfterValidator(is_name)]
 """A name that a file can have."""
+
+
+class Reference(NamedTuple):
+    """Marks a field that names a component of this kind, or the user's own file or folder that stands in for one."""
+
+    kind: str
+
+
+def title(name: str) -> str:
+    """A component's name as shown: `mine` of `/home/me/mine.py` and of `mine.py@DIGEST`."""
+    return Path(name).name.partition("@")[0].removesuffix(".py")
+
+
+def _has_title(name: str) -> str:
+    is_name(title(name))
+    return name
+
+
+Source = Annotated[str, Reference("sources")]
+Engine = Annotated[str, Reference("engines")]
+Objective = Annotated[str, Reference("objectives")]
+BenchmarkName = Annotated[str, Reference("benchmarks"), AfterValidator(_has_title)]
+TaskFolder = Annotated[str | None, Reference("task_folders")]
+JudgeName = Annotated[str, Reference("judges")]
 
 
 def build(kind: type[Model], **values: Any) -> Model:
@@ -73,13 +101,13 @@ def build(kind: type[Model], **values: Any) -> Model:
 def explain(kind: type[BaseModel] | None, error: ValidationError) -> str:
     """The first mistake in one line: the field and what was found, or the near one where a field is misspelt."""
     first = min(error.errors(), key=lambda item: item["type"] != UNKNOWN_FIELD)
-    title = kind.__name__ if kind else error.title
+    model = kind.__name__ if kind else error.title
     if first["type"] == UNKNOWN_FIELD:
         field = ".".join(map(str, (*first["loc"], first["ctx"]["name"])))
-        return f"{title} has no field {field!r}{first['ctx']['hint']}"
+        return f"{model} has no field {field!r}{first['ctx']['hint']}"
     field = "".join(f".{part}" for part in first["loc"])
     value = f" (found {first['input']!r})" if isinstance(first["input"], (str, int, float)) else ""
-    return f"{title}{field}: {first['msg'].removeprefix('Value error, ')}{value}"
+    return f"{model}{field}: {first['msg'].removeprefix('Value error, ')}{value}"
 
 
 def first_fault(error: ValidationError) -> str:
@@ -108,10 +136,19 @@ def find(name_or_file: str, known: Mapping[str, Path], what: str) -> Path:
 
 def load_attribute(path: Path, attribute: str) -> Any:
     """Execute the Python file at `path` and return its `attribute`."""
-    spec = importlib.util.spec_from_file_location(f"harness_loaded_{path.stem}", path)
+    module = load_module(path, f"harness_loaded_{path.stem}")
+    if attribute not in vars(module):
+        raise RecipeError(f"{path.name} defines no `{attribute}`; expected a module-level `{attribute} = ...`")
+    return vars(module)[attribute]
+
+
+def load_module(path: Path, name: str) -> ModuleType:
+    """Execute the Python file at `path` as module `name`; whatever it raises is a `RecipeError` that names file and line."""
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickles look a class's module up
     try:
         spec.loader.exec_module(module)
     except ValidationError as error:
@@ -119,12 +156,46 @@ def load_attribute(path: Path, attribute: str) -> Any:
     except RecipeError as error:
         raise RecipeError(f"{path.name}: {error}") from None
     except (Exception, SystemExit) as error:  # whatever a user's file raises is the user's mistake
-        line = next((frame.lineno for frame in reversed(traceback.extract_tb(error.__traceback__)) if frame.filename == str(path)), None)
-        where = f"{path.name} line {line}" if line else path.name
-        raise RecipeError(f"{where}: {type(error).__name__}: {error}; correct the file") from None
-    if not hasattr(module, attribute):
-        raise RecipeError(f"{path.name} defines no `{attribute}`; expected a module-level `{attribute} = ...`")
-    return getattr(module, attribute)
+        raise _mistake(path, error) from None
+    return module
+
+
+def constant(path: Path, name: str, example: str) -> Any:
+    """The value of a module-level literal of a Python file, which is not executed; `example` says how it is stated."""
+    for node in _parse(path).body:
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        if any(isinstance(target, ast.Name) and target.id == name for target in targets):
+            assert isinstance(node, (ast.Assign, ast.AnnAssign))
+            try:
+                return ast.literal_eval(node.value or ast.Constant(None))
+            except ValueError:
+                raise RecipeError(f"{path.name} line {node.lineno}: {name} is not a literal; write `{name} = {example}`") from None
+    raise RecipeError(f"{path.name} states no {name}; add `{name} = {example}`")
+
+
+def functions_in(path: Path) -> dict[str, tuple[str, ...]]:
+    """{function: its keyword-only arguments} of a Python file, which is not executed."""
+    body = _parse(path).body
+    return {node.name: tuple(argument.arg for argument in node.args.kwonlyargs) for node in body if isinstance(node, ast.FunctionDef)}
+
+
+def _parse(path: Path) -> ast.Module:
+    try:
+        return ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError) as error:
+        raise _mistake(path, error) from None
+
+
+def _mistake(path: Path, error: BaseException) -> RecipeError:
+    line = error.lineno if isinstance(error, SyntaxError) else line_in(path, error)
+    where = f"{path.name} line {line}" if line else path.name
+    message = error.msg if isinstance(error, SyntaxError) else str(error)
+    return RecipeError(f"{where}: {type(error).__name__}: {message}; correct the file")
+
+
+def line_in(path: Path, error: BaseException) -> int | None:
+    """The innermost line of the file at `path` that `error` passed through."""
+    return next((frame.lineno for frame in reversed(traceback.extract_tb(error.__traceback__)) if frame.filename == str(path)), None)
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:

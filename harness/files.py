@@ -1,4 +1,9 @@
-"""Files written whole or not at all, hashed, and read back: canonical JSON, JSON lines, models, sha256."""
+"""Files written whole or not at all, hashed, and read back: canonical JSON, JSON lines, models, sha256.
+
+A file or folder of the user's own that a recipe names is kept in the run's directory under its pinned name, `NAME@DIGEST`, DIGEST being
+the first 16 digits of its content's sha256. The folders such files are kept in are told to other processes by an environment variable;
+as a name says what the bytes are, it does not matter which of the folders has them.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,6 +23,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from harness.config import Model, Strict
 from harness.errors import InputError, MachineError
+
+KEPT_IN = "HARNESS_FILES"
+"""The environment variable: folders, separated as in PATH."""
+PINNED = re.compile(r"(?P<name>[^/]+)@(?P<digest>[0-9a-f]{16})")
+DIGITS = 16
 
 FULL_DISK_WORDS = (
     "No space left on device",
@@ -174,3 +185,71 @@ def read_jsonl_offsets(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     f"{path.parent.name}/{path.name} line {number} is not whole JSON (cut or damaged); remove the file and run again"
                 ) from None
             offset += len(line)
+
+
+def hash_content(path: Path) -> str:
+    """The sha256 of a file's bytes, or of a folder's names and hashes; hidden files and Python's caches are none of its content."""
+    if path.is_file():
+        return hash_file(path).sha256
+    files = {str(file.relative_to(path)): hash_file(file).sha256 for file in _content(path)}
+    if not files:
+        raise InputError(f"{path} is no file, and no folder with files in it; check the path")
+    return digest(files)
+
+
+def _content(folder: Path) -> Iterator[Path]:
+    for file in sorted(folder.rglob("*")):
+        parts = file.relative_to(folder).parts
+        if file.is_file() and "__pycache__" not in parts and not any(part.startswith(".") for part in parts):
+            yield file
+
+
+def pin(path: Path) -> str:
+    """The pinned name of a file or folder."""
+    return f"{path.name}@{hash_content(path)[:DIGITS]}"
+
+
+def bare_name(name: str) -> str:
+    """A name without the digest it may be pinned by."""
+    parts = PINNED.fullmatch(name)
+    return parts["name"] if parts else name
+
+
+def keep(path: Path, folder: Path) -> None:
+    """Copy a file or folder into `folder`, where `kept` finds it under its pinned name."""
+    target = folder / hash_content(path)[:DIGITS] / path.name
+    for file in [path] if path.is_file() else _content(path):
+        write_atomic(target / file.relative_to(path) if file != path else target, file.read_bytes())
+
+
+def link(path: Path, content: str, folder: Path) -> None:
+    """Let `kept` find `path`, whose content has the sha256 `content`, through a link in `folder`: for what is too large to copy."""
+    target = folder / content[:DIGITS] / path.name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    target.symlink_to(path.absolute())
+
+
+def look_in(*folders: Path) -> None:
+    """Let this process and those it starts find what is kept in `folders`."""
+    known = [name for name in os.environ.get(KEPT_IN, "").split(os.pathsep) if name]
+    new = [str(folder.absolute()) for folder in folders if str(folder.absolute()) not in known]
+    os.environ[KEPT_IN] = os.pathsep.join([*new, *known])
+
+
+def kept(pinned: str) -> Path:
+    """The file or folder of a pinned name, its bytes those the name states."""
+    for path in kept_as(pinned):
+        if hash_content(path)[:DIGITS] == pinned.rpartition("@")[2]:
+            return path
+    raise InputError(f"{pinned} is not kept with the run, or was changed there; run `harness reproduce` with the recipe's own file again")
+
+
+def kept_as(pinned: str) -> Iterator[Path]:
+    """What is kept under a pinned name, whatever its bytes are."""
+    parts = PINNED.fullmatch(pinned)
+    assert parts is not None
+    for folder in filter(None, os.environ.get(KEPT_IN, "").split(os.pathsep)):
+        path = Path(folder) / parts["digest"] / parts["name"]
+        if path.exists():
+            yield path

@@ -13,40 +13,17 @@ makes stale exactly iter1/train and what follows it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from harness.artifact import Stage, make_stage
-from harness.contracts import (
-    DTYPES,
-    EvaluateSpec,
-    GenerateSpec,
-    ModelSpec,
-    PairEncoding,
-    PreferencesSpec,
-    PromptsSpec,
-    TrainSpec,
-    branches,
-    functions,
-    parameters,
-    version,
-)
+from harness.contracts import DTYPES, branches, functions, parameters, version
+from harness.contracts.own_files import pinned, pinned_parts
+from harness.contracts.stage_specs import EvaluateSpec, GenerateSpec, ModelSpec, PairEncoding, PreferencesSpec, PromptsSpec, TrainSpec
 from harness.errors import RecipeError, suggest
-from harness.recipe import ITERATION_PATTERN, Benchmark, Finetuning, Lora, ModelRef, PairTraining, PromptSource, Recipe
+from harness.recipe import Benchmark, Finetuning, Lora, ModelRef, PairTraining, PromptSource, Recipe
+from harness.rows import iteration_of, rows
 
 PIPELINE_VERSIONS = {"train": 1, "generate": 1, "evaluate": 1, "model": 1, "prompts": 1, "preferences": 1}
-
-
-class Row(NamedTuple):
-    """A row of the tables. `train_stage` is the path of the stage whose `checkpoint/` it is, None where the weights cannot be pinned.
-
-    `iteration` is t of an iteration. `opponent` is the row that an iteration or a rival starts from and is trained against.
-    """
-
-    name: str
-    kind: Literal["sft", "control", "rival", "iteration", "anchor"]
-    train_stage: str | None
-    iteration: int | None = None
-    opponent: str | None = None
 
 
 def plan(recipe: Recipe) -> tuple[Stage, ...]:
@@ -72,52 +49,6 @@ def plan(recipe: Recipe) -> tuple[Stage, ...]:
     return tuple({stage.path: stage for stage in stages}.values())  # rows with one opponent share its answers to the held-out prompts
 
 
-def rows(recipe: Recipe) -> tuple[str, ...]:
-    """The names of the tables' rows, in order."""
-    return tuple(row.name for row in table_rows(recipe))
-
-
-def table_rows(recipe: Recipe) -> tuple[Row, ...]:
-    """The rows of the tables, in order: a rival stands before the iterations, or after them where it starts from one."""
-    if recipe.anchors:
-        return tuple(Row(name, "anchor", f"{name}/model" if anchor.model else None) for name, anchor in recipe.anchors.items())
-    sft = Row("sft", "sft", "sft/train" if recipe.sft else "pretraining/train" if recipe.pretraining else "sft/model")
-    controls = [Row(name, "control", f"{name}/train") for name in recipe.controls]
-    rivals = [Row(name, "rival", f"{name}/train", opponent=rival.start) for name, rival in recipe.rivals.items()]
-    iterations = [Row(f"iter{t}", "iteration", f"iter{t}/train", t, opponent_of(t)) for t in range(len(recipe.iterations))]
-    early = [rival for rival in rivals if rival.name in baselines(recipe)]
-    return (sft, *controls, *early, *iterations, *(rival for rival in rivals if rival not in early))
-
-
-def baselines(recipe: Recipe) -> tuple[str, ...]:
-    """The rows no iteration had a part in: what the last iteration is compared with."""
-    names = ["sft", *recipe.controls]
-    for row, rival in recipe.rivals.items():
-        if rival.start in names:
-            names.append(row)
-    return tuple(names)
-
-
-def contests(recipe: Recipe) -> tuple[tuple[str, str], ...]:
-    """(row, against): the last iteration against every baseline, and a rival that goes on from an iteration against its start."""
-    if not recipe.iterations:
-        return ()
-    last = f"iter{len(recipe.iterations) - 1}"
-    late = [(row, rival.start) for row, rival in recipe.rivals.items() if row not in baselines(recipe)]
-    return (*((last, against) for against in baselines(recipe)), *late)
-
-
-def iteration_of(row: str) -> int | None:
-    """t of the row `iterT`; None of any other row."""
-    match = ITERATION_PATTERN.fullmatch(row)
-    return int(match[1]) if match else None
-
-
-def opponent_of(t: int) -> str:
-    """The row that iteration t is trained against, and that generated its responses."""
-    return f"iter{t - 1}" if t else "sft"
-
-
 def steps_of(recipe: Recipe, t: int) -> int:
     """Gradient steps of iteration t; the last partial batch of an epoch is dropped, as in the release's loader."""
     iteration = recipe.iterations[t]
@@ -126,8 +57,8 @@ def steps_of(recipe: Recipe, t: int) -> int:
 
 def folder_of(benchmark: Benchmark, benchmarks: Sequence[Benchmark]) -> str:
     """Where a benchmark's results lie: under its name and, where the recipe has it under several protocols, under each protocol."""
-    same = [other for other in benchmarks if other.name == benchmark.name]
-    return benchmark.name if len(same) == 1 else f"{benchmark.name}/{benchmark.protocol}"
+    same = [other for other in benchmarks if other.title == benchmark.title]
+    return benchmark.title if len(same) == 1 else f"{benchmark.title}/{benchmark.protocol}"
 
 
 def _anchors(recipe: Recipe) -> Iterator[Stage]:
@@ -155,9 +86,10 @@ def _iterations(recipe: Recipe, sft: Stage, prompts: Stage) -> list[Stage]:
 
 def _generate(recipe: Recipe, path: str, seed: int, policy: Stage, prompts: Stage) -> Stage:
     spec = GenerateSpec(
-        engine=recipe.engine,
+        engine=pinned("engines", recipe.engine),
         sampling=recipe.sampling,
         template=recipe.generation_template,
+        chat=recipe.chat,
         dtype=DTYPES[recipe.precision],
         seed=seed,
     )
@@ -206,12 +138,12 @@ def _preferences(path: str, source: PromptSource) -> Stage:
     if "load_preferences" not in functions("sources", source.source):
         raise RecipeError(f"source {source.source!r} holds no preferences; name one that defines `load_preferences`")
     versions = {**_versions("preferences"), "source": version("sources", source.source)}
-    return make_stage(path, "preferences", PreferencesSpec(prompts=source), versions, {})
+    return make_stage(path, "preferences", PreferencesSpec(prompts=pinned_parts(source)), versions, {})
 
 
 def _prompts(path: str, source: PromptSource) -> Stage:
     versions = {**_versions("prompts"), "source": version("sources", source.source)}
-    return make_stage(path, "prompts", PromptsSpec(prompts=source), versions, {})
+    return make_stage(path, "prompts", PromptsSpec(prompts=pinned_parts(source)), versions, {})
 
 
 def _finetune(recipe: Recipe, row: str, tuning: Finetuning, inputs: dict[str, Stage], lora: Lora | None) -> list[Stage]:
@@ -243,7 +175,7 @@ def _train(
 ) -> Stage:
     """The training stage of any row; what `training` does not say is the recipe's. The objective `sft` reads no second response."""
     spec = TrainSpec(
-        objective=training.objective,
+        objective=pinned("objectives", training.objective),
         parameters=_checked_parameters(row, training),
         grouping=recipe.grouping,
         beta=training.beta,
@@ -288,7 +220,7 @@ def _evaluate(recipe: Recipe, policy: _Policy, trained: Stage | None) -> list[St
 
     `trained` makes the prompts its training here has seen, if any.
     """
-    stages = []
+    stages, engine = [], pinned("engines", recipe.engine)
     for benchmark in recipe.benchmarks:
         inputs, encoding = {"policy": policy.stage}, None
         if benchmark.name == "held_out" and recipe.held_out:
@@ -297,7 +229,14 @@ def _evaluate(recipe: Recipe, policy: _Policy, trained: Stage | None) -> list[St
             stages += [prompts, answers]
             inputs |= {"opponent": policy.opponent, "prompts": prompts, "generated": answers, **({"trained": trained} if trained else {})}
             encoding = PairEncoding.of(recipe)
-        spec = EvaluateSpec(benchmark=benchmark, engine=recipe.engine, precision=recipe.precision, seed=recipe.seed, encoding=encoding)
+        spec = EvaluateSpec(
+            benchmark=pinned_parts(benchmark),
+            chat=recipe.chat,
+            engine=engine,
+            precision=recipe.precision,
+            seed=recipe.seed,
+            encoding=encoding,
+        )
         versions = {**_versions("evaluate"), "benchmark": version("benchmarks", benchmark.name, benchmark.protocol)}
         if benchmark.judge:
             versions["judge"] = version("judges", benchmark.judge.name)

@@ -7,16 +7,19 @@ Where it runs is a `Machine` (harness/machine.py) and never part of a recipe.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
-from harness.config import Strict, build, find, load_attribute, shipped
+from harness.config import Engine, Objective, Reference, Strict, build, find, load_attribute, shipped
 from harness.errors import RecipeError
 from harness.recipe_parts import (
     Anchor,
     Benchmark,
+    Chat,
+    Columns,
     Figure,
     Finetuning,
     Iteration,
@@ -27,19 +30,39 @@ from harness.recipe_parts import (
     PairTraining,
     PromptSource,
     Sampling,
-    Sizes,
     Task,
 )
 
 __all__ = [
-    "Anchor", "Benchmark", "Figure", "Finetuning", "Iteration", "Judge", "Lora", "ModelRef", "Optimizer", "PairTraining",
+    "Anchor", "Benchmark", "Chat", "Columns", "Figure", "Finetuning", "Iteration", "Judge", "Lora", "ModelRef", "Optimizer", "PairTraining",
     "PromptSource", "Recipe", "Sampling", "Sizes", "Task", "available", "load", "replace",
 ]  # fmt: skip
 
 RECIPES_DIR = shipped("recipes")
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]*")
 ROW_PATTERN = re.compile(r"[a-z0-9][a-z0-9._+-]*")
+OWN_KINDS = ("data", "task_folders")
+"""Kinds of reference that always are a path."""
+LOCAL = "local"
+"""The source whose `dataset` is a file or folder of the user's own."""
 ITERATION_PATTERN = re.compile(r"iter([0-9]+)")
+
+Part = TypeVar("Part")
+Change = Callable[[str, str, Strict], str]
+"""From a reference's kind, its name and the part of the recipe it stands in to another name."""
+
+
+class Sizes(Strict):
+    """What cost estimates assume; never part of an identity."""
+
+    num_parameters: float
+    """Weights of the model, as a count."""
+    prompt_tokens: float
+    """Mean tokens of a prompt."""
+    real_tokens: float
+    """Mean tokens of a real response."""
+    generated_tokens: float
+    """Mean tokens of a generated response."""
 
 
 class Recipe(Strict):
@@ -65,7 +88,7 @@ class Recipe(Strict):
     """Instructions and real responses of every iteration, and of fine-tunings that name none."""
     held_out: PromptSource | None = None
     """Prompts and real responses never trained on, for the benchmark of that name; another split than `prompts`."""
-    engine: str
+    engine: Engine
     """The component that generates responses and answers."""
     sampling: Sampling
     """How responses are drawn."""
@@ -73,9 +96,11 @@ class Recipe(Strict):
     """How a prompt is written for generation."""
     training_template: Literal["alpaca", "chat", "zephyr"]
     """How prompt and response are written for training."""
+    chat: Chat = Field(default=Chat(), exclude_if=lambda value: value == Chat())
+    """How prompts are put into the model's own chat format."""
     tokenization: Literal["release", "modern"]
     """'release' as the released code does, 'modern' with one EOS at the end of a response (harness/training/pairs.py)."""
-    objective: str = "spin"
+    objective: Objective = "spin"
     """The loss of self-play, a component of harness/components/objectives."""
     grouping: Literal["pairs", "groups"] = "pairs"
     """Carried-over pairs: 'pairs' shuffles each on its own (the paper), 'groups' keeps all pairs of a prompt in one batch."""
@@ -129,6 +154,12 @@ class Recipe(Strict):
         return self
 
     @model_validator(mode="after")
+    def _chat_arguments_have_a_template(self) -> Self:
+        if self.chat.template_args and "chat" not in (self.generation_template, self.training_template):
+            raise ValueError("chat.template_args are arguments of the model's own chat template; expected the template 'chat' somewhere")
+        return self
+
+    @model_validator(mode="after")
     def _benchmarks_differ(self) -> Self:
         named = [(benchmark.name, benchmark.protocol) for benchmark in self.benchmarks]
         for name, protocol in named:
@@ -179,7 +210,38 @@ def load(name_or_file: str) -> Recipe:
     recipe = load_attribute(path, "recipe")
     if not isinstance(recipe, Recipe):
         raise RecipeError(f"{path.name}: `recipe` is a {type(recipe).__name__}, expected a harness.recipe.Recipe")
-    return recipe
+    return located(recipe, path.parent)
+
+
+def located(part: Part, folder: Path) -> Part:
+    """`part` with paths to files of the user's own, which are written relative to `folder`, as absolute ones."""
+
+    def absolute(kind: str, name: str, owner: Strict) -> str:
+        is_path = kind in OWN_KINDS or name.endswith(".py")
+        return str((folder / Path(name).expanduser()).resolve()) if is_path else name
+
+    return map_references(part, absolute)
+
+
+def map_references(part: Part, change: Change) -> Part:
+    """A copy of a recipe or a part of one in which every name of a component, data file or task folder is what `change` makes of it."""
+    changed: Any = part
+    if isinstance(part, Strict):
+        found = {name: _mapped(part, name, change) for name in type(part).model_fields}
+        changed = part.model_copy(update={name: new for name, new in found.items() if new is not getattr(part, name)})
+    elif isinstance(part, tuple):
+        changed = tuple(map_references(item, change) for item in part)
+    elif isinstance(part, dict):
+        changed = {name: map_references(item, change) for name, item in part.items()}
+    return part if changed == part else changed
+
+
+def _mapped(owner: Strict, name: str, change: Change) -> Any:
+    value = getattr(owner, name)
+    kind = next((mark.kind for mark in type(owner).model_fields[name].metadata if isinstance(mark, Reference)), None)
+    if isinstance(owner, PromptSource) and owner.source == LOCAL and name == "dataset":
+        kind = "data"
+    return map_references(value, change) if kind is None or value is None else change(kind, value, owner)
 
 
 def available() -> dict[str, Path]:

@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from harness.config import FileName, Strict
+from harness.config import BenchmarkName, FileName, JudgeName, Objective, Source, Strict, TaskFolder, title
 
 REVISION_PATTERN = re.compile(r"[0-9a-f]{40}")
 
@@ -36,17 +36,32 @@ class ModelRef(Strict):
         return self
 
 
+class Columns(Strict):
+    """What a data set calls its columns; None: a usual name (harness/training/instructions.py)."""
+
+    messages: str | None = None
+    """A whole dialogue."""
+    prompt: str | None = None
+    """An instruction."""
+    response: str | None = None
+    """The response to `prompt`."""
+    chosen: str | None = None
+    """The preferred response, or the dialogue that ends in it."""
+    rejected: str | None = None
+    """The other response, or the dialogue that ends in it."""
+
+
 class PromptSource(Strict):
     """Which instructions are trained on."""
 
-    source: str
-    """A component of harness/components/sources."""
+    source: Source
+    """A component of harness/components/sources, or the path of one's own (docs/extending.md)."""
     dataset: str
-    """A Hub id, or the name the component knows."""
+    """A Hub id, the name the component knows, or of the source `local` a file or folder, its path relative to the recipe's file."""
     config: str | None = None
     """Configuration of a Hub data set that has several."""
     revision: str | None = None
-    """A 40-hex commit of a Hub data set."""
+    """A 40-hex commit of a Hub data set; of the source `local`, the sha256 that `harness pin` prints."""
     split: str = "train"
     """The part of the data set, 'train' by default."""
     num_prompts: int = Field(gt=0)
@@ -55,6 +70,10 @@ class PromptSource(Strict):
     """Of the shuffle before prompts are taken."""
     prompt_ids: tuple[str, ...] = ()
     """The rows to take, by the first 16 hex digits of their prompt's sha256, in any revision and order; `num_prompts` is their count."""
+    columns: Columns = Field(default=Columns(), exclude_if=lambda value: value == Columns())
+    """What the data set calls its columns."""
+    response: Literal["first", "last"] = Field(default="first", exclude_if=lambda value: value == "first")
+    """Of a dialogue: the assistant's first, as in the paper, or its last, which then answers all that stands before it."""
 
     @model_validator(mode="after")
     def _is_pinned(self) -> Self:
@@ -68,6 +87,8 @@ def _check_pinned(source: str, name: str, revision: str | None) -> None:
             f"{name} is pinned to revision {revision!r}; expected a 40-hex commit, since a branch or tag can be overwritten "
             "(find it under 'History' on the Hub)"
         )
+    if source == "local" and not re.fullmatch(r"[0-9a-f]{64}", revision or ""):
+        raise ValueError(f"{name} is pinned to revision {revision!r}; expected the sha256 of its content: run `harness pin {name}`")
     if source == "package" and not revision:
         raise ValueError(f"package {name} has no revision; expected the distribution's version")
 
@@ -83,6 +104,17 @@ class Sampling(Strict):
     """Tokens of a response at most."""
     add_bos: bool = False
     """Whether the prompt begins with the tokenizer's BOS token."""
+
+
+class Chat(Strict):
+    """How prompts are put into the model's chat format."""
+
+    template_args: dict[str, bool | int | float | str] = {}
+    """Arguments of its chat template, such as {"enable_thinking": False}."""
+    system_prompt: str | None = None
+    """Stands before every dialogue that has none of its own."""
+    thinking_ends: str | None = None
+    """What thinking ends with ("</think>"): all up to the last one is no part of an answer that is scored or judged."""
 
 
 class Optimizer(Strict):
@@ -154,7 +186,7 @@ class Finetuning(Strict):
 class PairTraining(Strict):
     """A row trained on two responses a prompt outside of self-play, such as DPO."""
 
-    objective: str = "dpo"
+    objective: Objective = "dpo"
     """A component of harness/components/objectives."""
     start: str = "sft"
     """The row it starts from, which is also its opponent."""
@@ -181,8 +213,8 @@ class Task(Strict):
     """As the benchmark calls it."""
     shots: int | None = None
     """Worked examples before each question; None leaves the number to the task."""
-    metric: str
-    """What the score is, as the benchmark calls it."""
+    metric: str = "first"
+    """What the score is, as the benchmark calls it; of the benchmark `lm_eval`, 'first' is the task's own first metric."""
     limit: int | None = Field(default=None, gt=0)
     """Questions asked, of each subtask where there are some; None asks all."""
     subtasks: tuple[str, ...] = ()
@@ -192,7 +224,7 @@ class Task(Strict):
 class Judge(Strict):
     """Who grades MT-Bench answers. A model's endpoint is OPENAI_BASE_URL and its key OPENAI_API_KEY; a rule needs neither."""
 
-    name: str = "mt_bench_strict"
+    name: JudgeName = "mt_bench_strict"
     """A component of harness/components/judges: its prompts, and its rule for reading a rating; `mt_bench_single` is FastChat's own."""
     model: str | None = None
     """The name the endpoint serves; None: no judge was chosen, and answers are kept unscored."""
@@ -209,7 +241,7 @@ class Judge(Strict):
 class Benchmark(Strict):
     """A benchmark with its tasks."""
 
-    name: FileName
+    name: BenchmarkName
     """A component of harness/components/benchmarks."""
     protocol: FileName
     """The rules the scores are made under, as docs/protocols.md names them."""
@@ -219,6 +251,15 @@ class Benchmark(Strict):
     """Of MT-Bench alone."""
     max_new_tokens: int | None = None
     """Tokens of an answer at most; None leaves it to the benchmark."""
+    task_folder: TaskFolder = Field(default=None, exclude_if=lambda value: value is None)
+    """A folder of YAML task files for the benchmark `lm_eval`, its path relative to the recipe's file."""
+    chat_template: bool = Field(default=False, exclude_if=lambda value: not value)
+    """Whether `lm_eval` asks in the tokenizer's chat format, few-shot examples as turns."""
+
+    @property
+    def title(self) -> str:
+        """Its name as shown, and the name of its results' folder."""
+        return title(self.name)
 
 
 class Figure(Strict):
@@ -255,16 +296,3 @@ class Anchor(Strict):
         if self.model is None and not self.note:
             raise ValueError("an anchor needs a model, or a note that says why its weights cannot be pinned")
         return self
-
-
-class Sizes(Strict):
-    """What cost estimates assume; never part of an identity."""
-
-    num_parameters: float
-    """Weights of the model, as a count."""
-    prompt_tokens: float
-    """Mean tokens of a prompt."""
-    real_tokens: float
-    """Mean tokens of a real response."""
-    generated_tokens: float
-    """Mean tokens of a generated response."""

@@ -1,10 +1,10 @@
 """SPIN on a small model that people use today: Qwen3-0.6B against itself on UltraChat, its own chat template, modern tokenization.
 
 The model was tuned on more and better data than UltraChat, so real responses need not be better than its own: whether SPIN helps is open.
-A plan: not run here. Learning rates are the paper's for 7B and not tuned for this size.
+Thinking is off: UltraChat's responses hold none. A plan: not run here. Learning rates are the paper's for 7B, not tuned for this size.
 """
 
-from harness.recipe import ModelRef, PromptSource, Sampling, Sizes, load, replace
+from harness.recipe import Chat, ModelRef, PromptSource, Sampling, Sizes, load, replace
 
 base = load("zephyr-7b")
 
@@ -17,6 +17,7 @@ recipe = replace(
     sampling=Sampling(temperature=1.0, top_p=1.0, max_new_tokens=512),
     generation_template="chat",
     training_template="chat",
+    chat=Chat(template_args={"enable_thinking": False}),
     claims=None,
     sizes=Sizes(num_parameters=6.0e8, prompt_tokens=170, real_tokens=280, generated_tokens=350),
     because={

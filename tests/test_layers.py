@@ -17,6 +17,7 @@ LAYERS = [
     {"stages", "components"},
     {"evaluation", "training"},
     {"lm", "plan"},
+    {"rows"},
     {"artifact"},
     {"contracts"},
     {"machine"},

@@ -7,8 +7,9 @@ import pytest
 
 from harness import recipe as recipes
 from harness.errors import RecipeError
-from harness.plan import Row, iteration_of, plan, rows, steps_of, table_rows
-from harness.recipe import Iteration, Lora, Recipe, load, replace
+from harness.plan import plan, steps_of
+from harness.recipe import Chat, Iteration, Lora, Recipe, load, replace
+from harness.rows import Row, iteration_of, rows, table_rows
 from tests.tiny_family import small_recipe
 
 
@@ -35,6 +36,17 @@ def test_changed_beta_makes_stale_exactly_what_follows() -> None:
     changed = {path for path in before if before[path] != after[path]}
     expected = {path for path in before if path.startswith(("iter2/", "iter3/", "iter1/train", "iter1/eval", "iter1/held_out"))}
     assert changed == expected
+
+
+def test_chat_settings_bear_identity_only_where_stated() -> None:
+    """A recipe without them has the specs it always had; with them every generation, training and evaluation is another."""
+    recipe = load("tiny")
+    assert all("chat" not in stage.spec for stage in plan(recipe))
+    before = {stage.path: stage.fingerprint for stage in plan(recipe)}
+    changed = plan(replace(recipe, name="changed", chat=Chat(system_prompt="Be brief.")))
+    assert {stage.path for stage in changed if stage.fingerprint == before[stage.path]} == {"sft/model", "prompts", "pretraining/prompts"}
+    with pytest.raises(RecipeError, match=r"chat\.template_args are arguments of the model's own chat template"):
+        replace(load("zephyr-7b"), name="x", generation_template="alpaca", training_template="zephyr", chat=Chat(template_args={"a": 1}))
 
 
 def test_name_summary_and_reasons_bear_no_identity() -> None:

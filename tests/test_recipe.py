@@ -99,7 +99,7 @@ def test_a_suggestion_comes_from_the_class_itself() -> None:
         build(Sampling, wramth=1.0)
     recipe = load("zephyr-7b")
     values = {**{name: getattr(recipe, name) for name in Recipe.model_fields}, "sampling": {"temprature": 1.0, "max_new_tokens": 3}}
-    with pytest.raises(RecipeError, match="Sampling has no field 'temprature'; did you mean 'temperature'"):
+    with pytest.raises(RecipeError, match=r"Recipe has no field 'sampling\.temprature'; did you mean 'temperature'"):
         build(Recipe, **values)
 
 

@@ -6,8 +6,9 @@ import pytest
 
 from harness import paper
 from harness.analysis.deviations import deviations
-from harness.plan import plan, rows
+from harness.plan import plan
 from harness.recipe import load as load_recipe
+from harness.rows import rows
 from harness.runs import sweeps as sweeps
 from harness.runs.costs import steps_at_equal_flops
 from harness.runs.sweeps import Sweep, load, shared_list

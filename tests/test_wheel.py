@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -37,6 +39,59 @@ def test_wheel_ships_recipes_machines_and_sweeps_and_nothing_else(unpacked: Path
     for known in (recipe.available(), machine.available(), sweep.available()):
         for path in known.values():
             assert (unpacked / "harness" / path.parent.name / path.name).read_bytes() == path.read_bytes()
+
+
+PAGE = (ROOT / "docs/extending.md").read_text()
+BLOCK = re.compile(r"^`([\w/.]+)`:\n\n```\w+\n(.*?)^```", re.MULTILINE | re.DOTALL)
+PYTHON = re.compile(r"^## Results in Python\n\n```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+class Away:
+    """The installed package in a directory of the user's own, which holds what docs/extending.md says."""
+
+    def __init__(self, site: Path, home: Path) -> None:
+        self.site, self.home = site, home
+        for name, text in BLOCK.findall(PAGE):
+            (home / name).parent.mkdir(parents=True, exist_ok=True)
+            (home / name).write_text(text)
+
+    def __call__(self, *command: str, fails: bool = False) -> str:
+        """What the installed command says."""
+        env = {**os.environ, "PYTHONPATH": str(self.site), "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
+        done = subprocess.run([sys.executable, *command], cwd=self.home, env=env, capture_output=True, text=True, check=False)
+        assert (done.returncode == 1) is fails, done.stderr
+        return done.stdout + done.stderr
+
+
+def test_everything_of_the_users_own_in_an_empty_directory(unpacked: Path, tmp_path: Path) -> None:
+    """Own data, source, loss, judge, benchmark, task, engine and machine run, print tables and verify, in the page's own words.
+
+    After a change of one character of the loss exactly its training and what follows is stale, and the refusal names the file.
+    """
+    harness = Away(unpacked, tmp_path)
+    command = ("-m", "harness")
+    assert harness(*command, "pin", "data/mine.jsonl").strip() in (tmp_path / "my_recipe.py").read_text()
+    run = ("reproduce", "my_recipe.py", "--machine", "my_box.py")
+    said = harness(*command, *run)
+    assert "12 stage(s) ran" in said
+    assert "data/mine.jsonl" not in said
+    table = harness(*command, "tables", "results/mine", "--format", "csv")
+    assert {"norm", "letters", "tiny_mt_bench"} <= set(re.findall(r"[a-z_]+", table))
+    assert re.search(r"\d+ files match their records, 0 are not here", harness(*command, "verify", "results/mine"))
+    (example,) = PYTHON.findall(PAGE)
+    shown = harness("-c", example)
+    assert "tiny_mt_bench" in shown
+    assert "rewards/margin" in shown
+
+    loss = tmp_path / "losses/my_loss.py"
+    loss.write_text(loss.read_text().replace("relu(1.0", "relu(1.1"))
+    status = harness(*command, "status", "my_recipe.py", "--format", "json")
+    states = {stage["path"]: stage["state"] for stage in json.loads(status)}
+    after = {path for path in states if path.startswith("iter0/") and path != "iter0/generate"}
+    assert {path for path, state in states.items() if state == "stale"} == after
+    refusal = harness(*command, *run, fails=True)
+    assert re.search(r"iter0/train: objective is 'my_loss\.py@\w{16}' on disk, 'my_loss\.py@\w{16}' in the recipe", refusal)
+    assert "Traceback" not in refusal
 
 
 def test_installed_command_finds_its_recipes(unpacked: Path, tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from harness.analysis.differences import REFERENCE, compare_rows, delta, delta_t
 from harness.analysis.published import CLAIMS
 from harness.analysis.scores import RunScores
 from harness.analysis.table_schema import Column, Comparison, Delta, Finding, ResultTable
-from harness.plan import baselines, plan
+from harness.plan import plan
 from harness.recipe import Recipe
+from harness.rows import baselines
 
 Verdict = Literal["supported", "contradicted", "within noise", "not tested"]
 Spec = dict[str, Any]

@@ -13,8 +13,8 @@ from harness.analysis.published import CLAIMS, Claim
 from harness.contracts import Score, grade
 from harness.errors import RecipeError, suggest
 from harness.paper import NOT_STATED, PROTOCOL, RELEASED, RERUNS, SETTINGS
-from harness.plan import iteration_of
 from harness.recipe import Benchmark, ModelRef, Recipe, Task
+from harness.rows import iteration_of
 
 AVERAGE = "average"
 CERTAIN = ("A", "B")
@@ -139,10 +139,15 @@ def formula_notes(recipe: Recipe) -> tuple[str, ...]:
     for row, rival in recipe.rivals.items():
         rows.setdefault(rival.objective, row)
     return tuple(
-        f"{row} use {objective}, whose formula is not certain (grade {grade(objective)}): see harness/components/objectives/{objective}.py"
+        f"{row} use {objective}, whose formula is not certain (grade {grade(objective)}): see {_file(objective)}"
         for objective, row in rows.items()
         if grade(objective) not in CERTAIN
     )
+
+
+def _file(objective: str) -> str:
+    """Where an objective is written: in harness, or kept with the run under its pinned name."""
+    return objective if "@" in objective else f"harness/components/objectives/{objective}.py"
 
 
 def _protocol(benchmark: Benchmark, task: Task, claim: Claim) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from harness.analysis.table_schema import Column, Comparison, Delta
 from harness.contracts import Score
 from harness.evaluation.paired import Paired
 from harness.evaluation.statistics import CONFIDENCE
-from harness.plan import contests
+from harness.rows import contests
 
 REFERENCE = "sft"
 GOAL_MET = "goal met"

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from harness.analysis.published import CLAIMS, Claim, claims
 from harness.evaluation.statistics import CONFIDENCE
 from harness.paper import STANDARD_ERRORS
-from harness.plan import iteration_of
+from harness.rows import iteration_of
 
 PROPORTIONS = ("acc", "acc_norm", "exact_match", "accuracy, few-shot CoT")
 """Metrics that are a share of right answers, so that value and n give their error."""

@@ -20,8 +20,9 @@ from harness.errors import InputError
 from harness.evaluation.paired import Paired, Strata, mean_of_differences, paired_difference
 from harness.evaluation.statistics import Cluster, Estimate, Interval, mean_interval, mean_of_tasks, question_of
 from harness.files import hash_file, read_model
-from harness.plan import folder_of, rows
+from harness.plan import folder_of
 from harness.recipe import Benchmark, Recipe, Task
+from harness.rows import rows
 
 LOWER_IS_BETTER = ("kl", "invalid", "held_out_nll")
 """How the names of metrics or tasks begin where less is better."""
@@ -194,7 +195,7 @@ def _column(column: TaskColumn, score: Score | None) -> Column:
     metric = score.metric if score else column.task.metric
     return Column(
         label=column.label,
-        benchmark=column.benchmark.name,
+        benchmark=column.benchmark.title,
         task=column.task.name,
         metric=metric,
         unit=_unit(column, metric),

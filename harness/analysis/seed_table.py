@@ -14,8 +14,8 @@ from harness.config import flatten
 from harness.errors import InputError
 from harness.evaluation.paired import Paired, mean_of_differences, t_interval
 from harness.evaluation.statistics import spread
-from harness.plan import contests
 from harness.recipe import Recipe
+from harness.rows import contests
 
 MEAN = "mean over tasks"
 FREE = ("name", "summary", "because", "seed", "shuffle_seed", "claims")

@@ -23,8 +23,9 @@ from harness.config import flatten
 from harness.contracts import Score
 from harness.errors import HarnessError, InputError, suggest
 from harness.files import digest
-from harness.plan import contests, plan, rows
+from harness.plan import plan
 from harness.recipe import Recipe
+from harness.rows import contests, rows
 from harness.runs.sweeps import read_sweep
 
 

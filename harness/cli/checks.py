@@ -78,7 +78,7 @@ def anchors(
         out.print(line, markup=False)
 
 
-@app.command(name="compare-training")
+@app.command(name="compare-training", rich_help_panel=COMPARE)
 def compare_training(
     run: RunArg,
     row: Annotated[str, typer.Argument(metavar="ROW", help="A trained row of the run, such as iter0.")],
@@ -95,7 +95,7 @@ def compare_training(
         out.print(line, markup=False)
 
 
-@app.command(name="compare-responses")
+@app.command(name="compare-responses", rich_help_panel=COMPARE)
 def compare_responses(
     iteration: IterationArg,
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="A file, a directory, or OWNER/NAME@REVISION on the Hub.")],
@@ -108,7 +108,6 @@ def compare_responses(
     show(f"iter{iteration}: responses of {source}", [one._asdict() for one in found], format)
 
 
-@app.command(name="import-judgments")
 @app.command(name="import-judgments", rich_help_panel=CHECK)
 def import_judgments(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="FastChat's *_single.jsonl, plain or .gz.")],

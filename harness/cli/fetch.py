@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from harness.artifact import Stage
-from harness.contracts import EvaluateSpec, ModelSpec, PromptsSpec, load
+from harness.contracts import load
+from harness.contracts.stage_specs import EvaluateSpec, ModelSpec, PromptsSpec
 from harness.errors import InputError, first_line
 from harness.plan import plan
 from harness.recipe import Benchmark, PromptSource, Recipe, Task

@@ -31,8 +31,9 @@ from harness.artifact import RECIPE_FILE, RunDir, Stage, read_recipe
 from harness.config import flatten
 from harness.evaluation.judge_shutdowns import judges_of, not_chosen, warning
 from harness.machine import Machine
-from harness.plan import opponent_of, plan, steps_of
+from harness.plan import plan, steps_of
 from harness.recipe import Recipe
+from harness.rows import opponent_of
 from harness.runs import lock, memory, sweeps
 from harness.runs.costs import Cost, checkpoint_gb, estimate
 from harness.runs.runner import survey
@@ -120,7 +121,7 @@ def assumptions(recipe: Recipe, machine: Machine) -> list[str]:
     """What the estimates rest on, a line each."""
     state_gb = max((checkpoint_gb(recipe) * (3 if one == "adamw" else 2) for one in _optimizers(recipe)), default=0.0)
     return [
-        f"hours assume a guess: {machine.mfu:.0%} of {machine.peak_tflops:g} TFLOPS a device (mfu {machine.mfu:g}) in training and scoring, "
+        f"hours guess {machine.mfu:.0%} of {machine.peak_tflops:g} TFLOPS a device (mfu {machine.mfu:g}) in training and scoring, "
         f"{machine.generate_tokens_per_second:g} tokens a second and device of a model of 1B in generation",
         "scoring counts reading the questions alone: tasks with generated answers, such as gsm8k and big_bench, take longer",
         f"while a stage trains, two states of {state_gb:.3g} GB each come and go on the disk, {2 * state_gb:.3g} GB at the peak",

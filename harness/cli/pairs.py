@@ -11,6 +11,7 @@ from harness import machine as machines
 from harness.artifact import RunDir, read_recipe
 from harness.cli.doctor import refuse_unready
 from harness.cli.printing import PUBLISH, RUN, IterationArg, MachineOption, OutOption, RecipeArg, RunArg, announce, load_to_plan, out, table
+from harness.files import hash_content
 from harness.report.tables import print_tables, write_sweep_tables
 from harness.runs import exchange, sweeps
 from harness.runs.pair_files import Layout
@@ -65,3 +66,9 @@ def import_pairs(
     loaded, place = load_to_plan(recipe, None)
     run = RunDir(out_dir or Path("results") / loaded.name)
     announce(f"{exchange.import_pairs(loaded, run, place, iteration, source, split, because)} pairs are iter{iteration}'s in {run.path}")
+
+
+@app.command(rich_help_panel=RUN)
+def pin(path: Annotated[Path, typer.Argument(metavar="FILE", help="A data file or folder.")]) -> None:
+    """Print the sha256 of a file's or folder's content: the `revision` of a source `local`."""
+    out.print(hash_content(path), markup=False)

@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 
 from harness import machine as machines
 from harness.artifact import RunDir, Stage
-from harness.contracts import ModelSpec, PromptsSpec
+from harness.contracts.stage_specs import ModelSpec, PromptsSpec
 from harness.errors import MachineError, first_line
 from harness.machine import Machine
 from harness.recipe import ModelRef, Recipe

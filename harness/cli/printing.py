@@ -17,6 +17,7 @@ from rich.text import Text
 from harness import machine as machines
 from harness import recipe as recipes
 from harness.analysis.deviations import Listing
+from harness.contracts import check_tasks
 from harness.errors import MachineError
 from harness.machine import Machine
 from harness.recipe import Recipe
@@ -142,6 +143,7 @@ def load(recipe: str, machine: str | None) -> tuple[Recipe, Machine]:
     loaded = recipes.load(recipe)
     place = machines.load(machine) if machine else hardware.machine_for(loaded, hardware.look())
     machines.check(place, loaded)
+    check_tasks(loaded.benchmarks)
     return loaded, place
 
 

@@ -17,8 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.artifact import RunDir, Stage
-from harness.plan import iteration_of, plan, steps_of
+from harness.plan import plan, steps_of
 from harness.recipe import Recipe
+from harness.rows import iteration_of
 from harness.runs import lock
 
 EVERY_SECONDS = 2.0

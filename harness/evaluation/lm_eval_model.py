@@ -234,7 +234,8 @@ class SharedPromptLM(HFLM):  # type: ignore[misc]
     def _decode_rows(self, rows: list[Row], prompts: dict[int, list[int]], settings: Settings) -> dict[int, Any]:
         draw = self._draw(prompts, settings.temperature)
         said = decode(self._prefixes(), rows, settings.max_new_tokens, draw, self._ends(settings.stops))
-        return {i: postprocess_generated_text(self.tok_decode(tokens), [*settings.stops], None) for i, tokens in said.items()}
+        stops, thinking = [*settings.stops], self.think_end_token
+        return {i: postprocess_generated_text(self.tok_decode(tokens), stops, thinking) for i, tokens in said.items()}
 
     def _ends(self, stops: tuple[str, ...]) -> Ends:
         end = self.model.generation_config.eos_token_id

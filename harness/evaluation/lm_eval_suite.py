@@ -53,7 +53,7 @@ def open_suite(job: Job, protocols: Mapping[str, Mapping[str, Definition]]) -> C
     definitions = protocols[rules]
     for task in job.benchmark.tasks:
         _check(task, definitions)
-    _silence()
+    silence()
     machine = job.machine
     lm = SharedPromptLM(
         job.checkpoint, job.precision, machine.device, machine.evaluate_batch, job.seed,
@@ -237,7 +237,7 @@ def _readable(question: Question, metric: str) -> dict[str, Any]:
     }
 
 
-def _silence() -> None:
+def silence() -> None:
     """Only errors from lm-eval and the libraries under it: our own progress lines tell what goes on."""
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     datasets.utils.logging.set_verbosity_error()

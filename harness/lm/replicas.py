@@ -21,10 +21,11 @@ from multiprocessing.connection import wait as wait_for
 from typing import Any, NamedTuple
 
 from harness.errors import HarnessError, MachineError
+from harness.files import KEPT_IN
 from harness.machine import Machine
 
 MAX_DEATHS = 3
-PASSED_ON = ("PYTHONPATH", "HF_HUB_OFFLINE", "HF_HOME", "OMP_NUM_THREADS")
+PASSED_ON = ("PYTHONPATH", "HF_HUB_OFFLINE", "HF_HOME", "OMP_NUM_THREADS", KEPT_IN)
 
 Replica = Callable[[Sequence[Any]], list[dict[str, Any]]]
 Answered = list[dict[str, Any]] | HarnessError

@@ -22,6 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from harness.artifact import DONE_FILE, RECIPE_FILE, STAGE_FILE, RunDir, read_recipe
 from harness.config import InnerPath, Strict
+from harness.contracts.own_files import FILES_DIR
 from harness.errors import HarnessError, InputError, MachineError
 from harness.files import Output, dump, hash_file, naming_full_disk
 from harness.report.tables import FILES, TABLES_DIR, read_table, render, write_all_tables
@@ -105,6 +106,7 @@ def _files(folder: Path) -> Iterator[Path]:
     yield from (path for name in (SWEEP_FILE, REPORT) if (path := folder / name).exists())
     for run in _runs(folder):
         yield run / RECIPE_FILE
+        yield from sorted(path for path in (run / FILES_DIR).rglob("*") if path.is_file())
         yield from sorted((run / TABLES_DIR).glob("tables.*")) if run != folder else ()
         for stage in RunDir(run).stages():
             for pattern in STAGE_FILES:

@@ -14,8 +14,8 @@ from harness.analysis.differences import ABSENT, REFERENCE, delta_text
 from harness.analysis.published import CLAIMS
 from harness.analysis.seed_table import MEAN
 from harness.analysis.table_schema import Cell, Column, Delta, ResultTable, SeedComparison, SeedTable
-from harness.plan import iteration_of
 from harness.report.formatting import Block
+from harness.rows import iteration_of
 
 PAPER_TABLES = ("paper/leaderboard", "paper/mt_bench")
 OTHER_TASKS = "other tasks than the paper's six"

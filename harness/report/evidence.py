@@ -18,8 +18,9 @@ from harness.artifact import RunDir
 from harness.config import flatten
 from harness.errors import InputError
 from harness.files import read_jsonl
-from harness.plan import opponent_of, plan, rows
+from harness.plan import plan
 from harness.recipe import Recipe
+from harness.rows import opponent_of, rows
 
 POINTS = 160
 """Points of a curve: longer logs are averaged over equal runs of steps."""

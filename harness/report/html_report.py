@@ -25,7 +25,6 @@ from harness.analysis.table_schema import Cell, Column, ResultTable, SeedTable
 from harness.artifact import RunDir
 from harness.config import flatten
 from harness.files import write_atomic
-from harness.plan import iteration_of
 from harness.recipe import Recipe
 from harness.report import plots
 from harness.report.blocks import all_blocks
@@ -35,6 +34,7 @@ from harness.report.formatting import Block, heading, questions_text, stacked, v
 from harness.report.head_to_head import Changed, compare, side_of
 from harness.report.html_pages import render
 from harness.report.released import released_blocks
+from harness.rows import iteration_of
 from harness.runs.provenance import describe
 from harness.runs.sweeps import is_sweep, read_sweep
 

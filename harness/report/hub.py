@@ -22,10 +22,10 @@ from harness.artifact import RunDir
 from harness.config import flatten
 from harness.errors import HarnessError, InputError, suggest
 from harness.files import hash_file, write_atomic
-from harness.plan import iteration_of
 from harness.recipe import Recipe
 from harness.report.formatting import heading, questions_text, value_text
 from harness.report.tables import code_text, markdown_text
+from harness.rows import iteration_of
 from harness.runs.provenance import describe
 
 DATASETS: dict[str, tuple[str, str | None]] = {

@@ -21,9 +21,9 @@ from harness.analysis.differences import delta_text
 from harness.analysis.seed_table import MEAN
 from harness.analysis.table_schema import Cell, Column, Delta, ResultTable, SeedComparison, SeedTable
 from harness.files import write_atomic
-from harness.plan import iteration_of
 from harness.report.evidence import Curve, Evidence, Gap, Lengths
 from harness.report.formatting import heading
+from harness.rows import iteration_of
 
 INK, GRID, SFT, CONTROL, PAPER = "#1c2430", "#d9dee6", "#6b7684", "#b4540a", "#7b3fb5"
 ITERATIONS = ("#5390cf", "#2f78bf", "#1a5ca8", "#0b4a8f", "#06305f")

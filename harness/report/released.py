@@ -11,9 +11,9 @@ from pathlib import Path
 
 from harness.analysis.forensics import response_sets, training_state
 from harness.artifact import RunDir
-from harness.plan import rows
 from harness.recipe import Recipe
 from harness.report.formatting import Block
+from harness.rows import rows
 
 FOLDER = "released"
 

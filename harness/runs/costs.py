@@ -21,10 +21,12 @@ from typing import NamedTuple
 
 from harness import paper
 from harness.artifact import Stage
-from harness.contracts import EvaluateSpec, PreferencesSpec, PromptsSpec, TrainSpec, branches, has_opponent, load
+from harness.contracts import branches, has_opponent, load
+from harness.contracts.stage_specs import EvaluateSpec, PreferencesSpec, PromptsSpec, TrainSpec
 from harness.machine import Machine
-from harness.plan import iteration_of, steps_of
+from harness.plan import steps_of
 from harness.recipe import Benchmark, Recipe
+from harness.rows import iteration_of
 from harness.runs.memory import ADAPTERS, OPTIMIZER_BYTES, needed
 
 # questions in the full set, and tokens scored or generated a question at the paper's shots; counted on the real sets, rounded

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.artifact import RECIPE_FILE, Accepted, RunDir, Stage
+from harness.artifact import Accepted, RunDir, Stage, write_recipe
 from harness.contracts import Demonstration
 from harness.errors import InputError
 from harness.files import digest, dump, write_atomic, write_json
@@ -79,7 +79,7 @@ def import_pairs(recipe: Recipe, run: RunDir, machine: Machine, iteration: int, 
         if run.state(stage) != "missing":
             raise InputError(f"{stage.path} is {run.state(stage)} in {run.path}; remove it to import responses, or name another --out")
         run.checked_content(stage.inputs["policy"])
-        write_atomic(run.path / RECIPE_FILE, dump(recipe))
+        write_recipe(run.path, recipe)
         prompts = next(planned for planned in plan(recipe) if planned.path == "prompts")
         if run.record("prompts") is None:
             rows = [Demonstration(pair.prompt_id, pair.prompt, pair.real) for pair in pairs]

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from harness.artifact import Stage
-from harness.contracts import TrainSpec, branches
+from harness.contracts import branches
+from harness.contracts.stage_specs import TrainSpec
 from harness.machine import Machine
 from harness.plan import plan
 from harness.recipe import Recipe

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.errors import InputError
+from harness.training.instructions import message, prompt_id, text_of
 from harness.training.pairs import Pair
 
 Layout = Literal["ucla", "trl"]
@@ -118,14 +119,15 @@ def _pair(row: Mapping[str, Any]) -> Pair:
         (prompt, real), (other, generated) = _divide(row["chosen"]), _divide(row["rejected"])
     if other != prompt or not prompt:
         raise ValueError("its two responses do not answer one prompt")
-    prompt_id = row.get("prompt_id") or hashlib.sha256(prompt[-1]["content"].encode()).hexdigest()
-    return Pair(prompt_id, prompt, real, generated, row.get("finish_reason"))
+    if row.get("finish_reason") not in (None, "stop", "length"):
+        raise ValueError(f"finish_reason is {str(row['finish_reason'])[:40]!r}, expected 'stop' or 'length'")
+    return Pair(row.get("prompt_id") or prompt_id(prompt), prompt, real, generated, row.get("finish_reason"))
 
 
 def _divide(value: Any) -> tuple[Messages, str]:
     """The messages before the last one, and the text of the last one; plain text is a response alone."""
-    if isinstance(value, str):
-        return [], value
+    if value is None or isinstance(value, str):
+        return [], text_of(value)
     *prompt, last = _messages(value)
     if last["role"] != "assistant":
         raise ValueError(f"its last message is by {last['role']!r}, not the assistant")
@@ -135,4 +137,4 @@ def _divide(value: Any) -> tuple[Messages, str]:
 def _messages(value: Any) -> Messages:
     if isinstance(value, str):
         return [{"role": "user", "content": value}]
-    return [{"role": str(message["role"]), "content": str(message["content"])} for message in value]
+    return [message(turn) for turn in value]

@@ -8,12 +8,17 @@ from __future__ import annotations
 import fnmatch
 import importlib
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.artifact import DONE_FILE, RECIPE_FILE, STAGE_FILE, Accepted, RunDir, Stage, State, difference
-from harness.errors import InputError, StaleError, suggest
+from harness.artifact import DONE_FILE, STAGE_FILE, Accepted, RunDir, Stage, State, difference, write_recipe
+from harness.config import line_in
+from harness.contracts import OWN_MODULE
+from harness.contracts.own_files import DATA_DIR, look_in
+from harness.errors import HarnessError, InputError, RecipeError, StaleError, suggest
 from harness.files import dump, write_atomic
 from harness.lm.progress import side_by_side
 from harness.machine import Machine
@@ -48,8 +53,8 @@ def reproduce(recipe: Recipe, run: RunDir, machine: Machine, only: str | None, a
             aside = committed_records.set_aside(run)
             announce(f"{run.path} held only committed records, no weights: they were moved to {aside}, and every stage runs again")
         _refuse_unready(stages, run)
-        write_atomic(run.path / RECIPE_FILE, dump(recipe))
-        ignored = (*committed_records.UNCOMMITTED, "*.tmp", locks.LOCK_FILE, locks.CLAIM_FILE, f"{slurm.JOBS}/")
+        write_recipe(run.path, recipe)
+        ignored = (*committed_records.UNCOMMITTED, f"/{DATA_DIR}/", "*.tmp", locks.LOCK_FILE, locks.CLAIM_FILE, f"{slurm.JOBS}/")
         write_atomic(run.path / ".gitignore", "\n".join([*ignored, ""]).encode())
         if machine.slurm is not None:
             return slurm.Jobs(stages, run, machine, announce).run()
@@ -67,10 +72,27 @@ def run_stage(directory: Path) -> None:
     for _ in Path(stage.path).parts:
         root = root.parent
     os.environ.update(threads_of(launch.machine))
+    look_in(root)
     if launch.machine.slots > 1:
         side_by_side(stage.path)
     module = importlib.import_module(f"harness.stages.{stage.kind}")
-    module.run(stage.spec, {role: root / path for role, path in stage.inputs.items()}, directory, launch.machine)
+    with _naming_own_files():
+        module.run(stage.spec, {role: root / path for role, path in stage.inputs.items()}, directory, launch.machine)
+
+
+@contextmanager
+def _naming_own_files() -> Iterator[None]:
+    """Turn an exception that passed through a component of the user's own into an error that names its file and line."""
+    try:
+        yield
+    except HarnessError:
+        raise
+    except Exception as error:
+        own = [Path(str(module.__file__)) for name, module in [*sys.modules.items()] if name.startswith(OWN_MODULE)]
+        for path in own:
+            if line := line_in(path, error):
+                raise RecipeError(f"{path.name} line {line}: {type(error).__name__}: {error}; correct the file") from error
+        raise
 
 
 def accept(recipe: Recipe, run: RunDir, stage_path: str, because: str) -> list[tuple[str, Any, Any]]:

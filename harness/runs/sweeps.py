@@ -18,7 +18,7 @@ from harness.errors import InputError, RecipeError
 from harness.files import dump, read_model, write_atomic
 from harness.machine import Machine
 from harness.plan import plan
-from harness.recipe import Recipe, replace
+from harness.recipe import Recipe, located, replace
 from harness.runs import hardware, runner
 from harness.runs.launches import Announce
 from harness.runs.sharing import share
@@ -63,7 +63,7 @@ def load(name_or_file: str) -> Sweep:
     sweep = load_attribute(path, "sweep")
     if not isinstance(sweep, Sweep):
         raise RecipeError(f"{path.name}: `sweep` is a {type(sweep).__name__}, expected a harness.runs.sweeps.Sweep")
-    return sweep
+    return located(sweep, path.parent)
 
 
 def available() -> dict[str, Path]:

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.contracts import EvaluateSpec, Job, Result, load
+from harness.contracts import Job, Result, load
+from harness.contracts.stage_specs import EvaluateSpec
 from harness.errors import InputError, RecipeError
 from harness.files import dump, write_atomic, write_jsonl
 from harness.machine import Machine
@@ -31,6 +32,7 @@ def run(spec: dict[str, Any], inputs: Mapping[str, Path], out: Path, machine: Ma
         precision=stage.precision,
         seed=stage.seed,
         workspace=out / "workspace",
+        chat=stage.chat,
         inputs={role: path for role, path in inputs.items() if role != "policy"},
         encoding=stage.encoding,
     )

@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 
 from transformers import AutoTokenizer
 
-from harness.contracts import GenerateSpec, Response, load
+from harness.contracts import Response, load
+from harness.contracts.stage_specs import GenerateSpec
 from harness.errors import InputError
 from harness.files import write_json
 from harness.lm.progress import progress

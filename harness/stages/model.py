@@ -14,7 +14,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from harness.contracts import ModelSpec, load
+from harness.contracts import load
+from harness.contracts.stage_specs import ModelSpec
 from harness.errors import InputError, first_line
 from harness.files import naming_full_disk
 from harness.machine import Machine

@@ -12,16 +12,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.contracts import Demonstration, PreferencesSpec, load
+from harness.contracts import Demonstration, Preference, load
+from harness.contracts.stage_specs import PreferencesSpec
 from harness.files import write_jsonl
 from harness.machine import Machine
-from harness.stages.prompts import write_prompts
+from harness.stages.prompts import usable
+from harness.training.pairs import write_demonstrations
 
 
 def run(spec: dict[str, Any], inputs: Mapping[str, Path], out: Path, machine: Machine) -> None:
     """Load, check and write the preferences; too few or a prompt given twice is an error."""
     source = PreferencesSpec.model_validate(spec).prompts
-    preferences = load("sources", source.source).load_preferences(source)[: source.num_prompts]
+    preferences: list[Preference] = usable(out, source, load("sources", source.source).load_preferences(source))
     rejected = [{"prompt_id": given.prompt_id, "response": given.rejected, "finish_reason": "stop"} for given in preferences]
-    write_prompts(out, source, [Demonstration(given.prompt_id, given.prompt, given.chosen) for given in preferences])
+    write_demonstrations(out / "prompts.jsonl", [Demonstration(given.prompt_id, given.prompt, given.chosen) for given in preferences])
     write_jsonl(out / "responses" / "00000.jsonl", rejected)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.contracts import GenerateSpec, Request
+from harness.contracts import Request
+from harness.contracts.stage_specs import GenerateSpec
 from harness.errors import InputError
 from harness.files import digest, read_jsonl_offsets
 from harness.training.pairs import prompt_ids
@@ -58,7 +59,8 @@ class PromptFile:
         ]
 
     def _token_ids(self, row: dict[str, Any]) -> list[int]:
-        return prompt_ids(self.tokenizer, self.settings.template, row["prompt"], self.settings.sampling.add_bos)
+        settings = self.settings
+        return prompt_ids(self.tokenizer, settings.template, row["prompt"], settings.sampling.add_bos, settings.chat)
 
 
 def seed_of(seed: int, prompt_id: str) -> int:

@@ -1,32 +1,56 @@
-"""Stage `prompts`: the recipe's instructions and real responses as `prompts.jsonl`, in training order."""
+"""Stage `prompts`: the recipe's instructions and real responses as `prompts.jsonl`, in training order.
+
+samples/left_out.json   {reason: {"rows", "example"}} of the rows the source could not give, where there are any
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from harness.contracts import Demonstration, PromptsSpec, load
+from harness.contracts import Demonstration, LeftOut, Preference, load
+from harness.contracts.stage_specs import PromptsSpec
 from harness.errors import InputError
+from harness.files import write_json
 from harness.machine import Machine
 from harness.recipe import PromptSource
 from harness.training.pairs import write_demonstrations
+
+Item = TypeVar("Item", Demonstration, Preference)
 
 
 def run(spec: dict[str, Any], inputs: Mapping[str, Path], out: Path, machine: Machine) -> None:
     """Load, check and write the rows."""
     source = PromptsSpec.model_validate(spec).prompts
-    write_prompts(out, source, load("sources", source.source).load(source))
-
-
-def write_prompts(out: Path, source: PromptSource, rows: list[Demonstration]) -> None:
-    """`prompts.jsonl` with the first `num_prompts` rows; too few rows or a prompt given twice is an error."""
-    if len(rows) < source.num_prompts:
-        raise InputError(
-            f"{source.dataset} [{source.split}] gives {len(rows)} usable prompts, the recipe asks for {source.num_prompts}; "
-            "lower `num_prompts` or widen the length limits"
-        )
-    rows = rows[: source.num_prompts]
-    if len({row.prompt_id for row in rows}) < len(rows):
-        raise InputError(f"{source.dataset} [{source.split}] gives a prompt twice; rows are keyed by prompt")
+    rows: list[Demonstration] = usable(out, source, load("sources", source.source).load(source))
     write_demonstrations(out / "prompts.jsonl", rows)
+
+
+def usable(out: Path, source: PromptSource, found: Iterable[Item | LeftOut]) -> list[Item]:
+    """The first `num_prompts` items; what was left out is said and counted. Too few items or a prompt given twice is an error."""
+    items: list[Item] = []
+    left_out: list[LeftOut] = []
+    for item in found:
+        if isinstance(item, LeftOut):
+            left_out.append(item)
+        else:
+            items.append(item)
+    reasons = Counter(one.reason for one in left_out)
+    counted = f"left out {len(left_out)} rows: {', '.join(f'{num} because {why}' for why, num in reasons.most_common())}"
+    if len(items) < source.num_prompts:
+        raise InputError(
+            f"{source.dataset} [{source.split}] gives {len(items)} usable prompts, the recipe asks for {source.num_prompts}; "
+            f"lower `num_prompts` or widen the length limits{f' ({counted})' if left_out else ''}"
+        )
+    items = items[: source.num_prompts]
+    if len({item.prompt_id for item in items}) < len(items):
+        raise InputError(f"{source.dataset} [{source.split}] gives a prompt twice; rows are keyed by prompt")
+    if left_out:
+        print(f"{source.dataset} [{source.split}]: {counted}", file=sys.stderr, flush=True)
+        examples = {one.reason: one.row for one in reversed(left_out)}
+        report = {why: {"rows": num, "example": examples[why]} for why, num in reasons.most_common()}
+        write_json(out / "samples" / "left_out.json", report)
+    return items

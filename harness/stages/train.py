@@ -30,7 +30,8 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 from harness.artifact import DONE_FILE, Record
-from harness.contracts import TrainSpec, load
+from harness.contracts import load
+from harness.contracts.stage_specs import TrainSpec
 from harness.errors import HarnessError, InputError, TrainingError
 from harness.files import digest, naming_full_disk, read_model
 from harness.lm.group_logps import Group, GroupScorer
@@ -46,6 +47,16 @@ from harness.training.step_costs import ModelSizes, measure, naming_the_setting,
 from harness.training.stopping import Wish, agree, leave, noticing_sigterm
 from harness.training.token_audit import FILE as AUDIT_FILE
 from harness.training.token_audit import audit
+
+TRL_NAMES = {
+    "rewards/chosen": "rewards/real",
+    "rewards/rejected": "rewards/generated",
+    "rewards/accuracies": "rewards/accuracy",
+    "rewards/margins": "rewards/margin",
+    "logps/chosen": "logps/real",
+    "logps/rejected": "logps/generated",
+}
+"""{what TRL's DPOTrainer calls a quantity: what it is called here}."""
 
 
 class Training(NamedTuple):
@@ -147,7 +158,7 @@ def _train(training: Training, opponent: Mapping[str, Logps], out: Path, identit
         advance(start)
         for step in range(start, num_steps):
             line = _step(training, opponent, step)
-            accelerator.log({name: value for name, value in line.items() if value is not None}, step=step)
+            accelerator.log(tracked(line), step=step)
             if accelerator.is_main_process:
                 with naming_full_disk(out / "log.jsonl"):
                     log.write(json.dumps(line) + "\n")
@@ -160,6 +171,12 @@ def _train(training: Training, opponent: Mapping[str, Logps], out: Path, identit
                 last_saved = time.monotonic()
             if wish == Wish.STOP:
                 leave(accelerator, f"the state after step {step} is saved")
+
+
+def tracked(line: Mapping[str, Any]) -> dict[str, Any]:
+    """What trackers get of a step's line: what there is, and under TRL's names as well what TRL's dashboards show."""
+    known = {name: value for name, value in line.items() if value is not None}
+    return {**known, **{theirs: known[ours] for theirs, ours in TRL_NAMES.items() if ours in known}}
 
 
 def _step(training: Training, opponent: Mapping[str, Logps], step: int) -> dict[str, Any]:

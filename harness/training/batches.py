@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from harness.contracts import PairEncoding, TrainSpec
+from harness.contracts.stage_specs import PairEncoding, TrainSpec
 from harness.errors import MachineError, RecipeError
 from harness.lm.group_logps import Group
 from harness.machine import Machine
@@ -123,7 +123,7 @@ def _order_of_epoch(seed: int, epoch: int, num_groups: int) -> tuple[int, ...]:
 
 def encode(tokenizer: Any, shared: Shared, settings: TrainSpec | PairEncoding) -> Group:
     """The token ids of pairs that share a prompt, under the recipe's template, tokenization and lengths."""
-    encoding = Encoding(settings.template, settings.tokenization, settings.max_length, settings.max_prompt_length)
+    encoding = Encoding(settings.template, settings.tokenization, settings.max_length, settings.max_prompt_length, settings.chat)
     prompt, responses = encode_pairs(tokenizer, shared, encoding)
     return Group(prompt.ids, [r.ids for r in responses], prompt.keys, [r.keys for r in responses])
 

@@ -16,6 +16,10 @@ from typing import Any, NamedTuple
 from harness.contracts import Demonstration
 from harness.errors import InputError, RecipeError
 from harness.files import read_jsonl, write_jsonl
+from harness.recipe import Chat
+
+NO_CHAT = Chat()
+"""Neither arguments for the chat template nor a system prompt."""
 
 
 class Pair(NamedTuple):
@@ -40,6 +44,7 @@ class Encoding(NamedTuple):
     tokenization: str
     max_length: int
     max_prompt_length: int
+    chat: Chat = NO_CHAT
 
 
 class Tokens(NamedTuple):
@@ -105,30 +110,33 @@ def _answered(rows: Sequence[Demonstration], role: str, folder: Path) -> list[Pa
     return [Pair(row.prompt_id, row.prompt, row.real, *answers[row.prompt_id]) for row in rows]
 
 
-def render_prompt(tokenizer: Any, template: str, messages: Sequence[Mapping[str, str]]) -> str:
+def render_prompt(tokenizer: Any, template: str, messages: Sequence[Mapping[str, str]], chat: Chat = NO_CHAT) -> str:
     """The prompt as text, up to where the response begins.
 
     alpaca   '### Instruction: {prompt}\\n\\n### Response: ' (SPIN's generate.py); later turns follow in the same form
     zephyr   '<|user|>\\n{prompt}</s>\\n<|assistant|>\\n' after a system turn, empty where none is given (SPIN's training)
     chat     the tokenizer's own chat template
     """
+    if chat.system_prompt is not None and messages[0]["role"] != "system":
+        messages = [{"role": "system", "content": chat.system_prompt}, *messages]
     if template == "alpaca":
         forms = {"user": "### Instruction: {}\n\n### Response: ", "assistant": "{}\n\n", "system": "{}\n\n"}
         return "".join(forms[message["role"]].format(message["content"]) for message in messages)
     if template == "zephyr":
         system = [] if messages[0]["role"] == "system" else [{"role": "system", "content": ""}]
-        turns = (f"<|{turn['role']}|>\n{turn['content']}{tokenizer.eos_token}\n" for turn in [*system, *messages])
-        return "".join(turns) + "<|assistant|>\n"
+        said = (f"<|{turn['role']}|>\n{turn['content']}{tokenizer.eos_token}\n" for turn in [*system, *messages])
+        return "".join(said) + "<|assistant|>\n"
     if template == "chat":
         if tokenizer.chat_template is None:
             raise RecipeError("the template is 'chat' but the model's tokenizer defines no chat template; choose 'alpaca' or 'zephyr'")
-        return str(tokenizer.apply_chat_template([dict(m) for m in messages], tokenize=False, add_generation_prompt=True))
+        turns, settings = [dict(m) for m in messages], {"tokenize": False, "add_generation_prompt": True}
+        return str(tokenizer.apply_chat_template(turns, **settings, **chat.template_args))
     raise RecipeError(f"no prompt template called {template!r} (known: alpaca, chat, zephyr)")
 
 
-def prompt_ids(tokenizer: Any, template: str, messages: Sequence[Mapping[str, str]], add_bos: bool) -> list[int]:
+def prompt_ids(tokenizer: Any, template: str, messages: Sequence[Mapping[str, str]], add_bos: bool, chat: Chat = NO_CHAT) -> list[int]:
     """The prompt's token ids; `add_bos` puts one BOS in front unless the template already did."""
-    ids = _ids(tokenizer, render_prompt(tokenizer, template, messages))
+    ids = _ids(tokenizer, render_prompt(tokenizer, template, messages, chat))
     if not add_bos:
         return ids
     bos = tokenizer.bos_token_id
@@ -159,7 +167,7 @@ TextResponse = tuple[str, str | None]
 def _encode_release(tokenizer: Any, messages: Messages, texts: Sequence[TextResponse], encoding: Encoding) -> EncodedPair:
     """SPIN's trainer (TRL 0.7.4): where the longest response does not fit, first the prompt keeps its end, then responses their start."""
     end_of_turn = f"{tokenizer.eos_token}\n" if encoding.template == "zephyr" else ""
-    prompt = _hiding_eos(tokenizer, prompt_ids(tokenizer, encoding.template, messages, add_bos=False))
+    prompt = _hiding_eos(tokenizer, prompt_ids(tokenizer, encoding.template, messages, False, encoding.chat))
     responses = [_hiding_eos(tokenizer, _ids(tokenizer, text + end_of_turn)) for text, _ in texts]
     responses = [Tokens([*r.ids, tokenizer.eos_token_id], [*r.keys, True]) for r in responses]
     longest = max(len(r.ids) for r in responses)
@@ -173,7 +181,7 @@ def _encode_release(tokenizer: Any, messages: Messages, texts: Sequence[TextResp
 
 def _encode_modern(tokenizer: Any, messages: Messages, texts: Sequence[TextResponse], encoding: Encoding) -> EncodedPair:
     """The prompt keeps its last `max_prompt_length` tokens; a response is cut to what fits. Nothing is hidden from attention."""
-    prompt = prompt_ids(tokenizer, encoding.template, messages, add_bos=False)[-encoding.max_prompt_length :]
+    prompt = prompt_ids(tokenizer, encoding.template, messages, False, encoding.chat)[-encoding.max_prompt_length :]
     responses = [_ids(tokenizer, text, split_special_tokens=True) for text, _ in texts]
     for ids, (_, reason) in zip(responses, texts, strict=True):
         if reason == "stop":

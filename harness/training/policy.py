@@ -18,7 +18,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import AutoConfig, AutoModelForCausalLM, get_scheduler
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from harness.contracts import TrainSpec
+from harness.contracts.stage_specs import TrainSpec
 from harness.errors import MachineError, RecipeError
 from harness.machine import Machine
 from harness.recipe import Lora

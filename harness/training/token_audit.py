@@ -34,7 +34,7 @@ from pathlib import Path
 from statistics import fmean, quantiles
 from typing import Any, NamedTuple
 
-from harness.contracts import TrainSpec
+from harness.contracts.stage_specs import TrainSpec
 from harness.errors import InputError, RecipeError, suggest
 from harness.files import write_atomic
 from harness.lm.group_logps import Group

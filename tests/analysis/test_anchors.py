@@ -11,8 +11,9 @@ from harness.analysis.anchors import AnchorFigure, anchor_notes, compare_figures
 from harness.artifact import RunDir
 from harness.errors import RecipeError
 from harness.machine import load as load_machine
-from harness.plan import plan, rows
+from harness.plan import plan
 from harness.recipe import Anchor, Benchmark, Figure, ModelRef, Recipe, Task, load, replace
+from harness.rows import rows
 from harness.runs import runner
 from tests import ROOT
 from tests.synthetic_runs import Values, write_run

@@ -47,6 +47,7 @@ SELECTING = {
     "stage": set(),
     "sweep": {"out_dir", "machine", "dry_run"},
     "export": {"out_dir", "layout"},
+    "pin": set(),
     "import-pairs": {"because", "split", "out_dir"},
     "anchors": {"out_dir", "machine", "dry_run", "format"},
     "compare-training": {"format"},
@@ -146,9 +147,9 @@ def test_stage_is_hidden_and_the_rest_is_listed(harness: Cli) -> None:
     named = dict(zip(panels[::2], inside, strict=True))
     assert named == {
         "Options": set(),
-        "Run": {"reproduce", "sweep", "import-pairs"},
+        "Run": {"reproduce", "sweep", "import-pairs", "pin"},
         "Look": {"plan", "status", "recipes", "machines", "tables", "explain", "report", "index"},
-        "Compare": {"diff", "anchors", "compare"},
+        "Compare": {"diff", "anchors", "compare", "compare-training", "compare-responses"},
         "Publish": {"export", "bundle", "card", "push"},
         "Check": {"verify", "accept", "import-judgments", "doctor"},
     }
@@ -211,9 +212,9 @@ def test_json_of_listings_has_the_documented_layout(harness: Cli, name: str) -> 
 def test_json_of_a_plan_has_the_documented_layout(harness: Cli) -> None:
     """The plan's JSON holds stages with lineage and costs, their sums, the schedule and the deviations."""
     found = json.loads(harness("plan", "zephyr-7b", "--format", "json").out)
-    costs = {"tokens", "flops", "hours", "device_hours", "memory_gb", "disk_gb", "judge_calls", "paper_hours"}
-    assert set(found) == {"recipe", "machine", "stages", "totals", "warnings", "schedule", "deviations"}
-    assert set(found["totals"]) == costs
+    costs = {"tokens", "flops", "hours", "device_hours", "memory_gb", "disk_gb", "judge_calls", "paper_hours", "measured_hours"}
+    assert set(found) == {"recipe", "machine", "stages", "totals", "assumptions", "warnings", "schedule", "deviations"}
+    assert set(found["totals"]) == costs - {"measured_hours"}
     assert {frozenset(row) for row in found["stages"]} == {frozenset({"path", "kind", "state", "fingerprint", "inputs", *costs})}
     assert set(found["schedule"][0]) == {"iteration", "opponent", "pairs_from", "pairs", "beta", "learning_rate", "epochs", "steps"}
     assert set(found["deviations"][0]) == {"field", "kind", "stated", "used", "source", "where", "reason"}
@@ -355,7 +356,7 @@ def test_wrong_recipe_file(harness: Cli, tmp_path: Path, changes: str, words: Se
     [
         ("recipe = 3\n", ("`recipe` is a int, expected a harness.recipe.Recipe",)),
         ("x = 3\n", ("mine.py defines no `recipe`",)),
-        ("recipe = = 3\n", ("mine.py: SyntaxError",)),
+        ("recipe = = 3\n", ("mine.py line 1: SyntaxError",)),
         ("import nosuchmodule\n", ("mine.py line 1: ModuleNotFoundError",)),
     ],
 )

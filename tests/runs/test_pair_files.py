@@ -80,6 +80,9 @@ def test_files_of_others(tmp_path: Path, row: dict[str, Any]) -> None:
     ("row", "message"),
     [
         ({"text": "a"}, "row 1 is not a pair"),
+        ({"prompt": "x", "chosen": "a", "rejected": None}, "content is null"),
+        ({"prompt": "x", "chosen": [{"role": "assistant", "content": None}], "rejected": "b"}, "content is null"),
+        ({"prompt": "x", "chosen": "a", "rejected": "b", "finish_reason": "done"}, "finish_reason is 'done', expected 'stop' or 'length'"),
         ({"real": [*QUESTION], "generated": [*QUESTION]}, "last message is by 'user'"),
         ({"prompt": "x", "chosen": [*QUESTION, {"role": "assistant", "content": "a"}], "rejected": "b"}, "do not answer one prompt"),
     ],
@@ -92,6 +95,18 @@ def test_what_is_no_pair_is_named(tmp_path: Path, row: dict[str, Any], message: 
         pair_files.read(str(path), "train")
     with pytest.raises(InputError, match="40-hex commit"):
         pair_files.read("UCLA-AGI/SPIN_iter0", "train")
+
+
+def test_dialogues_that_end_alike_are_two_prompts(tmp_path: Path) -> None:
+    """An id is that of the whole prompt: two dialogues with one last turn are both kept; a list of text parts is its text."""
+    answers = {"chosen": [{"role": "assistant", "content": [{"type": "text", "text": "a"}]}], "rejected": "b"}
+    earlier = [[{"role": "user", "content": q}, {"role": "assistant", "content": "x"}] for q in ("hi", "hey")]
+    rows = [{"prompt": [*turns, *QUESTION], **answers} for turns in earlier]
+    path = tmp_path / "others.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = pair_files.read(str(path), "train")
+    assert [(pair.prompt[0]["content"], pair.real) for pair in found] == [("hi", "a"), ("hey", "a")]
+    assert len({SHA, *(pair.prompt_id for pair in found)}) == 3
 
 
 @pytest.mark.skipif(find_spec("trl") is None, reason="TRL is not installed here")

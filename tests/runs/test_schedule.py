@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from harness.artifact import Stage, make_stage
-from harness.contracts import ModelSpec
+from harness.contracts.stage_specs import ModelSpec
 from harness.errors import StageError
 from harness.recipe import ModelRef
 from harness.runs import schedule

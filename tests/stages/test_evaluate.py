@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from harness import machine
-from harness.contracts import EvaluateSpec, Job, Result, Score
+from harness.contracts import Job, Result, Score
+from harness.contracts.stage_specs import EvaluateSpec
 from harness.errors import InputError, RecipeError
 from harness.files import dump
 from harness.recipe import Benchmark, Task

@@ -16,7 +16,8 @@ import pytest
 
 from harness.components.engines.hf import Engine
 from harness.components.sources import procedural
-from harness.contracts import Demonstration, GenerateSpec, Response
+from harness.contracts import Demonstration, Response
+from harness.contracts.stage_specs import GenerateSpec
 from harness.errors import InputError
 from harness.files import read_jsonl
 from harness.recipe import Sampling

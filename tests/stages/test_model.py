@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from harness.artifact import difference, make_stage
 from harness.components.sources.procedural import VOCABULARY
-from harness.contracts import ModelSpec
+from harness.contracts.stage_specs import ModelSpec
 from harness.errors import InputError, MachineError
 from harness.files import hash_file
 from harness.recipe import ModelRef

@@ -10,14 +10,16 @@ import pytest
 from harness.analysis.comparability import reasons_against
 from harness.analysis.published import claims
 from harness.components.sources import hub, procedural
-from harness.contracts import Preference
+from harness.contracts import LeftOut, Preference
 from harness.errors import InputError, RecipeError
 from harness.machine import load as load_machine
-from harness.plan import baselines, contests, plan, rows
+from harness.plan import plan
 from harness.recipe import Iteration, PairTraining, PromptSource, Recipe, load, replace
+from harness.rows import baselines, contests, rows
 from harness.runs.costs import estimate, steps_at_equal_flops
 from harness.runs.sweeps import load as load_sweep
 from harness.stages import preferences
+from harness.training.instructions import ID_DIGITS
 from harness.training.pairs import read_pairs
 from tests.checkpoints import MACHINE
 from tests.tiny_family import small_recipe
@@ -198,9 +200,10 @@ def test_ultrafeedback_preferences(hf_cache: Path, tmp_path: Path) -> None:
     pairs = read_pairs({"prompts": tmp_path, "responses0": tmp_path})
     assert len({pair.prompt_id for pair in pairs}) == 50
     assert all(pair.real.strip() and str(pair.generated).strip() and pair.real != pair.generated for pair in pairs)
-    wanted = tuple(pair.prompt_id[: hub.ID_DIGITS] for pair in pairs[7:10])
+    wanted = tuple(pair.prompt_id[:ID_DIGITS] for pair in pairs[7:10])
     named = hub.load_preferences(ULTRAFEEDBACK.model_copy(update={"num_prompts": 3, "prompt_ids": wanted}))
-    assert [(one.chosen, one.rejected) for one in named] == [(pair.real, pair.generated) for pair in pairs[7:10]]
+    kept = [one for one in named if not isinstance(one, LeftOut)]
+    assert [(one.chosen, one.rejected) for one in kept] == [(pair.real, pair.generated) for pair in pairs[7:10]]
     lines = (tmp_path / "responses" / "00000.jsonl").read_text().splitlines()
     assert set(json.loads(lines[0])) == {"prompt_id", "response", "finish_reason"}
 
@@ -211,7 +214,7 @@ def test_preferences_of_smollm2_study_are_there(hf_cache: Path, tmp_path: Path) 
     source = recipe.rivals["dpo"].prompts
     assert source is not None
     run_stage(source, tmp_path)
-    real = {row.prompt_id: row.real for row in hub.load(recipe.prompts)}
+    real = {row.prompt_id: row.real for row in hub.load(recipe.prompts) if not isinstance(row, LeftOut)}
     pairs = read_pairs({"prompts": tmp_path, "responses0": tmp_path})
     assert len(pairs) == len(real) - 1
     assert all(pair.real == real[pair.prompt_id] for pair in pairs)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from harness.components.sources.procedural import VOCABULARY
-from harness.contracts import Demonstration, GenerateSpec
+from harness.contracts import Demonstration
+from harness.contracts.stage_specs import GenerateSpec
 from harness.recipe import Sampling
 from harness.stages.model import build_tokenizer
 from harness.stages.prompt_file import PromptFile, seed_of

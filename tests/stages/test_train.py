@@ -23,7 +23,8 @@ import harness.training.checkpoints
 import harness.training.global_batch
 import harness.training.opponent
 from harness.artifact import DONE_FILE, Record
-from harness.contracts import Demonstration, TrainSpec
+from harness.contracts import Demonstration
+from harness.contracts.stage_specs import TrainSpec
 from harness.errors import STOPPED_EXIT, InputError, MachineError, RecipeError, TrainingError
 from harness.files import dump, hash_file, read_model
 from harness.lm.group_logps import Group, group_logps
@@ -600,6 +601,14 @@ def test_trackers_get_the_log(inputs: dict[str, Path], tmp_path: Path) -> None:
     _, log = train(inputs, tmp_path / "out", spec(num_steps=2), machine(trackers=("tensorboard",)))
     events = reader.EventAccumulator(str(tmp_path / "out" / "harness")).Reload()
     assert [event.value for event in events.Scalars("loss")] == pytest.approx([line["loss"] for line in log])
+
+
+def test_trackers_get_trls_names_too() -> None:
+    """Promise: a dashboard made for TRL's DPOTrainer shows the same values; what a step has not is left out."""
+    line = {"loss": 0.5, "rewards/real": 1.0, "rewards/accuracy": 0.75, "rewards/generated": None}
+    assert harness.stages.train.tracked(line) == {
+        "loss": 0.5, "rewards/real": 1.0, "rewards/chosen": 1.0, "rewards/accuracy": 0.75, "rewards/accuracies": 0.75,
+    }  # fmt: skip
 
 
 def test_what_a_step_costs(inputs: dict[str, Path], tmp_path: Path) -> None:

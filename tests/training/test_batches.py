@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from harness.contracts import TrainSpec
+from harness.contracts.stage_specs import TrainSpec
 from harness.errors import MachineError, RecipeError
 from harness.plan import steps_of
 from harness.recipe import load, replace

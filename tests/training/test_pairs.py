@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from harness.contracts import Demonstration
 from harness.errors import InputError, RecipeError
+from harness.recipe import Chat
 from harness.training.pairs import Encoding, Pair, encode_pair, prompt_ids, read_pairs, render_prompt, write_demonstrations
 
 SPECIAL = ("<s>", "</s>", "<unk>")
@@ -198,3 +199,17 @@ def test_third_response_is_iteration_0s_whatever_the_pairs(tmp_path: Path) -> No
     assert [(p.generated, p.proto) for p in read_pairs(inputs)] == [("r1 a", None), ("r1 b", None)]
     found = read_pairs({**inputs, "proto": tmp_path / "r0"})
     assert [(p.generated, p.proto, p.proto_finish_reason) for p in found] == [("r1 a", "r0 a", "length"), ("r1 b", "r0 b", "length")]
+
+
+THINKS = "{% if thinks is defined and not thinks %}N{% endif %}{% for m in messages %}{{ m['content'] }}{% endfor %}"
+
+
+def test_a_system_prompt_and_arguments_reach_the_chat_template() -> None:
+    """They stand in the prompt that is generated from and trained on; a dialogue's own system turn stays."""
+    tokenizer = letters_tokenizer(THINKS)
+    turns, chat = [{"role": "user", "content": "Q"}], Chat(template_args={"thinks": False}, system_prompt="S")
+    assert render_prompt(tokenizer, "chat", turns) == "Q"
+    assert render_prompt(tokenizer, "chat", turns, chat) == "NSQ"
+    assert render_prompt(tokenizer, "chat", [{"role": "system", "content": "T"}, *turns], chat) == "NTQ"
+    assert render_prompt(TOKENIZER, "zephyr", turns, chat).startswith("<|system|>\nS</s>")
+    assert encode_pair(tokenizer, pair(), Encoding("chat", "modern", 64, 32, chat)).prompt.ids == ids("NSQ")

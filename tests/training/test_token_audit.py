@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tokenizers.processors import TemplateProcessing
 
-from harness.contracts import TrainSpec
+from harness.contracts.stage_specs import TrainSpec
 from harness.errors import InputError, RecipeError
 from harness.training.pairs import Pair
 from harness.training.token_audit import LIMITS, audit

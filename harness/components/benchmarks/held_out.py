@@ -23,7 +23,8 @@ from typing import Any, NamedTuple
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from harness.contracts import Job, PairEncoding, Result, Score
+from harness.contracts import Job, Result, Score
+from harness.contracts.stage_specs import PairEncoding
 from harness.errors import InputError, RecipeError, suggest
 from harness.evaluation.statistics import estimate
 from harness.lm.group_logps import Group, score_groups

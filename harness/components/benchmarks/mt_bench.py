@@ -25,7 +25,7 @@ from harness.evaluation.mt_bench_ratings import group_means, intervals, rating_o
 from harness.evaluation.statistics import estimate, question_of
 from harness.files import digest, read_jsonl, write_jsonl
 from harness.lm.progress import progress
-from harness.recipe import Task
+from harness.recipe import Chat, Task
 from harness.training.pairs import prompt_ids
 
 VERSION = 2
@@ -113,12 +113,19 @@ class _Answerer:
         return [
             {
                 "question_id": response.request_id,
-                "answer": self.tokenizer.decode(response.token_ids, skip_special_tokens=True).strip(),
+                "answer": self._said(response.token_ids),
                 "finish_reason": response.finish_reason,
                 "prompt": self.tokenizer.decode(request.token_ids),
             }
             for request, response in zip(requests, self.engine.generate(requests), strict=True)
         ]
+
+    def _said(self, token_ids: list[int]) -> str:
+        """A response as text without what the recipe calls thinking; `thinking_ends` may be a special token."""
+        ends = self.job.chat.thinking_ends
+        if ends and (found := str(self.tokenizer.decode(token_ids)).rpartition(ends))[1]:
+            token_ids = self.tokenizer(found[2], add_special_tokens=False)["input_ids"]
+        return str(self.tokenizer.decode(token_ids, skip_special_tokens=True)).strip()
 
     def _request(self, question: Question, earlier: Sequence[str]) -> Request:
         messages = [{"role": "user", "content": question.turns[0]}]
@@ -126,7 +133,7 @@ class _Answerer:
             messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": ask}]
         return Request(
             request_id=question.question_id,
-            token_ids=prompt_ids(self.tokenizer, "chat", messages, False),
+            token_ids=prompt_ids(self.tokenizer, "chat", messages, False, self.job.chat),
             max_new_tokens=self.job.benchmark.max_new_tokens or MAX_NEW_TOKENS,
             temperature=TEMPERATURES.get(question.category, OTHER_TEMPERATURE),
             top_p=1.0,
@@ -276,4 +283,5 @@ def _protocol(job: Job, task: Task, chat_template: str) -> dict[str, Any]:
         "max_new_tokens": job.benchmark.max_new_tokens or MAX_NEW_TOKENS,
         "temperatures": {**TEMPERATURES, "other": OTHER_TEMPERATURE},
         "chat_template": f"the tokenizer's, sha256 {chat_template}",
+        **({"chat": job.chat.model_dump()} if job.chat != Chat() else {}),
     }

@@ -1,1 +1,1 @@
-"""Components; their contracts are in harness/contracts.py."""
+"""Components; their contracts are in harness/contracts/__init__.py."""

@@ -1,77 +1,49 @@
-"""A dataset on the Hugging Face Hub (or in its offline cache): the first user turn and the response to it.
+"""A dataset on the Hugging Face Hub (or in its offline cache): the first user turn and the response to it, or the recipe's choice.
 
-Understands `messages` (ultrachat_200k), `chosen` (preference sets such as ultrafeedback_binarized) and `real` (the released
-SPIN sets): lists of chat messages. Only the first turn is used, as in the released code (uclaml/SPIN issue 37).
-Rows are named by the sha256 of the prompt; the first of several rows with one prompt is kept.
+Understands what harness/training/instructions.py does, a `messages`, `chosen` (preference sets such as ultrafeedback_binarized) or `real`
+(the released SPIN sets) column before others. System turns are left out, as in the released code (uclaml/SPIN issue 37). Rows are named by
+the sha256 of the prompt; the first of several rows with one prompt is kept.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import datasets
 from huggingface_hub.errors import HfHubHTTPError
 
-from harness.contracts import Demonstration, Preference
+from harness.contracts import Demonstration, LeftOut, Preference
 from harness.errors import InputError, first_line
 from harness.recipe import PromptSource
+from harness.training.instructions import Layout, find_layout, instructions, preference_layouts, preferences, select
 
 VERSION = 1
-ID_DIGITS = 16
-COLUMNS = ("messages", "chosen", "real")
-
-Item = TypeVar("Item", Demonstration, Preference)
 
 
-def load(spec: PromptSource) -> list[Demonstration]:
+def load(spec: PromptSource) -> Iterable[Demonstration | LeftOut]:
     """The rows `prompt_ids` names, in that order; else the first `num_prompts` after a shuffle with `shuffle_seed`."""
     data = _in_order(spec)
-    column = next((name for name in COLUMNS if name in data.column_names), None)
-    if column is None:
-        raise InputError(f"{spec.dataset} has columns {data.column_names}; expected one of {', '.join(COLUMNS)} with chat messages")
-    return _selected(filter(None, map(_first_turn, data[column])), spec)
+    layout = find_layout(data.column_names, spec)
+    return select(instructions(_rows(data, layout), layout, spec.response), spec)
 
 
-def load_preferences(spec: PromptSource) -> list[Preference]:
+def load_preferences(spec: PromptSource) -> Iterable[Preference | LeftOut]:
     """As `load`, with the columns `chosen` and `rejected`; a row whose two first turns are no answers to one prompt is left out."""
     data = _in_order(spec)
-    absent = [name for name in ("chosen", "rejected") if name not in data.column_names]
-    if absent:
-        raise InputError(f"{spec.dataset} has columns {data.column_names}; expected chosen and rejected with chat messages")
-    return _selected(filter(None, map(_preference, data["chosen"], data["rejected"])), spec)
+    better, worse = preference_layouts(data.column_names, spec)
+    return select(preferences(_rows(data, better, worse), better, worse, spec.response), spec)
 
 
-def _preference(chosen: list[dict[str, Any]], rejected: list[dict[str, Any]]) -> Preference | None:
-    better, worse = _first_turn(chosen), _first_turn(rejected)
-    if better is None or worse is None or better.prompt_id != worse.prompt_id or better.real == worse.real:
-        return None
-    return Preference(better.prompt_id, better.prompt, better.real, worse.real)
+def _rows(data: datasets.Dataset, *layouts: Layout) -> Iterator[dict[str, Any]]:
+    """The rows, only the columns that are read, without system turns."""
+    columns = {column for layout in layouts for column in layout if column is not None}
+    for row in data.select_columns(sorted(columns)):
+        yield {column: _without_system(value) for column, value in row.items()}
 
 
-def _selected(items: Iterable[Item], spec: PromptSource) -> list[Item]:
-    if spec.prompt_ids:
-        return _named(items, spec)
-    found: dict[str, Item] = {}
-    for item in items:
-        found.setdefault(item.prompt_id, item)
-        if len(found) == spec.num_prompts:
-            break
-    return list(found.values())
-
-
-def _named(items: Iterable[Item], spec: PromptSource) -> list[Item]:
-    found: dict[str, Item] = {}
-    for item in items:
-        found.setdefault(item.prompt_id[:ID_DIGITS], item)
-    missing = [prompt_id for prompt_id in spec.prompt_ids if prompt_id not in found]
-    if missing:
-        raise InputError(
-            f"{spec.dataset} [{spec.split}] lacks {len(missing)} of the {len(spec.prompt_ids)} prompts the recipe names, "
-            f"first {missing[0]}; check dataset and revision"
-        )
-    return [found[prompt_id] for prompt_id in spec.prompt_ids]
+def _without_system(value: Any) -> Any:
+    return [turn for turn in value if turn.get("role") != "system"] if isinstance(value, list) else value
 
 
 def _in_order(spec: PromptSource) -> datasets.Dataset:
@@ -88,14 +60,3 @@ def _dataset(spec: PromptSource) -> datasets.Dataset:
             f"dataset {spec.dataset} [{spec.split}] could not be loaded: {first_line(error)}; "
             "check the name, the network, and HF_HUB_OFFLINE with HF_DATASETS_CACHE"
         ) from None
-
-
-def _first_turn(conversation: list[dict[str, Any]]) -> Demonstration | None:
-    turns = [turn for turn in conversation if turn["role"] != "system"][:2]
-    if [turn["role"] for turn in turns] != ["user", "assistant"]:
-        return None
-    question, answer = (turn["content"] for turn in turns)
-    if not question.strip() or not answer.strip():
-        return None
-    prompt_id = hashlib.sha256(question.encode()).hexdigest()
-    return Demonstration(prompt_id, [{"role": "user", "content": question}], answer)

@@ -13,14 +13,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from harness import machine
 from harness.components.benchmarks import distribution, held_out
-from harness.contracts import Demonstration, Job, PairEncoding, Result, load
+from harness.contracts import Demonstration, Job, Result, load
+from harness.contracts.stage_specs import PairEncoding
 from harness.errors import InputError, RecipeError
-from harness.files import write_atomic
+from harness.files import write_jsonl
 from harness.plan import plan
 from harness.recipe import Benchmark, PromptSource, Task, replace
 from harness.recipe import load as load_recipe
-from harness.stages.evaluate import dump_samples
-from harness.training.pairs import dump_rows
+from harness.training.pairs import write_demonstrations
 from tests.tiny_checkpoints import byte_checkpoint, word_checkpoint
 
 ENCODING = PairEncoding(template="alpaca", tokenization="modern", max_length=96, max_prompt_length=48)
@@ -46,10 +46,10 @@ def rows(num: int) -> Iterator[tuple[Demonstration, str]]:
 def folder(path: Path, pairs: Sequence[tuple[Demonstration, str]], trained: Sequence[Demonstration] = ()) -> dict[str, Path]:
     """The inputs of an evaluation, all but the opponent, as the stages write them."""
     others = [Demonstration("other", [{"role": "user", "content": "?"}], "!")]
-    write_atomic(path / "prompts/prompts.jsonl", dump_rows([row for row, _ in pairs]))
-    write_atomic(path / "trained/prompts.jsonl", dump_rows([*trained, *others]))
+    write_demonstrations(path / "prompts/prompts.jsonl", [row for row, _ in pairs])
+    write_demonstrations(path / "trained/prompts.jsonl", [*trained, *others])
     lines = [{"prompt_id": row.prompt_id, "response": text, "finish_reason": "stop", "num_tokens": len(text)} for row, text in pairs]
-    write_atomic(path / "generated/responses/00000.jsonl", dump_samples(lines))
+    write_jsonl(path / "generated/responses/00000.jsonl", lines)
     return {role: path / role for role in ("prompts", "generated", "trained")}
 
 

@@ -7,19 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
 from harness.analysis.comparability import rules_against
 from harness.analysis.published import CLAIMS
 from harness.analysis.scores import other_rules
+from harness.components.benchmarks import mt_bench
 from harness.components.benchmarks.mt_bench import TEMPERATURES, open_benchmark
 from harness.components.engines.hf import Engine
 from harness.contracts import Job
 from harness.errors import InputError, JudgeError
 from harness.evaluation.mt_bench_questions import Question, questions_of, select
 from harness.machine import Machine
-from harness.recipe import Benchmark, Judge, Task
+from harness.recipe import Benchmark, Chat, Judge, Task
 from tests.checkpoints import MACHINE, save_checkpoint
 from tests.scripted_judge import SERVED, Reply, Server, serving
+from tests.tiny_checkpoints import byte_checkpoint
 
 TINY = Task(name="tiny_mt_bench", metric="points of 10", limit=5)
 MODEL_JUDGE = Judge(model="scripted-judge")
@@ -259,3 +262,16 @@ def test_tiny_questions_do_not_depend_on_the_run() -> None:
     questions = questions_of(Task(name="tiny_mt_bench", metric="points of 10"))
     assert questions == questions_of(Task(name="tiny_mt_bench", metric="points of 10"))
     assert len({question.question_id for question in questions}) == len(questions) == 120
+
+
+def test_thinking_is_no_part_of_an_answer(tmp_path: Path) -> None:
+    """What stands before the recipe's `thinking_ends` is not judged; an answer without it stays whole."""
+    checkpoint = byte_checkpoint(tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    tokenizer.chat_template = "{{ messages[0]['content'] }}"
+    tokenizer.save_pretrained(checkpoint)
+    benchmark = Benchmark(name="mt_bench", protocol="p", tasks=())
+    job = Job(checkpoint, benchmark, "hf", MACHINE, "fp32", 0, tmp_path, chat=Chat(thinking_ends="</think>"))
+    answerer = mt_bench._Answerer(job)
+    said = ["<think>[[4]]</think> Rayleigh. ", "Rayleigh.", "a</think>b</think>c"]
+    assert [answerer._said(tokenizer(text)["input_ids"]) for text in said] == ["Rayleigh.", "Rayleigh.", "c"]

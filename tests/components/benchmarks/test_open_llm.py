@@ -15,11 +15,11 @@ from harness import machine
 from harness.analysis.scores import strata_of
 from harness.components.benchmarks import open_llm
 from harness.contracts import Job, Result
+from harness.contracts.stage_specs import EvaluateSpec
 from harness.errors import InputError, RecipeError
 from harness.evaluation import lm_eval_suite as lm_tasks
 from harness.evaluation import lm_eval_tasks as lm_definitions
 from harness.evaluation.answer_cache import Answers
-from harness.plan import EvaluateSpec
 from harness.recipe import Benchmark, Task
 from harness.stages import evaluate
 from tests.tiny_checkpoints import byte_checkpoint, word_checkpoint

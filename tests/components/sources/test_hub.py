@@ -9,6 +9,7 @@ import datasets
 import pytest
 
 from harness.components.sources import hub
+from harness.contracts import Demonstration, LeftOut, Preference
 from harness.errors import InputError
 from harness.recipe import PromptSource, load
 
@@ -36,6 +37,16 @@ def serve(monkeypatch: pytest.MonkeyPatch, conversations: list[list[dict[str, st
     return calls
 
 
+def rows_of(spec: PromptSource) -> list[Demonstration]:
+    """What can be trained on."""
+    return [row for row in hub.load(spec) if not isinstance(row, LeftOut)]
+
+
+def preferences_of(spec: PromptSource) -> list[Preference]:
+    """What can be trained on."""
+    return [row for row in hub.load_preferences(spec) if not isinstance(row, LeftOut)]
+
+
 def identity(prompt: str) -> str:
     return hashlib.sha256(prompt.encode()).hexdigest()
 
@@ -47,7 +58,7 @@ CONVERSATIONS = [turns(f"q{i}", f"a{i}", "more", "again") for i in range(9)]
 def test_first_turn_of_each_known_layout(monkeypatch: pytest.MonkeyPatch, column: str) -> None:
     """Each known column of messages gives the first user turn and its response; revision and split go to the Hub as pinned."""
     calls = serve(monkeypatch, CONVERSATIONS, column)
-    rows = hub.load(SPEC)
+    rows = rows_of(SPEC)
     assert calls == [(("org/set", None), {"split": "train", "revision": REVISION})]
     assert len(rows) == 4
     for row in rows:
@@ -58,17 +69,17 @@ def test_first_turn_of_each_known_layout(monkeypatch: pytest.MonkeyPatch, column
 def test_shuffle_follows_its_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same seed gives the same rows in the same order, another seed another order; fewer prompts are a prefix."""
     serve(monkeypatch, CONVERSATIONS)
-    rows = hub.load(SPEC)
-    assert hub.load(SPEC) == rows
-    assert hub.load(SPEC.model_copy(update={"num_prompts": 2})) == rows[:2]
-    assert hub.load(SPEC.model_copy(update={"shuffle_seed": 7})) != rows
+    rows = rows_of(SPEC)
+    assert rows_of(SPEC) == rows
+    assert rows_of(SPEC.model_copy(update={"num_prompts": 2})) == rows[:2]
+    assert rows_of(SPEC.model_copy(update={"shuffle_seed": 7})) != rows
 
 
 def test_what_cannot_be_trained_on_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Unanswered, empty and assistant-first conversations are dropped, a system turn is skipped, and a repeated prompt counts once."""
     bad = [turns("lonely"), turns("empty", "  "), [{"role": "assistant", "content": "hello"}, *turns("late", "x")]]
     serve(monkeypatch, [*bad, turns("q", "first"), turns("q", "second"), turns("told", "x", system="be kind")])
-    rows = hub.load(SPEC)
+    rows = rows_of(SPEC)
     assert sorted(row.prompt[0]["content"] for row in rows) == ["q", "told"]
 
 
@@ -77,16 +88,16 @@ def test_named_rows_come_in_the_order_of_their_names(monkeypatch: pytest.MonkeyP
     serve(monkeypatch, CONVERSATIONS)
     names = tuple(identity(f"q{i}")[:16] for i in (5, 2, 7))
     spec = SPEC.model_copy(update={"prompt_ids": names, "num_prompts": 3})
-    assert [row.real for row in hub.load(spec)] == ["a5", "a2", "a7"]
+    assert [row.real for row in rows_of(spec)] == ["a5", "a2", "a7"]
     with pytest.raises(InputError, match=r"lacks 1 of the 2 prompts the recipe names, first 0{16}; check dataset and revision"):
-        hub.load(spec.model_copy(update={"prompt_ids": (names[0], "0" * 16)}))
+        rows_of(spec.model_copy(update={"prompt_ids": (names[0], "0" * 16)}))
 
 
 def test_unknown_layout_says_what_was_expected(monkeypatch: pytest.MonkeyPatch) -> None:
     """A set without a known column lists its own."""
     serve(monkeypatch, CONVERSATIONS, "dialogue")
-    with pytest.raises(InputError, match=r"has columns \['other', 'dialogue'\]; expected one of messages, chosen, real"):
-        hub.load(SPEC)
+    with pytest.raises(InputError, match=r"has columns other, dialogue; expected one of messages, conversations, chosen, real"):
+        rows_of(SPEC)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +117,7 @@ def test_set_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch, error: Exceptio
     monkeypatch.setattr(datasets, "load_dataset", fail)
     message = rf"dataset org/set \[train\] could not be loaded: .*{found}.*; check the name, the network"
     with pytest.raises(InputError, match=message) as caught:
-        hub.load(SPEC)
+        rows_of(SPEC)
     assert "\n" not in str(caught.value)
 
 
@@ -114,13 +125,13 @@ def test_set_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch, error: Exceptio
 def test_missing_set_is_one_line_from_the_real_client() -> None:
     """Offline, a set that is not in the cache is an input error, from the datasets library itself."""
     with pytest.raises(InputError, match=r"dataset nobody/nothing \[train\] could not be loaded: .*; check the name"):
-        hub.load(SPEC.model_copy(update={"dataset": "nobody/nothing"}))
+        rows_of(SPEC.model_copy(update={"dataset": "nobody/nothing"}))
 
 
 @pytest.mark.usefixtures("hf_cache")
 def test_named_prompts_of_the_shipped_recipe_are_in_the_real_set() -> None:
     """smollm2-135m's prompts are found in the pinned set, each with the response to its first turn."""
     spec = load("smollm2-135m").prompts
-    rows = hub.load(spec)
+    rows = rows_of(spec)
     assert tuple(row.prompt_id[:16] for row in rows) == spec.prompt_ids
     assert all(row.prompt[0]["role"] == "user" and row.real.strip() for row in rows)

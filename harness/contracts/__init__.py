@@ -1,11 +1,13 @@
 """The contracts, on one page. A component is one file; its name in a recipe is its file's name; there is no registry.
 
 Every component has `VERSION: int`, part of the identity of what it makes: bump it when its numbers change. A benchmark may state
-{protocol: int} instead, so that a change under one protocol leaves the others' finished work as it is.
+{protocol: int} instead, so that a change under one protocol leaves the others' finished work as it is. A recipe may name instead of one
+of harness's own the path of a Python file, relative to the recipe's file, or a module that an installed package offers in the entry-point
+group `harness.KIND` (`harness.objectives`). What is not harness's own has the sha256 of its file in the identity as well.
 
-    sources/NAME.py      load(spec: PromptSource) -> list[Demonstration]
-                         prompts and real responses, in training order
-                         load_preferences(spec) -> list[Preference], where the source holds preferences
+    sources/NAME.py      load(spec: PromptSource) -> Iterable[Demonstration | LeftOut]
+                         prompts and real responses, in training order, and what cannot be trained on, with the reason
+                         load_preferences(spec) -> Iterable[Preference | LeftOut], where the source holds preferences
     engines/NAME.py      open_engine(checkpoint: Path, dtype: str, machine: Machine) -> Engine
                          Engine.generate(requests: Sequence[Request]) -> list[Response], in the order of the requests
     objectives/NAME.py   BRANCHES: tuple[str, ...]       the responses scored: a beginning of ("real", "generated", "proto")
@@ -16,6 +18,7 @@ Every component has `VERSION: int`, part of the identity of what it makes: bump 
                          loss(logps: PairLogps, beta: float, *, mu: float) -> Tensor (B,), one loss per pair;
                          the recipe's `parameters` give each keyword-only argument ("mu") its value
     benchmarks/NAME.py   open_benchmark(job: Job) -> Callable[[Task], Result]; the model is loaded once, then tasks are scored
+                         check(benchmark: Benchmark) -> None, where names can be checked before anything runs and without heavy imports
     judges/NAME.py       NEEDS_MODEL: bool; parse(verdict: str) -> float | None
                          is_fallback(verdict: str) -> bool       whether that rating was read by a looser rule; and to get the verdict
                          a model's: render(turn: Turn, templates: Mapping[str, Mapping[str, str]]) -> list[dict[str, str]]
@@ -24,25 +27,26 @@ Every component has `VERSION: int`, part of the identity of what it makes: bump 
 
 from __future__ import annotations
 
-import ast
 import importlib
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from pydantic import SerializerFunctionWrapHandler, model_serializer
-
-from harness.config import Strict
-from harness.errors import RecipeError, suggest
+from harness.config import Strict, constant, functions_in, load_module, title
+from harness.contracts.own_files import component_file, is_shipped, offered
+from harness.errors import RecipeError
+from harness.files import bare_name, pin
 from harness.machine import Machine
-from harness.recipe import Benchmark, Lora, ModelRef, Optimizer, PromptSource, Recipe, Sampling
+from harness.recipe import Benchmark, Chat
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
-"""{a recipe's precision: torch's name of it}."""
+    from harness.contracts.stage_specs import PairEncoding
 
+OWN_MODULE = "harness_own_"
+"""What the name of a module that is not harness's own begins with."""
 Kind = Literal["sources", "engines", "objectives", "benchmarks", "judges"]
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 """torch's name of each precision of a recipe."""
@@ -63,6 +67,13 @@ class Preference(NamedTuple):
     prompt: list[dict[str, str]]
     chosen: str
     rejected: str
+
+
+class LeftOut(NamedTuple):
+    """What a source holds and cannot give: why, in the same words for every such row, and the row as text (untrusted)."""
+
+    reason: str
+    row: str
 
 
 class Request(NamedTuple):
@@ -134,6 +145,7 @@ class Job(NamedTuple):
     workspace: Path
     inputs: Mapping[str, Path] = {}
     encoding: PairEncoding | None = None
+    chat: Chat = Chat()
 
     @property
     def dtype(self) -> str:
@@ -150,8 +162,20 @@ class Result(NamedTuple):
 
 def load(kind: Kind, name: str) -> Any:
     """The module of component `name`."""
-    _path(kind, name)
-    return importlib.import_module(f"harness.components.{kind}.{name}")
+    path = component_file(kind, name)
+    if is_shipped(kind, path):
+        return importlib.import_module(f"harness.components.{kind}.{name}")
+    if not bare_name(name).endswith(".py"):
+        return importlib.import_module(offered(f"harness.{kind}")[bare_name(name)])
+    module = f"{OWN_MODULE}{pin(path)}"
+    return sys.modules.get(module) or load_module(path, module)
+
+
+def check_tasks(benchmarks: tuple[Benchmark, ...]) -> None:
+    """A `RecipeError` for a task that its benchmark knows to be none, as far as benchmarks can tell before anything runs."""
+    for benchmark in benchmarks:
+        if "check" in functions("benchmarks", benchmark.name):
+            load("benchmarks", benchmark.name).check(benchmark)
 
 
 def version(kind: Kind, name: str, protocol: str | None = None) -> int:
@@ -159,53 +183,36 @@ def version(kind: Kind, name: str, protocol: str | None = None) -> int:
 
     Where it states one for each protocol, a protocol it does not know is at 1: a record of one can be read, running one is refused.
     """
-    stated = _constant(_path(kind, name), "VERSION", "1")
+    stated = constant(component_file(kind, name), "VERSION", "1")
     return int(stated.get(protocol, 1) if isinstance(stated, dict) else stated)
 
 
 def branches(objective: str) -> tuple[str, ...]:
     """The responses an objective scores, read from its source without importing it."""
-    return tuple(_constant(_path("objectives", objective), "BRANCHES", '("real", "generated")'))
+    return tuple(constant(component_file("objectives", objective), "BRANCHES", '("real", "generated")'))
 
 
 def has_opponent(objective: str) -> bool:
     """Whether an objective reads the opponent's log-probabilities, read from its source without importing it."""
-    return bool(_constant(_path("objectives", objective), "OPPONENT", "True"))
+    return bool(constant(component_file("objectives", objective), "OPPONENT", "True"))
 
 
 def grade(objective: str) -> str:
     """How certain an objective's formula is, "A" to "D", read from its source without importing it."""
-    return str(_constant(_path("objectives", objective), "GRADE", '"D"'))
+    return str(constant(component_file("objectives", objective), "GRADE", '"D"'))
 
 
 def parameters(objective: str) -> tuple[str, ...]:
     """What an objective's `loss` takes beside `beta`: its keyword-only arguments, read from its source without importing it."""
     defined = functions("objectives", objective)
     if "loss" not in defined:
-        raise RecipeError(f"{objective}.py defines no `loss`; add `def loss(logps: PairLogps, beta: float) -> Tensor`")
+        raise RecipeError(f"{title(objective)}.py defines no `loss`; add `def loss(logps: PairLogps, beta: float) -> Tensor`")
     return defined["loss"]
 
 
 def functions(kind: Kind, name: str) -> dict[str, tuple[str, ...]]:
     """{function: its keyword-only arguments} of a component, read from its source without importing it."""
-    body = ast.parse(_path(kind, name).read_text()).body
-    return {node.name: tuple(argument.arg for argument in node.args.kwonlyargs) for node in body if isinstance(node, ast.FunctionDef)}
-
-
-def _constant(path: Path, constant: str, example: str) -> Any:
-    for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == constant for t in node.targets):
-            return ast.literal_eval(node.value)
-    raise RecipeError(f"{path.name} states no {constant}; add `{constant} = {example}`")
-
-
-def _path(kind: Kind, name: str) -> Path:
-    folder = Path(__file__).parent / "components" / kind
-    path = folder / f"{name}.py"
-    if not path.is_file():
-        known = [p.stem for p in folder.glob("*.py") if p.stem != "__init__"]
-        raise RecipeError(f"no {kind.removesuffix('s')} called {name!r}{suggest(name, known)}")
-    return path
+    return functions_in(component_file(kind, name))
 
 
 class Score(Strict):
@@ -227,95 +234,3 @@ class Score(Strict):
     protocol: dict[str, Any] = {}
     values: dict[str, float | None] = {}
     details: dict[str, Any] = {}
-
-
-class ModelSpec(Strict):
-    """Stage `model`: weights and tokenizer as an ordinary safetensors checkpoint in `checkpoint/`."""
-
-    model: ModelRef
-
-
-class PromptsSpec(Strict):
-    """Stage `prompts`: `prompts.jsonl`, one `Demonstration` a line, in training order."""
-
-    prompts: PromptSource
-
-
-class PreferencesSpec(Strict):
-    """Stage `preferences`: `prompts.jsonl` with the chosen responses as real, and `responses/*.jsonl` with the rejected ones."""
-
-    prompts: PromptSource
-
-
-class GenerateSpec(Strict):
-    """Stage `generate`: `responses/*.jsonl`, one response a prompt. Inputs: policy, prompts."""
-
-    engine: str
-    sampling: Sampling
-    template: str
-    dtype: str
-    seed: int
-
-
-class TrainSpec(Strict):
-    """Stage `train`: `checkpoint/` and `log.jsonl`. Inputs: policy, prompts, and responsesI for each iteration I of the pairs.
-
-    An objective with a branch `proto` has iteration 0's responses as the input `proto` as well.
-    Training ends after `num_steps` steps where given, else after `stop_after_epochs` of the `schedule_epochs` scheduled.
-    """
-
-    objective: str
-    parameters: dict[str, float]
-    grouping: str
-    beta: float
-    learning_rate: float
-    optimizer: Optimizer
-    schedule_epochs: int
-    stop_after_epochs: int
-    num_steps: int | None
-    global_batch_size: int
-    template: str
-    tokenization: str
-    max_length: int
-    max_prompt_length: int
-    accepted_checks: tuple[str, ...]
-    lora: Lora | None
-    precision: str
-    seed: int
-
-
-class PairEncoding(Strict):
-    """How text becomes token ids where pairs are trained on; lengths in tokens, `max_length` for prompt and response together."""
-
-    template: str
-    tokenization: str
-    max_length: int
-    max_prompt_length: int
-
-    @classmethod
-    def of(cls, recipe: Recipe) -> PairEncoding:
-        """That of the recipe's training."""
-        return cls(
-            template=recipe.training_template,
-            tokenization=recipe.tokenization,
-            max_length=recipe.max_length,
-            max_prompt_length=recipe.max_prompt_length,
-        )
-
-
-class EvaluateSpec(Strict):
-    """Stage `evaluate`: `scores/TASK.json` and `samples/TASK.jsonl`. Input: policy.
-
-    Benchmark `held_out` has an `encoding`, and the inputs opponent, prompts, generated (by the opponent) and, of a trained row, trained.
-    """
-
-    benchmark: Benchmark
-    engine: str
-    precision: str
-    seed: int
-    encoding: PairEncoding | None = None
-
-    @model_serializer(mode="wrap")
-    def _without_absent(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What a benchmark does not have is no part of its identity."""
-        return {name: value for name, value in serialize(self).items() if name != "encoding" or value is not None}

@@ -1,0 +1,204 @@
+"""lm-eval's `simple_evaluate` on any of its tasks, as a benchmark's score: its own numbers, whichever model answers.
+
+Multiple choice, log-likelihoods and generation are answered by `SharedPromptLM`; tasks of another output type (rolling log-likelihood)
+by lm-eval's own `hf` backend, and the score's protocol says so. `simple_evaluate` seeds, builds prompts, filters and aggregates.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from numbers import Real
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from lm_eval.api.task import Task as LmTask
+from lm_eval.evaluator import simple_evaluate
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+
+from harness.contracts import Job, Result, Score
+from harness.errors import InputError, RecipeError, first_line, suggest
+from harness.evaluation.lm_eval_model import SharedPromptLM
+from harness.evaluation.lm_eval_suite import silence, standard_error
+from harness.recipe import Chat, Task
+
+SERVED = ("multiple_choice", "loglikelihood", "generate_until")
+"""Output types that `SharedPromptLM` answers."""
+OWN_UNIT = ("perplexity", "bits_per_byte", "bleu", "chrf", "ter", "likelihood", "brier", "points", "mae", "mse")
+"""Words in the names of metrics that are no shares; all others are given in percent."""
+FIRST = "first"
+
+
+class Tasks:
+    """The models and the task index of a job, each opened when first needed."""
+
+    def __init__(self, job: Job, folder: Path | None) -> None:
+        self.job, self.folder = job, folder
+        self._models: dict[bool, Any] = {}
+        self._own = TaskManager(include_path=str(folder), include_defaults=False) if folder else None
+        self._all: TaskManager | None = None
+
+    def _index(self, task: Task) -> TaskManager:
+        """The folder's own tasks where the task is one of them: reading all of lm-eval's takes 10 s."""
+        if self._own is not None and task.name in self._own.all_subtasks:
+            return self._own
+        self._all = self._all or TaskManager(include_path=str(self.folder) if self.folder else None)
+        return self._all
+
+    def load(self, task: Task) -> dict[str, Any]:
+        """lm-eval's tasks and groups of this name. Paths to data in a folder's YAML files are relative to that folder."""
+        try:
+            with contextlib.chdir(self.folder or Path.cwd()):
+                found: dict[str, Any] = self._index(task).load([task.name])
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise InputError(
+                f"{task.name} cannot be loaded: {first_line(error)}; it may need the network once, a package, or HF_DATASETS_CACHE"
+            ) from None
+        return found
+
+    def model(self, served: bool) -> Any:
+        """The shared-prefix model, or lm-eval's own."""
+        if served not in self._models:
+            job, machine = self.job, self.job.machine
+            if served:
+                self._models[served] = SharedPromptLM(
+                    job.checkpoint, job.precision, machine.device, machine.evaluate_batch, job.seed,
+                    workspace=job.workspace / "answers", machine=machine,
+                )  # fmt: skip
+            else:
+                settings = {"dtype": job.dtype, "device": machine.device, "batch_size": machine.evaluate_batch}
+                self._models[served] = HFLM(pretrained=str(job.checkpoint), add_bos_token=False, **settings)
+            self._models[served].chat_template_args = dict(job.chat.template_args)
+            self._models[served].think_end_token = job.chat.thinking_ends
+        return self._models[served]
+
+
+def open_tasks(job: Job, folder: Path | None) -> Callable[[Task], Result]:
+    """What scores a task on the job's checkpoint; `folder` holds YAML files beside lm-eval's own."""
+    silence()
+    tasks = Tasks(job, folder)
+    return lambda task: _score(tasks, task)
+
+
+def _score(tasks: Tasks, task: Task) -> Result:
+    loaded, job = tasks.load(task), tasks.job
+    subtasks = {name: one for name, one in loaded["tasks"].items() if not task.subtasks or name in task.subtasks}
+    for name in task.subtasks:
+        if name not in loaded["tasks"]:
+            raise RecipeError(f"{task.name} has no subtask {name!r}{suggest(name, loaded['tasks'])}")
+    types = sorted({str(one.OUTPUT_TYPE) for one in subtasks.values()})
+    served = all(kind in SERVED for kind in types)
+    whole = None if task.subtasks else loaded["groups"].get(task.name)
+    found = simple_evaluate(
+        model=tasks.model(served),
+        tasks=[whole] if whole else [*subtasks.values()],
+        num_fewshot=task.shots,
+        limit=task.limit,
+        bootstrap_iters=0,
+        apply_chat_template=job.benchmark.chat_template,
+        fewshot_as_multiturn=job.benchmark.chat_template,
+        system_instruction=job.chat.system_prompt if job.benchmark.chat_template else None,
+        gen_kwargs={"max_gen_toks": job.benchmark.max_new_tokens} if job.benchmark.max_new_tokens else None,
+    )
+    assert found is not None
+    metric, chosen = metric_of(task, subtasks, found["results"])
+    samples = [(name, one) for name in subtasks for one in found["samples"][name] if one["filter"] == chosen]
+    backend = "hf, shared prefixes computed once" if served else f"hf, lm-eval's own ({', '.join(types)})"
+    score = _summary(job, task, found, metric, chosen, backend, samples, is_group=whole is not None)
+    return Result(score, [_line(name, one, metric, score) for name, one in samples])
+
+
+def metric_of(task: Task, subtasks: Mapping[str, LmTask], results: Mapping[str, Mapping[str, Any]]) -> tuple[str, str]:
+    """(metric, filter): as the recipe says, or the task's own first. Raises `RecipeError` for one that is not reported."""
+    first = next(iter(subtasks))
+    reported = [tuple(key.split(",", 1)) for key in results[first] if "," in key and "_stderr," not in key]
+    metric, _, chosen = task.metric.partition(",")
+    for name, filtered in reported:
+        if metric in (FIRST, name) and chosen in ("", filtered):
+            return name, filtered
+    raise RecipeError(f"{task.name} has no metric {task.metric!r}{suggest(task.metric, [','.join(pair) for pair in reported])}")
+
+
+def _summary(
+    job: Job, task: Task, found: Mapping[str, Any], metric: str, chosen: str, backend: str, samples: Sequence[tuple[str, Any]], *,
+    is_group: bool,
+) -> Score:  # fmt: skip
+    names = [*dict.fromkeys(name for name, _ in samples)]
+    results, scale = found["results"], scale_of(metric)
+    whole = results.get(task.name, {}) if is_group or names == [task.name] else {}
+    of_subtasks = [float(results[name][f"{metric},{chosen}"]) * scale for name in names]
+    value, error = _number(whole.get(f"{metric},{chosen}")), _number(whole.get(f"{metric}_stderr,{chosen}"))
+    values = _values(samples, metric)
+    aggregated = "lm-eval's own" if value is not None else "mean over subtasks"
+    if value is None:
+        strata = [[v for (name, _), v in zip(samples, values, strict=True) if name == one and v is not None] for one in names]
+        value, error = fmean(of_subtasks) / scale, standard_error([s for s in strata if s]) if any(strata) else None
+    configs = [found["configs"][name] for name in names]
+    generates = any(config["output_type"] == "generate_until" for config in configs)
+    return Score(
+        benchmark=job.benchmark.title,
+        task=task.name,
+        metric=f"{metric},{chosen}",
+        value=value * scale,
+        stderr=None if error is None else error * scale,
+        n=len(samples),
+        shots=found["n-shot"][names[0]],
+        limit=task.limit,
+        protocol={
+            "rules": job.benchmark.protocol,
+            "lm_eval": metadata.version("lm_eval"),
+            "task_version": {name: str(found["versions"].get(name)) for name in names},
+            "task_folder": job.benchmark.task_folder,
+            "backend": backend,
+            "dtype": job.precision,
+            "add_bos": False,
+            "chat_template": "tokenizer's" if job.benchmark.chat_template else None,
+            **({"chat": job.chat.model_dump()} if job.chat != Chat() else {}),
+            "unit": "percent" if scale != 1.0 else "lm-eval's",
+            "limit": task.limit,
+            "subtasks": len(names),
+            "aggregation": aggregated,
+            "max_new_tokens": (job.benchmark.max_new_tokens or "the task's") if generates else None,
+        },
+        values=_by_id(samples, [None if v is None else v * scale for v in values]),
+        details={"subtasks": dict(zip(names, of_subtasks, strict=True))} if len(names) > 1 else {},
+    )
+
+
+def scale_of(metric: str) -> float:
+    """What a metric's value is multiplied by: 100 for shares."""
+    return 1.0 if any(word in metric for word in OWN_UNIT) else 100.0
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, Real) and math.isfinite(value) else None
+
+
+def _values(samples: Sequence[tuple[str, Any]], metric: str) -> list[float | None]:
+    """Each question's own value, None where the metric is one of all questions together."""
+    return [_number(sample.get(metric)) for _, sample in samples]
+
+
+def _by_id(samples: Sequence[tuple[str, Any]], values: Sequence[float | None]) -> dict[str, float | None]:
+    """{subtask and lm-eval's hash of the question: value}, empty for a metric that is one of all questions together."""
+    if all(value is None for value in values):
+        return {}
+    return {f"{name}/{sample['doc_id']}-{sample['doc_hash'][:16]}": value for (name, sample), value in zip(samples, values, strict=True)}
+
+
+def _line(name: str, sample: Mapping[str, Any], metric: str, score: Score) -> dict[str, Any]:
+    identity = f"{name}/{sample['doc_id']}-{sample['doc_hash'][:16]}"
+    return {
+        "id": identity,
+        "subtask": name,
+        "question": sample["doc"],
+        "target": sample["target"],
+        "prompt": sample["arguments"][0][0],
+        "responses": sample["resps"],
+        "filtered": sample["filtered_resps"],
+        metric: score.values.get(identity),
+    }
