@@ -27,13 +27,12 @@ from harness.config import flatten
 from harness.files import write_atomic
 from harness.recipe import Recipe
 from harness.report import plots
-from harness.report.blocks import all_blocks
+from harness.report.blocks import all_blocks, released_blocks
 from harness.report.effects import WORDS, main_effect, size_text, study_sentence
 from harness.report.evidence import Audit, Check, Evidence, gather
 from harness.report.formatting import Block, heading, questions_text, stacked, value_text, words_of
 from harness.report.head_to_head import Changed, compare, side_of
 from harness.report.html_pages import render
-from harness.report.released import released_blocks
 from harness.rows import iteration_of
 from harness.runs.provenance import describe
 from harness.runs.sweeps import is_sweep, read_sweep
