@@ -20,6 +20,8 @@ from harness.rows import contests
 MEAN = "mean over tasks"
 FREE = ("name", "summary", "because", "seed", "shuffle_seed", "claims")
 """Parts of a field's path that may differ between the runs."""
+FIELDS_SHOWN = 5
+"""Fields that an error names."""
 Pairs = Sequence[tuple[str, str]]
 """(row, against) of each comparison."""
 Says = Callable[[Delta | None], str]
@@ -114,8 +116,10 @@ def _check_pair(first: Recipe, other: Recipe) -> None:
         if ours.get(field) != theirs.get(field) and not any(part in FREE for part in field.split("."))
     ]
     if fields:
+        more = f" and {len(fields) - FIELDS_SHOWN} more fields" if len(fields) > FIELDS_SHOWN else ""
         raise InputError(
-            f"{other.name} and {first.name} differ in {', '.join(fields)}; only runs that differ in their seeds can be averaged"
+            f"{other.name} and {first.name} differ in {', '.join(fields[:FIELDS_SHOWN])}{more}; only runs that differ in their seeds can "
+            "be averaged: see `harness compare` for two rows"
         )
 
 

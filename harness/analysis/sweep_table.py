@@ -18,14 +18,15 @@ from harness.analysis.differences import REFERENCE
 from harness.analysis.scores import RunScores, TaskColumn, load_scores
 from harness.analysis.seed_table import check_same, seed_table
 from harness.analysis.table_schema import SeedTable
+from harness.artifact import read_recipe
 from harness.config import flatten
 from harness.contracts import Score
-from harness.errors import InputError
-from harness.files import digest, read_model
+from harness.errors import HarnessError, InputError, suggest
+from harness.files import digest
 from harness.plan import plan
 from harness.recipe import Recipe
 from harness.rows import contests, rows
-from harness.runs.sweeps import SWEEP_FILE, SweepRecord
+from harness.runs.sweeps import read_sweep
 
 
 def compare_variants(folder: Path) -> SeedTable:
@@ -33,7 +34,7 @@ def compare_variants(folder: Path) -> SeedTable:
 
     Raises InputError where runs of a variant differ in more than their seeds, or variants in their benchmarks.
     """
-    record = read_model(SweepRecord, folder / SWEEP_FILE)
+    record = read_sweep(folder)
     variants = {variant: [load_scores(folder / name) for name in names] for variant, names in record.runs.items()}
     for runs in variants.values():
         check_same(runs)
@@ -46,6 +47,24 @@ def compare_variants(folder: Path) -> SeedTable:
     notes = [f"{variant}: {note}" for variant, runs in variants.items() for note in formula_notes(runs[0].recipe)]
     seeds = {f"seed {number}": run for number, run in enumerate(merged)}
     return seed_table(record.name, record.summary, seeds, pairs, notes, tuple(_sizes(variants, names)))
+
+
+def find_row(folder: Path, name: str | None) -> list[tuple[Path, str]]:
+    """[(run, its own row)], one a seed, of the row called `name` in the table of the sweep at `folder`; without a name of its last row.
+
+    Raises HarnessError with a suggestion for an unknown row.
+    """
+    record = read_sweep(folder)
+    recipes = {variant: read_recipe(folder / names[0]) for variant, names in record.runs.items()}
+    first, *others = recipes
+    places = {row: (first, row) for row in rows(recipes[first])}
+    for variant in others:
+        places |= {shown: (variant, row) for row, shown in _names(variant, recipes[first], recipes[variant])}
+    name = name or rows(recipes[first])[-1]
+    if name not in places:
+        raise HarnessError(f"{record.name} has no row {name!r}{suggest(name, places)}")
+    variant, row = places[name]
+    return [(folder / run, row) for run in record.runs[variant]]
 
 
 def _check_benchmarks(variants: Mapping[str, Sequence[RunScores]]) -> None:

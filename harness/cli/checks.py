@@ -1,4 +1,4 @@
-"""The commands that look at what somebody else made: published checkpoints, judgments, this machine."""
+"""The commands that look at what somebody else made: published checkpoints, judgments, runs and bundles, this machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from harness import recipe as recipes
 from harness.analysis.anchors import anchor_notes, compare_figures, conclusions_of, figure_rows, require_anchors
 from harness.analysis.forensics import response_sets, training_state
-from harness.artifact import RunDir
+from harness.artifact import RunDir, read_recipe
 from harness.cli import listings
 from harness.cli.doctor import examine, listing, ready_machine
 from harness.cli.preflight import Context, context_for
@@ -27,6 +27,7 @@ from harness.cli.printing import (
     RecipeArg,
     RunArg,
     announce,
+    err,
     load_to_plan,
     out,
     plan_tables,
@@ -35,13 +36,19 @@ from harness.cli.printing import (
     show_json,
     table,
 )
-from harness.errors import MachineError
+from harness.errors import InputError, MachineError
 from harness.evaluation import mt_bench_ratings
+from harness.report.bundle import verify_bundle, verify_run
 from harness.report.tables import write_tables
 from harness.runs import runner
 from harness.runs.needs import hardware
+from harness.runs.sweeps import is_sweep
 
 app = typer.Typer()
+
+RunOrBundleArg = Annotated[
+    Path, typer.Argument(metavar="RUN|BUNDLE", help="A run's or a sweep's directory, or what `harness bundle` wrote.")
+]
 
 
 @app.command(rich_help_panel=COMPARE)
@@ -142,3 +149,22 @@ def doctor(
     errors = [finding.check for finding in findings if finding.state == "error"]
     if errors:
         raise MachineError(f"{plural(len(errors), 'problem')} to fix: {', '.join(errors)}")
+
+
+@app.command(rich_help_panel=CHECK)
+def verify(run: RunOrBundleArg, format: FormatOption = "text") -> None:
+    """Compute again what can be: hashes, identities and tables of a run, a sweep or a bundle, against its records."""
+    if run.is_file():
+        damage, absent, checked = verify_bundle(run)
+    else:
+        if not is_sweep(run):
+            read_recipe(run)
+        damage, absent, checked = verify_run(run)
+    if format == "json":
+        show_json({"damage": [item._asdict() for item in damage], "absent": absent, "checked": checked})
+    else:
+        for item in damage:
+            err.print(f"{item.path}: {item.reason}", markup=False)
+        out.print(f"{checked} files match their records, {len(absent)} are not here (weights, responses and samples are not committed)")
+    if damage:
+        raise InputError(f"{plural(len(damage), 'file')} in {run} {'is' if len(damage) == 1 else 'are'} not what the records say")

@@ -12,14 +12,21 @@ from rich.markup import escape
 
 from harness.analysis.comparability import AVERAGE
 from harness.analysis.scores import RunScores, TaskColumn, load_scores
+from harness.analysis.sweep_table import find_row
 from harness.artifact import Accepted, Launch, RunDir
 from harness.config import Strict, flatten
 from harness.errors import HarnessError, InputError, suggest
+from harness.evaluation.statistics import spread
 from harness.report.formatting import one_line
 from harness.runs.provenance import describe
+from harness.runs.sweeps import read_sweep
 
 SHORT = 12
 """Characters of a hash shown to people; JSON holds all."""
+MAX_STAGES = 7
+"""Trainings that the short form names."""
+MAIN_SETTINGS = ("objective", "beta", "learning_rate", "global_batch_size", "num_steps", "stop_after_epochs", "seed")
+"""A training's values that the short form names."""
 
 
 class LaunchFacts(Strict):
@@ -96,15 +103,73 @@ def explain(run: Path, row: str, task: str) -> Explanation:
     )
 
 
-def print_explanation(explanation: Explanation, console: Console) -> None:
-    """Print the explanation, one stage under the other."""
-    for line in to_text(explanation).splitlines():
+class SweepExplanation(Strict):
+    """A cell of a sweep's table: mean and standard deviation over its runs, None where one is unscored, and each run's own cell."""
+
+    sweep: str
+    row: str
+    task: str
+    mean: float | None
+    sd: float | None
+    runs: tuple[Explanation, ...]
+
+
+def explain_sweep(folder: Path, row: str, task: str) -> SweepExplanation:
+    """What made the cell at `row` and `task` of a sweep's table. Raises as `explain`."""
+    runs = tuple(explain(run, own, task) for run, own in find_row(folder, row))
+    values = [run.value for run in runs if run.value is not None]
+    mean, sd = spread(values) if len(values) == len(runs) else (None, None)
+    return SweepExplanation(sweep=read_sweep(folder).name, row=row, task=task, mean=mean, sd=sd, runs=runs)
+
+
+def print_explanation(found: Explanation | SweepExplanation, console: Console, *, full: bool) -> None:
+    """Print the explanation: what a reader asks first, or with `full` everything."""
+    for line in to_text(found, full=full).splitlines():
         console.print(escape(line), highlight=False, soft_wrap=True, style=None if line.startswith(" ") else "bold")
 
 
-def to_text(explanation: Explanation) -> str:
+def to_text(found: Explanation | SweepExplanation, *, full: bool) -> str:
     """The explanation as plain lines."""
-    return "\n".join(_lines(explanation)) + "\n"
+    if isinstance(found, SweepExplanation):
+        lines = [*_sweep_lines(found), *(line for run in found.runs if full for line in _lines(run))]
+    else:
+        lines = list(_lines(found) if full else _short_lines(found))
+    return "\n".join(lines) + "\n"
+
+
+def _sweep_lines(found: SweepExplanation) -> Iterator[str]:
+    value = "unscored" if found.mean is None else f"{found.mean:.4g}" + ("" if found.sd is None else f" ± {found.sd:.3g}")
+    yield f"{found.sweep} / {found.row} / {found.task}: {value} (mean ± standard deviation over {len(found.runs)} runs)"
+    for run in found.runs:
+        yield f"  {run.recipe}  {_value_text(run)}  {run.score_path}"
+    yield f"one run's lineage: harness explain DIRECTORY/{found.runs[0].recipe} {found.runs[0].row} {found.task}; all of them: --full"
+
+
+def _short_lines(found: Explanation) -> Iterator[str]:
+    """At most 15 lines: the cell, its file and rules, who was trained on what by which stage, and one launch."""
+    first = found.stages[0]
+    yield from _cell_lines(found)
+    trained = [stage for stage in found.stages if stage.kind == "train"]
+    for stage in trained[:MAX_STAGES]:
+        yield f"  made by   {one_line(f'{stage.path} on {_from(stage)}: {_settings(stage)}')}"
+    if len(trained) > MAX_STAGES:
+        yield f"            and {len(trained) - MAX_STAGES} trainings before that"
+    for launch in first.launches[-1:]:
+        text = describe(launch.model_dump())
+        yield f"  launch    commit {text.commit}: {one_line(text.command)}"
+        yield f"            python {text.python}; {text.packages}"
+    accepted = [stage.path for stage in found.stages if stage.accepted]
+    if accepted:
+        yield f"  accepted  by hand, see --full: {', '.join(accepted)}"
+    yield f"{len(found.stages)} stages stand behind it; --full shows each with its identity, values, inputs and launches"
+
+
+def _from(stage: StageFacts) -> str:
+    return " and ".join(dict.fromkeys(stage.inputs.values())) or "nothing"
+
+
+def _settings(stage: StageFacts) -> str:
+    return ", ".join(f"{field} {stage.spec[field]}" for field in MAIN_SETTINGS if stage.spec.get(field) is not None)
 
 
 def _column(scores: RunScores, row: str, task: str) -> TaskColumn:
@@ -153,14 +218,21 @@ def _launches(launch: Launch) -> Iterator[LaunchFacts]:
         yield LaunchFacts(versions=one.get("versions", {}), **{name: one.get(name) for name in ("commit", "dirty", "command", "python")})
 
 
+def _value_text(found: Explanation) -> str:
+    value = "unscored" if found.value is None else f"{found.value:.4g}"
+    error = "" if found.stderr is None else f" ± {found.stderr:.3g}"
+    unscored = f", {found.n_unscored} unscored" if found.n_unscored else ""
+    return f"{value}{error} ({found.metric}, n {found.n}{unscored})"
+
+
+def _cell_lines(found: Explanation) -> Iterator[str]:
+    yield f"{found.recipe} / {found.row} / {found.task}: {_value_text(found)}"
+    yield f"  file      {found.score_path}"
+    yield f"  sha256    {found.sha256}"
+
+
 def _lines(explanation: Explanation) -> Iterator[str]:
-    value = "unscored" if explanation.value is None else f"{explanation.value:.4g}"
-    error = "" if explanation.stderr is None else f" ± {explanation.stderr:.3g}"
-    unscored = f", {explanation.n_unscored} unscored" if explanation.n_unscored else ""
-    cell = f"{explanation.recipe} / {explanation.row} / {explanation.task}"
-    yield f"{cell}: {value}{error} ({explanation.metric}, n {explanation.n}{unscored})"
-    yield f"  file      {explanation.score_path}"
-    yield f"  sha256    {explanation.sha256}"
+    yield from _cell_lines(explanation)
     for field, found in flatten(explanation.protocol).items():
         yield f"  protocol  {one_line(f'{field} = {found}')}"
     for stage in explanation.stages:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fnmatch
 import io
 import sys
 import traceback
@@ -13,12 +14,12 @@ import typer
 
 from harness import recipe as recipes
 from harness.analysis.deviations import deviation_list
-from harness.artifact import RunDir, read_recipe
+from harness.artifact import RunDir
 from harness.cli import checks, listings, pairs, publish
 from harness.cli import fetch as fetching
 from harness.cli.doctor import ready_machine
 from harness.cli.explain import explain as explain_cell
-from harness.cli.explain import print_explanation
+from harness.cli.explain import explain_sweep, print_explanation
 from harness.cli.printing import (
     CHECK,
     COMPARE,
@@ -36,6 +37,7 @@ from harness.cli.printing import (
     out,
     plan_tables,
     plural,
+    print_diff,
     say,
     show,
     show_json,
@@ -43,19 +45,17 @@ from harness.cli.printing import (
     without,
 )
 from harness.cli.watch import watch as watch_stages
-from harness.errors import USER_ERROR_EXIT, HarnessError, InputError, MachineError, StageError
+from harness.errors import USER_ERROR_EXIT, HarnessError, MachineError, StageError
 from harness.files import is_disk_full
-from harness.report.bundle import verify_bundle, verify_run
 from harness.report.formatting import visible
-from harness.report.tables import print_tables, read_table, render, write_table, write_tables
+from harness.report.tables import print_tables, read_table, render, write_all_tables, write_tables
 from harness.runs import provenance, runner, slurm
+from harness.runs.sweeps import is_sweep
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(pairs.app)
 app.add_typer(checks.app)
 app.add_typer(publish.app)
-
-RunOrBundleArg = Annotated[Path, typer.Argument(metavar="RUN|BUNDLE", help="A run's directory, or what `harness bundle` wrote.")]
 
 DISK_FULL = "disk full; nothing finished is lost: free space and run the same command again"
 UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
@@ -119,7 +119,10 @@ def reproduce(
     ran = runner.reproduce(loaded, run, ready_machine(loaded, machine, run.path, only), only, announce)
     if only is None:
         write_tables(run.path)
-    print_tables(read_table([run.path]), out)
+        print_tables(read_table([run.path]), out)
+    else:
+        states = listings.status_list(loaded, run)
+        out.print(table(f"{loaded.name}: stages matching {only}", [row for row in states if fnmatch.fnmatch(row["path"], only)]))
     announce(f"{plural(ran, 'stage')} ran; everything is in {run.path}")
 
 
@@ -151,19 +154,21 @@ def fetch(recipe: RecipeArg, dry_run: DryRunOption = False, format: FormatOption
 
 @app.command(rich_help_panel=LOOK)
 def status(
-    recipe: RecipeArg,
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE|SWEEP", help="A recipe's name or file, a sweep's name, or a directory.")],
     out_dir: OutOption = None,
     format: FormatOption = "text",
     watch: Annotated[bool, typer.Option("--watch", help="Keep showing it, with each stage's progress, until all is done.")] = False,
 ) -> None:
-    """Show what is done, partial, missing or stale."""
-    loaded = recipes.load(recipe)
-    run = RunDir(out_dir or Path("results") / loaded.name)
+    """Show what is done, running, partial, missing or stale; of a sweep, how many stages of each run are."""
+    planned = listings.planned_runs(recipe, out_dir)
+    loaded, run = planned[0]
     if watch:
-        watch_stages(loaded, run, out)
-    else:
+        watch_stages(planned, out)
+    elif len(planned) == 1:
         rows = listings.status_list(loaded, run)
         show(f"{loaded.name}: stages", rows, format, () if any(row["job"] for row in rows) else ("job",))
+    else:
+        show("runs", listings.run_status_list(planned), format)
 
 
 @app.command(rich_help_panel=RUN)
@@ -187,18 +192,24 @@ def recipes_(format: FormatOption = "text") -> None:
 def diff(left: RecipeArg, right: RecipeArg, format: FormatOption = "text") -> None:
     """Show the fields in which two recipes differ, with their reasons."""
     a, b = recipes.load(left), recipes.load(right)
-    show(f"{a.name} (left) and {b.name} (right)", listings.diff_list(a, b), format)
+    found = listings.diff_list(a, b)
+    if format == "json":
+        show_json(found)
+    else:
+        print_diff(a.name, b.name, found)
 
 
 @app.command(rich_help_panel=LOOK)
 def tables(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="A run's or a sweep's directory, or runs to combine (seeds).")],
-    format: Annotated[Literal["text", "json", "markdown", "latex", "csv"], typer.Option("--format", help="How to print.")] = "text",
-    write: Annotated[bool, typer.Option("--write", help="Renew the files in RUN/tables of every run instead.")] = False,
+    format: Annotated[
+        Literal["text", "json", "markdown", "latex", "paper", "csv"], typer.Option("--format", help="How to print; paper: one LaTeX table.")
+    ] = "text",
+    write: Annotated[bool, typer.Option("--write", help="Renew the files in RUN/tables instead, of a sweep those of every run.")] = False,
 ) -> None:
     """Rebuild the tables from the committed records alone."""
     if write:
-        for path in (path for run in runs for path in write_table(run, read_table([run]))):
+        for path in (path for run in runs for path in write_all_tables(run)):
             say(str(path))
         return
     table = read_table(runs)
@@ -213,32 +224,15 @@ def explain(
     run: RunArg,
     row: Annotated[str, typer.Argument(metavar="ROW", help="A row of the tables, such as iter1.")],
     task: Annotated[str, typer.Argument(metavar="TASK", help="A column of the tables, such as arc_challenge.")],
+    full: Annotated[bool, typer.Option("--full", help="Show every stage with its identity, values, inputs and launches.")] = False,
     format: FormatOption = "text",
 ) -> None:
-    """Trace a table's cell to its artifact, inputs, recipe values, commit and command."""
-    found = explain_cell(run, row, task)
+    """Trace a table's cell to its artifact, inputs, recipe values, commit and command; of a sweep, to the cell of each seed."""
+    found = explain_sweep(run, row, task) if is_sweep(run) else explain_cell(run, row, task)
     if format == "json":
         show_json(found.model_dump(mode="json"))
     else:
-        print_explanation(found, out)
-
-
-@app.command(rich_help_panel=CHECK)
-def verify(run: RunOrBundleArg, format: FormatOption = "text") -> None:
-    """Compute again what can be: hashes, identities and tables of a run, or of a bundle, against its records."""
-    if run.is_file():
-        damage, absent, checked = verify_bundle(run)
-    else:
-        read_recipe(run)
-        damage, absent, checked = verify_run(run)
-    if format == "json":
-        show_json({"damage": [item._asdict() for item in damage], "absent": absent, "checked": checked})
-    else:
-        for item in damage:
-            err.print(f"{item.path}: {item.reason}", markup=False)
-        out.print(f"{checked} files match their records, {len(absent)} are not here (weights, responses and samples are not committed)")
-    if damage:
-        raise InputError(f"{plural(len(damage), 'file')} in {run} {'is' if len(damage) == 1 else 'are'} not what the records say")
+        print_explanation(found, out, full=full)
 
 
 @app.command(rich_help_panel=CHECK)

@@ -53,11 +53,16 @@ def plan_tables(found: Mapping[str, Any]) -> Group:
     lineage = [{"stage": row["path"], "state": row["state"], "made from": lineage_of(row["inputs"])} for row in stages]
     sums = [*stages, {"path": "total", **found["totals"]}]
     costs = [{"stage": row["path"], **{title: quantity(row[name]) for name, title in COSTS.items()}} for row in sums]
+    measured = any(row["measured_hours"] for row in stages)
+    for row, cost in zip(stages, costs, strict=False):
+        cost["hours"] = f"{quantity(row['measured_hours'])}*" if row["measured_hours"] else cost["hours"]
     shown = [name for name in ("stage", *COSTS.values()) if any(row[name] for row in costs)]
     return Group(
         table(f"{found['recipe']}: stages", lineage),
         "",
         right_aligned(table(f"{found['recipe']} on {found['machine']}: estimates", [{n: row[n] for n in shown} for row in costs])),
+        *([Text("* measured, of a finished stage; the total adds up the estimates")] if measured else []),
+        *(Text(line) for line in found["assumptions"]),
         *(Text(f"warning: {line}") for line in found["warnings"]),
         "",
     )
@@ -159,6 +164,19 @@ def show(title: str, rows: Listing, format: Format, only_in_json: Sequence[str] 
         show_json(rows)
     else:
         out.print(table(title, without(rows, only_in_json)))
+
+
+def print_diff(left: str, right: str, rows: Listing) -> None:
+    """Each field on a line of its own, both values below it, each with its reason where the two give other ones."""
+    out.print(f"{left} (left) and {right} (right): {plural(len(rows), 'field')} differ", style="bold", markup=False)
+    for row in rows:
+        out.print(row["field"], markup=False, highlight=False)
+        sides = Table.grid(padding=(0, 1, 0, 2))
+        for side, other in (("left", "right"), ("right", "left")):
+            reason = row[f"{side}_reason"]
+            told = f", because {reason}" if reason and reason != row[f"{other}_reason"] else ""
+            sides.add_row(side, escape(f"{'not there' if row[side] is None else _text(row[side])}{told}"))
+        out.print(sides)
 
 
 def show_json(value: Any) -> None:

@@ -36,7 +36,7 @@ def compare(
     samples: Annotated[int, typer.Option("--samples", min=0, help="Changed questions shown a task, in each direction.")] = 2,
     format: FormatOption = "text",
 ) -> None:
-    """Compare two rows question by question: paired statistics, what changed sides, answers side by side."""
+    """Show what the second row adds to the first, question by question: paired statistics, what changed sides, both answers."""
     from harness.report import head_to_head
 
     found = head_to_head.compare(head_to_head.parse_side(left), head_to_head.parse_side(right), samples)

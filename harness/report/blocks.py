@@ -1,24 +1,37 @@
-"""ResultTable and SeedTable -> blocks: titled grids of plain text with the lines that must be read with them, cut to a width.
+"""ResultTable and SeedTable -> blocks: titled grids of plain text with the lines that must be read with them.
 
 Every format that people read (terminal, Markdown, LaTeX, the report) shows these blocks and escapes their text itself.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from pathlib import Path
 
 from harness.analysis.differences import ABSENT, DECIMALS, RULE, delta_text
+from harness.analysis.forensics import response_sets, training_state
 from harness.analysis.published import GAINS
 from harness.analysis.table_schema import Cell, Column, Part, PublishedTable, ResultTable, SeedTable
-from harness.report.formatting import arrow_note, comparable_text, heading, lacking_text, outcome_text, questions_text, value_text
+from harness.artifact import RunDir
+from harness.recipe import Recipe
+from harness.report.effects import size_block
+from harness.report.formatting import (
+    Block,
+    arrow_note,
+    comparable_text,
+    heading,
+    lacking_text,
+    outcome_text,
+    questions_text,
+    value_text,
+)
+from harness.rows import rows
 
 
 def blocks(table: ResultTable) -> list[Block]:
-    """The paper's claims, scores, what each column is, differences, each iteration's step, the last iteration, the published numbers."""
-    found = [_claims(table), _scores(table), _tasks(table), _deltas(table), _steps(table), _comparisons(table), *_mt_bench(table)]
-    return [*found, *(_published(table, one) for one in table.published), *_beside(table)]
+    """The effect's size, the paper's claims, scores, tasks, differences, each iteration's step, the last one, the published numbers."""
+    found = [size_block(table), _claims(table), _scores(table), _tasks(table), _deltas(table), _steps(table), _comparisons(table)]
+    return [*found, *_mt_bench(table), *(_published(table, one) for one in table.published), *_beside(table)]
 
 
 def all_blocks(table: ResultTable | SeedTable) -> list[Block]:
@@ -57,7 +70,7 @@ def seed_blocks(table: SeedTable) -> list[Block]:
             f"{RULE}.",
         ),
     )
-    return [_claims(table), spread, last]
+    return [size_block(table), _claims(table), spread, last]
 
 
 def _claims(table: ResultTable | SeedTable) -> Block:
@@ -222,76 +235,49 @@ def _header(table: ResultTable) -> tuple[str, ...]:
     return ("", *(heading(column) for column in table.columns))
 
 
-WIDE = 7
-"""Above this many columns a narrow page shows a block turned on its side."""
+RELEASED_DIR = "released"
+"""Where the user puts what others released for a row: RUN/released/ROW/trainer_state.json, RUN/released/iterT/responses.*."""
 
 
-class Block(NamedTuple):
-    """A grid of text, its first column naming the rows, and what must be read with it. Numbers go right, prose goes left."""
+def released_blocks(run: RunDir, recipe: Recipe) -> Iterator[Block]:
+    """A block for each released artifact that lies in the run; none where there is none."""
+    for row in rows(recipe):
+        folder = run.path / RELEASED_DIR / row
+        if (folder / "trainer_state.json").exists():
+            yield training_block(row, training_state.compare(run, row, folder / "trainer_state.json"))
+    for t in range(len(recipe.iterations)):
+        for path in sorted((run.path / RELEASED_DIR / f"iter{t}").glob("responses.*")):
+            yield responses_block(f"iter{t}", path, response_sets.compare([run], t, str(path), "train"))
 
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    lines: tuple[str, ...] = ()
-    is_prose: bool = False
 
-
-def fit(block: Block, width: int, gap: int = 2) -> list[Block]:
-    """`block` as grids of at most `width` characters with `gap` between columns; each repeats the first column.
-
-    Tasks go down where there are many. Intervals move under their difference where a line is too long for two of them.
-    """
-    shown = _turned(block) if len(block.header) > WIDE else block
-    if not shown.rows or _width(shown, gap) <= width:
-        return [shown]
-    broken = shown._replace(rows=tuple(tuple(_broken(text) for text in row) for row in shown.rows))
-    parts = _parts(broken, width, gap)
-    columns = [[0, *part] for part in parts]
-    grids = [
-        Block(
-            title=block.title if not k else f"{block.title} (continued)",
-            header=_pick(shown.header, part),
-            rows=tuple(_pick(row, part) for row in broken.rows),
-            is_prose=block.is_prose,
+def training_block(row: str, found: training_state.Comparison) -> Block:
+    """Where the released training parts from ours."""
+    grid = tuple(
+        (
+            curve.quantity,
+            str(curve.num_points),
+            "nowhere" if curve.parts_at is None else str(curve.parts_at),
+            f"{curve.ours:.4g}",
+            f"{curve.theirs:.4g}",
+            f"{curve.difference:+.3g}" + ("" if curve.low is None else f" [{curve.low:+.3g}, {curve.high:+.3g}]"),
         )
-        for k, part in enumerate(columns)
-    ]
-    return [*grids[:-1], grids[-1]._replace(lines=block.lines)]
+        for curve in found.curves
+    )
+    header = ("", "logged steps", "parts at step", "ours", "theirs", "ours - theirs")
+    told = (f"{line[0].upper()}{line[1:]}." for line in found.conclusions)
+    lines = (*told, "Means from the parting on; 95 % t interval over logged steps.")
+    return Block(f"Published training: {row}", header, grid, lines)
 
 
-def _parts(block: Block, width: int, gap: int) -> list[list[int]]:
-    """The columns after the first, packed in order into lines of `width`."""
-    sizes = _sizes(block)
-    parts: list[list[int]] = []
-    used = width
-    for column in range(1, len(block.header)):
-        if used + gap + sizes[column] > width or not parts:
-            parts.append([])
-            used = sizes[0]
-        parts[-1].append(column)
-        used += gap + sizes[column]
-    return parts
-
-
-def _width(block: Block, gap: int) -> int:
-    sizes = _sizes(block)
-    return sum(sizes) + gap * (len(sizes) - 1)
-
-
-def _sizes(block: Block) -> list[int]:
-    return [max(len(line) for text in column for line in text.split("\n")) for column in zip(block.header, *block.rows, strict=True)]
-
-
-def _broken(text: str) -> str:
-    """A difference on lines of its own: number, interval, what it says."""
-    return re.sub(r" (?=\[)|(?<=\]):? ", "\n", text)
-
-
-def _pick(row: Sequence[str], columns: Sequence[int]) -> tuple[str, ...]:
-    return tuple(row[column] for column in columns)
-
-
-def _turned(block: Block) -> Block:
-    grid = (block.header, *block.rows)
-    turned = tuple(zip(*grid, strict=True))
-    return block._replace(header=turned[0], rows=turned[1:])
+def responses_block(row: str, path: Path, found: list[response_sets.Comparison]) -> Block:
+    """How far our responses and the released ones run together."""
+    header = ("", "prompts", "identical", "common prefix", "of the shorter", "our length", "their length")
+    grid = tuple(
+        (
+            one.run, str(one.matched), str(one.identical), f"{one.common_prefix:g}", f"{one.common_share:.0%}",
+            f"{one.our_length:.0f}", f"{one.their_length:.0f}",
+        )
+        for one in found
+    )  # fmt: skip
+    lines = (*(f"{one.run}: {one.verdict}." for one in found), "Prefixes are medians, lengths means, in characters.")
+    return Block(f"Published responses: {row}, {path.name}", header, grid, lines)

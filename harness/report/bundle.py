@@ -1,8 +1,8 @@
-"""A run as one archive that a reviewer checks offline: records, scores, samples, logs, tables, report, environment; no weights.
+"""A run or a sweep as one archive that a reviewer checks offline: records, scores, samples, logs, tables, report, environment; no weights.
 
     NAME/MANIFEST.json     {file: size and sha256} of everything else in the archive
     NAME/environment.txt   the packages the stages ran with, as recorded at their launches
-    NAME/...               the run's files
+    NAME/...               the run's files; of a sweep sweep.json, its tables, and the files of every run in NAME/RUN/
 
 Equal runs give equal bytes: files are sorted and carry no time and no owner.
 """
@@ -15,18 +15,18 @@ import shutil
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from harness.analysis.run_table import collect
 from harness.artifact import DONE_FILE, RECIPE_FILE, STAGE_FILE, RunDir, read_recipe
 from harness.config import InnerPath, Strict
 from harness.contracts.own_files import FILES_DIR
 from harness.errors import HarnessError, InputError, MachineError
 from harness.files import Output, dump, hash_file, naming_full_disk
-from harness.report.tables import FILES, TABLES_DIR, render, write_tables
+from harness.report.tables import FILES, TABLES_DIR, read_table, render, write_all_tables
+from harness.runs.sweeps import SWEEP_FILE, is_sweep, read_sweep
 from harness.runs.verification import Damage, Verified, verify
 
 MANIFEST, ENVIRONMENT, REPORT = "MANIFEST.json", "environment.txt", "report.html"
@@ -44,64 +44,83 @@ class Manifest(Strict):
     files: dict[InnerPath, Output]
 
 
-def write_bundle(run: Path, target: Path | None = None) -> Path:
-    """Write the archive (default: RECIPE.tar.gz beside the run) with fresh tables; return its path. Raises InputError for a damaged run."""
-    recipe = read_recipe(run)
-    damage = verify(RunDir(run))[0]
-    if damage:
-        raise InputError(f"{run}: {damage[0].path} {damage[0].reason}; only a run that `harness verify` accepts is bundled")
-    write_tables(run)
-    paths = {str(path.relative_to(run)): path for path in _files(run)}
-    outside = [name for name, path in paths.items() if path.is_symlink() or not path.resolve().is_relative_to(run.resolve())]
+def write_bundle(folder: Path, target: Path | None = None) -> Path:
+    """Write the archive (default: NAME.tar.gz beside the run or sweep) with fresh tables; return its path.
+
+    Raises InputError where a run is damaged.
+    """
+    name = read_sweep(folder).name if is_sweep(folder) else read_recipe(folder).name
+    for run in _runs(folder):
+        for damage in verify(RunDir(run))[0]:
+            raise InputError(f"{run}: {damage.path} {damage.reason}; only a run that `harness verify` accepts is bundled")
+    write_all_tables(folder)
+    paths = {str(path.relative_to(folder)): path for path in _files(folder)}
+    outside = [name for name, path in paths.items() if path.is_symlink() or not path.resolve().is_relative_to(folder.resolve())]
     if outside:
-        raise InputError(f"{run}: {outside[0]} is a link; a bundle takes the run's own files only: put the file itself there")
-    environment = _environment(RunDir(run)).encode()
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / ENVIRONMENT).write_bytes(environment)
-        paths[ENVIRONMENT] = Path(folder) / ENVIRONMENT
+        raise InputError(f"{folder}: {outside[0]} is a link; a bundle takes the run's own files only: put the file itself there")
+    environment = _environment(_runs(folder)).encode()
+    with tempfile.TemporaryDirectory() as beside:
+        (Path(beside) / ENVIRONMENT).write_bytes(environment)
+        paths[ENVIRONMENT] = Path(beside) / ENVIRONMENT
         manifest = Manifest(files={name: hash_file(paths[name]) for name in sorted(paths)})
-        (Path(folder) / MANIFEST).write_bytes(dump(manifest))
-        paths[MANIFEST] = Path(folder) / MANIFEST
-        target = target or run.resolve().parent / f"{recipe.name}.tar.gz"
-        _archive(target, recipe.name, paths)
+        (Path(beside) / MANIFEST).write_bytes(dump(manifest))
+        paths[MANIFEST] = Path(beside) / MANIFEST
+        target = target or folder.resolve().parent / f"{name}.tar.gz"
+        _archive(target, name, paths)
     return target
 
 
-def verify_run(run: Path) -> Verified:
-    """As `runs.verification.verify`; where nothing is wrong, also whether the run's tables, if it has any, follow from its records."""
-    found = verify(RunDir(run))
-    if found.damage or not (run / TABLES_DIR).exists():
-        return found
-    return found._replace(damage=[*_tables_damage(run)])
+def verify_run(folder: Path) -> Verified:
+    """As `runs.verification.verify`, for every run of a sweep too; where nothing is wrong, also whether the tables follow from the records.
+
+    Tables that are not there are not missed.
+    """
+    parts = {run: verify(RunDir(run)) for run in _runs(folder)}
+    damage, absent = list[Damage](), list[str]()
+    for run, found in parts.items():
+        place = "" if run == folder else f"{run.name}/"
+        damage += [Damage(f"{place}{item.path}", item.reason) for item in found.damage]
+        absent += [f"{place}{name}" for name in found.absent]
+    for whole in dict.fromkeys((folder, *parts)) if not damage else ():
+        if (whole / TABLES_DIR).exists():
+            damage += _tables_damage(whole, "" if whole == folder else f"{whole.name}/")
+    return Verified(damage, absent, sum(found.checked for found in parts.values()))
 
 
 def verify_bundle(path: Path) -> Verified:
-    """As `verify_run`, for an archive: its manifest, the run in it, and its tables, which it must have."""
-    with tempfile.TemporaryDirectory() as folder:
-        run = _unpack(path, Path(folder))
-        found = verify(RunDir(run))
-        damage = [*_against_manifest(run), *found.damage]
-        return found._replace(damage=damage or [*_tables_damage(run)])
+    """As `verify_run`, for an archive: its manifest, what is in it, and its tables, which it must have."""
+    with tempfile.TemporaryDirectory() as beside:
+        folder = _unpack(path, Path(beside))
+        found = verify_run(folder)
+        damage = [*_against_manifest(folder), *found.damage]
+        return found._replace(damage=damage or [*_tables_damage(folder)])
 
 
-def _files(run: Path) -> Iterator[Path]:
-    yield run / RECIPE_FILE
-    yield from sorted(path for path in (run / FILES_DIR).rglob("*") if path.is_file())
-    yield from (run / TABLES_DIR / name for name in FILES.values())
-    if (run / REPORT).exists():
-        yield run / REPORT
-    for stage in RunDir(run).stages():
-        for pattern in STAGE_FILES:
-            yield from sorted((run / stage).glob(pattern))
+def _runs(folder: Path) -> list[Path]:
+    """The run at `folder`, or every run of the sweep there."""
+    return read_sweep(folder).folders(folder) if is_sweep(folder) else [folder]
 
 
-def _environment(run: RunDir) -> str:
+def _files(folder: Path) -> Iterator[Path]:
+    yield from (folder / TABLES_DIR / name for name in FILES.values())
+    yield from (path for name in (SWEEP_FILE, REPORT) if (path := folder / name).exists())
+    for run in _runs(folder):
+        yield run / RECIPE_FILE
+        yield from sorted(path for path in (run / FILES_DIR).rglob("*") if path.is_file())
+        yield from sorted((run / TABLES_DIR).glob("tables.*")) if run != folder else ()
+        for stage in RunDir(run).stages():
+            for pattern in STAGE_FILES:
+                yield from sorted((run / stage).glob(pattern))
+
+
+def _environment(runs: Iterable[Path]) -> str:
     """One 'package==version' a line; a package that changed between launches has a line for each version."""
     lines = set()
-    for stage in run.stages():
-        launch = run.launch(stage)
-        for one in launch.launches if launch else ():
-            lines |= {f"{name}=={number}" for name, number in {"python": one.get("python"), **one.get("versions", {})}.items()}
+    for run in map(RunDir, runs):
+        for stage in run.stages():
+            launch = run.launch(stage)
+            for one in launch.launches if launch else ():
+                lines |= {f"{name}=={number}" for name, number in {"python": one.get("python"), **one.get("versions", {})}.items()}
     return "".join(f"{line}\n" for line in sorted(lines))
 
 
@@ -198,15 +217,15 @@ def _against_manifest(run: Path) -> Iterator[Damage]:
             yield Damage(name, "its bytes differ from the manifest's sha256")
 
 
-def _tables_damage(run: Path) -> Iterator[Damage]:
+def _tables_damage(folder: Path, place: str = "") -> Iterator[Damage]:
     """Tables that are not what this version of harness makes of the records."""
     try:
-        table = collect(run)
+        table = read_table([folder])
     except HarnessError as error:
-        yield Damage(TABLES_DIR, str(error))
+        yield Damage(f"{place}{TABLES_DIR}", str(error))
         return
     for format, name in FILES.items():
-        path = run / TABLES_DIR / name
+        path = folder / TABLES_DIR / name
         if not path.exists() or path.read_bytes() != render(table, format).encode():
             reason = "is not what this version of harness makes of the records; `harness tables RUN --write` renews it"
-            yield Damage(f"{TABLES_DIR}/{name}", reason)
+            yield Damage(f"{place}{TABLES_DIR}/{name}", reason)

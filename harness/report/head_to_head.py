@@ -1,4 +1,4 @@
-"""One row of a run against one of another, or of the same run: paired statistics, the questions that changed sides, samples of both."""
+"""A row of a run or a sweep against another: paired statistics, the questions that changed sides, samples of both."""
 
 from __future__ import annotations
 
@@ -12,30 +12,52 @@ from rich.markup import escape
 from rich.panel import Panel
 
 from harness.analysis.differences import RULE, delta, delta_text, direction
-from harness.analysis.scores import RunScores, TaskColumn, difference_of, load_scores, lower_is_better, other_rules
+from harness.analysis.scores import RunScores, TaskColumn, difference_of, load_scores, lower_is_better, mean_score, other_rules
+from harness.analysis.sweep_table import find_row
 from harness.analysis.table_schema import Delta
 from harness.config import Strict
 from harness.contracts import Score
 from harness.errors import HarnessError, suggest
+from harness.evaluation.paired import t_interval
 from harness.files import read_jsonl
-from harness.report.blocks import Block
-from harness.report.formatting import shortened, visible
+from harness.report.formatting import Block, shortened, visible
 from harness.report.tables import print_block
+from harness.runs.sweeps import is_sweep, read_sweep
 
 PROMPT_END = 800
 """Characters of a prompt that are shown: its end, where the question stands after the few-shot examples."""
 
 
-class Side(NamedTuple):
-    """A row of a run."""
+class Member(NamedTuple):
+    """A row of one run."""
 
     run: Path
     scores: RunScores
     row: str
 
+
+class Side(NamedTuple):
+    """A row of a run, or of a sweep with a member a seed."""
+
+    title: str
+    row: str
+    members: tuple[Member, ...]
+
     @property
     def name(self) -> str:
-        return f"{self.scores.recipe.name}:{self.row}"
+        return f"{self.title}:{self.row}"
+
+    @property
+    def scores(self) -> RunScores:
+        """The first member's."""
+        return self.members[0].scores
+
+    def score(self, column: TaskColumn) -> Score | None:
+        """The members' scores as one; None where a run lacks it or they were made under different rules."""
+        known = [score for one in self.members if (score := one.scores.score(one.row, column)) is not None]
+        if len(known) < len(self.members) or any(other_rules(score, known[0]) for score in known):
+            return None
+        return known[0] if len(known) == 1 else mean_score(known)
 
 
 class Changed(Strict):
@@ -50,24 +72,28 @@ class Changed(Strict):
 
 
 class TaskComparison(Strict):
-    """`left - right` on a task. `gained` questions score higher on the left, `lost` on the right.
+    """`right - left` on a task. `gained` questions score higher on the right, `lost` on the left; their ids stand below.
 
-    `note` says why there is no difference.
+    Of a sweep, values are means over its seeds, `difference` is paired over questions, and `over_seeds` is the t interval over the
+    seeds' differences, which decides what is said. `changed` are some questions with both answers; `note` says why there is no difference.
     """
 
     task: str
     left: float | None
     right: float | None
     difference: Delta | None
+    over_seeds: Delta | None = None
     says: str
     gained: int
     lost: int
+    gained_questions: tuple[str, ...] = ()
+    lost_questions: tuple[str, ...] = ()
     changed: tuple[Changed, ...]
     note: str | None
 
 
 class HeadToHead(Strict):
-    """Two rows on every task both have."""
+    """What the right row adds to the left one, on every task both have."""
 
     left: str
     right: str
@@ -75,17 +101,25 @@ class HeadToHead(Strict):
 
 
 def parse_side(text: str) -> Side:
-    """'RUN:ROW', or 'RUN' for its last row. Raises HarnessError for an unknown row and InputError where no run is there."""
+    """'RUN:ROW', or 'RUN' for its last row; a sweep as well. HarnessError for an unknown row, InputError where no run is there."""
     path, _, row = (text, "", "") if Path(text).is_dir() else text.rpartition(":")
-    run = Path(path or text)
-    scores = load_scores(run)
+    folder = Path(path or text)
+    if is_sweep(folder):
+        places = find_row(folder, row or None)
+        return Side(read_sweep(folder).name, row or places[0][1], tuple(Member(run, load_scores(run), own) for run, own in places))
+    scores = load_scores(folder)
     if row and row not in scores.rows:
         raise HarnessError(f"{scores.recipe.name} has no row {row!r}{suggest(row, scores.rows)}")
-    return Side(run, scores, row or scores.rows[-1])
+    return side_of(folder, scores, row or scores.rows[-1])
+
+
+def side_of(run: Path, scores: RunScores, row: str) -> Side:
+    """A row of one run."""
+    return Side(scores.recipe.name, row, (Member(run, scores, row),))
 
 
 def compare(left: Side, right: Side, num_samples: int) -> HeadToHead:
-    """`left` against `right` on the tasks both recipes have, with `num_samples` changed questions a task shown whole."""
+    """`right - left` on the tasks both recipes have, with `num_samples` changed questions a task shown whole."""
     theirs = right.scores.by_label
     shared = [(column, theirs[column.label]) for column in left.scores.tasks if column.label in theirs]
     if not shared:
@@ -96,12 +130,14 @@ def compare(left: Side, right: Side, num_samples: int) -> HeadToHead:
 
 def print_comparison(found: HeadToHead, console: Console) -> None:
     """The statistics, then the changed questions with both answers side by side."""
+    has_seeds = any(one.over_seeds for one in found.tasks)
     grid = tuple(
         (
             one.task,
             _number(one.left),
             _number(one.right),
             delta_text(one.difference, None, p=True),
+            *([delta_text(one.over_seeds, None, p=True)] if has_seeds else []),
             one.says,
             str(one.gained),
             str(one.lost),
@@ -110,20 +146,23 @@ def print_comparison(found: HeadToHead, console: Console) -> None:
     )
     lines = (
         f"{RULE}.",
-        "Up, down: questions with a higher score on the left, on the right.",
+        "Up, down: questions with a higher score on the right, on the left.",
+        *(["Over seeds: t interval over the seeds' differences; it decides. The other pairs the questions' means."] if has_seeds else []),
     )
     notes = tuple(f"{one.task}: {one.note}." for one in found.tasks if one.note)
-    header = ("", "left", "right", "left - right", "left is", "up", "down")
-    print_block(Block(f"{found.left} (left) - {found.right} (right)", header, grid, lines + notes), console)
+    header = ("", "left", "right", "right - left", *(["over seeds"] if has_seeds else []), "right is", "up", "down")
+    print_block(Block(f"{found.right} (right) - {found.left} (left)", header, grid, lines + notes), console)
     for one in found.tasks:
         for change in one.changed:
             _print_changed(one.task, change, console)
 
 
 def _task(left: Side, right: Side, ours: TaskColumn, theirs: TaskColumn, num_samples: int) -> TaskComparison:
-    a, b = left.scores.score(left.row, ours), right.scores.score(right.row, theirs)
+    a, b = left.score(ours), right.score(theirs)
     if a is None or b is None:
-        return _without(ours.label, a, b, f"not run in {left.name if a is None else right.name}")
+        lacking = left if a is None else right
+        several = ", or not in every seed under the same rules" if len(lacking.members) > 1 else ""
+        return _without(ours.label, a, b, f"not run in {lacking.name}{several}")
     if rules := other_rules(a, b):
         return _without(ours.label, a, b, "; ".join(rules).replace("the rows above", right.name))
     changed = [
@@ -131,19 +170,42 @@ def _task(left: Side, right: Side, ours: TaskColumn, theirs: TaskColumn, num_sam
         for key, x in a.values.items()
         if x is not None and (y := b.values.get(key)) is not None and x != y
     ]
-    difference = difference_of(a, b, right.name, ours)
-    found = delta(right.name, difference.paired)
+    gained = tuple(one.question for one in changed if one.right > one.left)
+    lost = tuple(one.question for one in changed if one.right < one.left)
+    difference = difference_of(b, a, left.name, ours)
+    found, over_seeds = delta(left.name, difference.paired), _over_seeds(left, right, ours, theirs)
     return TaskComparison(
         task=ours.label,
         left=a.value,
         right=b.value,
         difference=found,
-        says=direction(found, lower_is_better=lower_is_better(a.metric, ours.task.name)) if found else "no question is scored in both",
-        gained=sum(one.left > one.right for one in changed),
-        lost=sum(one.left < one.right for one in changed),
+        over_seeds=over_seeds,
+        says=_says(over_seeds or found, lower_is_better=lower_is_better(a.metric, ours.task.name)),
+        gained=len(gained),
+        lost=len(lost),
+        gained_questions=gained,
+        lost_questions=lost,
         changed=tuple(_with_answers(left, right, ours, theirs, changed, num_samples)),
         note=difference.note,
     )
+
+
+def _says(difference: Delta | None, *, lower_is_better: bool) -> str:
+    return direction(difference, lower_is_better=lower_is_better) if difference else "no question is scored in both"
+
+
+def _over_seeds(left: Side, right: Side, ours: TaskColumn, theirs: TaskColumn) -> Delta | None:
+    """The t interval over the differences seed by seed; None where the sides have not the same number of seeds, or one seed."""
+    if len(left.members) != len(right.members) or len(left.members) == 1:
+        return None
+    found = []
+    for one, other in zip(left.members, right.members, strict=True):
+        a, b = one.scores.score(one.row, ours), other.scores.score(other.row, theirs)
+        paired = difference_of(b, a, left.name, ours).paired
+        if paired is None or paired.difference is None:
+            return None
+        found.append(paired.difference)
+    return delta(left.name, t_interval(found, "t over seeds"))
 
 
 def _without(task: str, a: Score | None, b: Score | None, note: str) -> TaskComparison:
@@ -155,7 +217,7 @@ def _without(task: str, a: Score | None, b: Score | None, note: str) -> TaskComp
 
 def _with_answers(left: Side, right: Side, ours: TaskColumn, theirs: TaskColumn, changed: list[Changed], num: int) -> Iterator[Changed]:
     """The first `num` gains and losses with what both answered."""
-    chosen = [one for one in changed if one.left > one.right][:num] + [one for one in changed if one.left < one.right][:num]
+    chosen = [one for one in changed if one.right > one.left][:num] + [one for one in changed if one.right < one.left][:num]
     if chosen:
         asked, answers = _answers(left, ours)
         _, others = _answers(right, theirs)
@@ -165,8 +227,9 @@ def _with_answers(left: Side, right: Side, ours: TaskColumn, theirs: TaskColumn,
 
 
 def _answers(side: Side, column: TaskColumn) -> tuple[dict[str, str], dict[str, str]]:
-    """({question: its prompt's end}, {question: the answer}) from the samples; empty where they are not here."""
-    path = side.run / column.stage_path(side.row) / "samples" / f"{column.task.name}.jsonl"
+    """({question: its prompt's end}, {question: the answer}) from the first member's samples; empty where they are not here."""
+    first = side.members[0]
+    path = first.run / column.stage_path(first.row) / "samples" / f"{column.task.name}.jsonl"
     prompts: dict[str, str] = {}
     answers: dict[str, str] = {}
     seen: dict[str, int] = {}

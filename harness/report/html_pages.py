@@ -16,14 +16,13 @@ import jinja2
 from markupsafe import Markup
 
 from harness.analysis.claims import summarize
-from harness.analysis.differences import delta_text
 from harness.analysis.run_table import collect
-from harness.analysis.seed_table import MEAN
 from harness.analysis.sweep_table import compare_variants
 from harness.analysis.table_schema import Finding
 from harness.artifact import RECIPE_FILE
 from harness.errors import HarnessError, InputError
 from harness.files import write_atomic
+from harness.report.effects import main_effect, size_text, study_sentence
 from harness.report.formatting import shortened, visible
 from harness.report.tables import markdown_text
 from harness.runs.sweeps import is_sweep
@@ -60,20 +59,16 @@ def _links(path: Path, folder: Path) -> list[tuple[str, str]]:
 
 
 def _sweep(path: Path, folder: Path) -> Entry:
-    """A sweep's entry: the mean difference of each comparison over the seeds."""
+    """A sweep's entry: what its seeds say in one sentence, and how large the effect is over them."""
     links = _links(path, folder)
     try:
         table = compare_variants(path)
     except HarnessError as error:
         return Entry(path.name, "", "", "", [], (), links, str(error).replace(f"{path}/", ""))
-    means = [comparison for comparison in table.comparisons if comparison.column == MEAN]
-    seeds = "1 seed" if len(table.runs) == 1 else f"{len(table.runs)} seeds"
-    decisive = [mean.pooled if len(table.runs) == 1 else mean.over_seeds for mean in means]
-    numbers = [
-        f"{mean.row} - {mean.against}: {delta_text(difference, None)}, {seeds}; {mean.verdict}"
-        for mean, difference in zip(means, decisive, strict=True)
-    ]
-    return Entry(path.name, table.summary, seeds, "", numbers, (), links, None)
+    main = main_effect(table)
+    numbers = [size_text(main)] if main else []
+    verdict = table.findings[0].verdict if table.findings else "not tested"
+    return Entry(path.name, table.summary, study_sentence(table), verdict, numbers, table.findings, links, None)
 
 
 def _run(path: Path, folder: Path) -> Entry:
@@ -82,8 +77,9 @@ def _run(path: Path, folder: Path) -> Entry:
         table = collect(path)
     except HarnessError as error:
         return Entry(path.name, "", "", "", [], (), links, str(error).replace(f"{path}/", ""))
-    summary = summarize(table)
-    return Entry(path.name, table.summary, summary.headline, summary.verdict, summary.numbers, table.findings, links, None)
+    summary, main = summarize(table), main_effect(table)
+    numbers = [size_text(main), *summary.numbers[1:]] if main else summary.numbers
+    return Entry(path.name, table.summary, summary.headline, summary.verdict, numbers, table.findings, links, None)
 
 
 def _markdown(runs: Sequence[Entry]) -> str:
@@ -105,9 +101,20 @@ def _lines(runs: Sequence[Entry]) -> Iterator[str]:
 TEMPLATES = Path(__file__).parent / "templates"
 
 
+MAX_TASKS = 40
+"""Tasks that a filter can choose."""
+FILTERS = "\n".join(
+    [
+        *(f"section:has(#side-{side}:checked) .changed:not(.{side}) {{ display: none; }}" for side in ("gained", "lost")),
+        *(f"section:has(#task-{k}:checked) .changed:not(.task-{k}) {{ display: none; }}" for k in range(1, MAX_TASKS + 1)),
+    ]
+)
+"""What a checked radio button hides: a filter that needs no script."""
+
+
 def render(template: str, **values: Any) -> str:
     """The page. Its style sheet goes in whole, and its policy allows that sheet alone, by hash, and embedded pictures."""
-    style = (TEMPLATES / "report.css").read_text()
+    style = f"{(TEMPLATES / 'report.css').read_text()}{FILTERS}\n"
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
     return _environment().get_template(template).render(style=Markup(style), policy=Markup(policy), **values)

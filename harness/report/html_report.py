@@ -1,4 +1,4 @@
-"""A run as one self-contained HTML page: verdicts, tables, plots, responses, deviations, provenance, cost.
+"""A run or a sweep as one self-contained HTML page: size of the effect, verdicts, tables, plots, changed questions, provenance.
 
 The page loads nothing and runs no script: its content security policy allows its own style sheet, by hash, and embedded pictures. Every
 text in it is escaped by the template engine, after `formatting.visible` has shown what would hide in it. Equal records give equal bytes.
@@ -15,28 +15,35 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from harness import paper
-from harness.analysis.claims import summarize
+from harness.analysis.claims import Summary, summarize
 from harness.analysis.deviations import deviation_list
-from harness.analysis.differences import delta_text, direction
+from harness.analysis.differences import REFERENCE, delta_text, direction
 from harness.analysis.run_table import collect
 from harness.analysis.scores import RunScores, load_scores
-from harness.analysis.table_schema import Cell, Column, ResultTable
+from harness.analysis.sweep_table import compare_variants
+from harness.analysis.table_schema import Cell, Column, ResultTable, SeedTable
 from harness.artifact import RunDir
 from harness.config import flatten
 from harness.files import write_atomic
+from harness.recipe import Recipe
 from harness.report import plots
-from harness.report.blocks import Block, all_blocks, fit
+from harness.report.blocks import all_blocks, released_blocks
+from harness.report.effects import WORDS, main_effect, size_text, study_sentence
 from harness.report.evidence import Audit, Check, Evidence, gather
-from harness.report.formatting import heading, questions_text, value_text
+from harness.report.formatting import Block, heading, questions_text, stacked, value_text, words_of
+from harness.report.head_to_head import Changed, compare, side_of
 from harness.report.html_pages import render
-from harness.report.released import released_blocks
+from harness.rows import iteration_of
 from harness.runs.provenance import describe
+from harness.runs.sweeps import is_sweep, read_sweep
 
-OWN_TABLES = ("The paper's claims", "Scores", "Tasks")
+OWN_TABLES = ("Size of the effect", "The paper's claims", "Scores", "Tasks")
 """Blocks the page shows in its own way."""
+SHOWN, LISTED, ID_DIGITS = 5, 40, 12
+"""Changed questions of a task shown with both answers, and listed by the beginning of their ids, in each direction."""
 DARK = {
     plots.INK: "#e4e8ee", plots.GRID: "#323b47", plots.SFT: "#97a3b3", plots.CONTROL: "#f0954a", plots.PAPER: "#c08bf0",
-    "#7fb2e5": "#35608f", "#4a90d9": "#4a86c8", "#1f6fc0": "#63a4ea", "#0b4a8f": "#8fc3f7", "#06305f": "#c2e0ff",
+    "#5390cf": "#4578b0", "#2f78bf": "#5f98d6", "#1a5ca8": "#7fb2ea", "#0b4a8f": "#a6cdf7", "#06305f": "#cfe5ff",
 }  # fmt: skip
 """Each colour of the plots on a dark page."""
 
@@ -59,41 +66,110 @@ class Picture(NamedTuple):
     place: str
 
 
-def write_report(run: Path, plots_dir: Path | None = None) -> Path:
-    """Write RUN/report.html, and its plots as files into `plots_dir` where given; return the page's path."""
-    scores = load_scores(run)
-    table = collect(run, scores)
-    evidence = gather(RunDir(run), scores.recipe)
-    write_atomic(run / "report.html", to_html(run, scores, table, evidence).encode())
-    for plot in plots.plots(table, evidence) if plots_dir else ():
+class Changes(NamedTuple):
+    """A task's questions that changed sides: some as (side, question with both answers), and (side, ids, how many more)."""
+
+    task: str
+    gained: int
+    lost: int
+    shown: list[tuple[str, Changed]]
+    listed: list[tuple[str, list[str], int]]
+
+
+def write_report(folder: Path, plots_dir: Path | None = None) -> Path:
+    """Write FOLDER/report.html of a run or a sweep, and its plots as files into `plots_dir` where given; return the page's path."""
+    if is_sweep(folder):
+        table = compare_variants(folder)
+        page, drawn = study_html(folder, table), plots.study_plots(table)
+    else:
+        scores = load_scores(folder)
+        own, evidence = collect(folder, scores), gather(RunDir(folder), scores.recipe)
+        page, drawn = to_html(folder, scores, own, evidence), plots.plots(own, evidence)
+    write_atomic(folder / "report.html", page.encode())
+    for plot in drawn if plots_dir else ():
         plots.write(plot, Path(str(plots_dir)))
-    return run / "report.html"
+    return folder / "report.html"
 
 
 def to_html(run: Path, scores: RunScores, table: ResultTable, evidence: Evidence) -> str:
-    """The page."""
-    drawn = plots.plots(table, evidence)
-    blocks = [fit(block, 10**6)[0] for block in all_blocks(table) if block.title not in OWN_TABLES]
+    """The page of a run."""
+    drawn, whole = plots.plots(table, evidence), all_blocks(table)
+    blocks = [stacked(block) for block in whole if block.title not in OWN_TABLES]
     published = [block for block in blocks if block.title.startswith(("Published", "Beside"))]
-    released = [fit(block, 10**6)[0] for block in released_blocks(RunDir(run), scores.recipe)]
+    released = [stacked(block) for block in released_blocks(RunDir(run), scores.recipe)]
+    last = [row for row in table.rows if iteration_of(row) is not None][-1:]
     return render(
         "report.html",
         table=table,
         recipe=scores.recipe,
         summary=summarize(table),
+        size=_size_lines(table, summarize(table).numbers[1:]),
+        words=WORDS,
+        sizes=_sizes(whole, table),
         scores=_scores(table, scores),
-        notes=_block(all_blocks(table), "Scores").lines,
+        notes=_block(whole, "Scores").lines,
         blocks=[block for block in blocks if block not in published],
         published=[*published, *released],
         pictures={place: [_picture(plot) for plot in drawn if plot.place == place] for place in plots.PLACES},
+        changes=list(_changes(run, scores, last[0])) if last else [],
+        against=REFERENCE,
+        row=last[0] if last else "",
         samples=evidence.samples,
         judged=evidence.judged,
-        deviations=deviation_list(scores.recipe),
+        deviations=list(_deviations(scores.recipe)),
         paper=paper if table.published else None,
         audits={stage: _audit(stage, audit) for stage, audit in evidence.audits.items()},
         launches=list(_launches(RunDir(run))),
         costs=evidence.costs,
     )  # fmt: skip
+
+
+def study_html(folder: Path, table: SeedTable) -> str:
+    """The page of a sweep."""
+    whole = all_blocks(table)
+    last = _block(whole, "Last iteration")
+    groups: dict[str, list[tuple[str, ...]]] = {}
+    for name, *cells in last.rows:
+        groups.setdefault(name, []).append(tuple(cells))
+    verdict = table.findings[0].verdict if table.findings else "not tested"
+    sentence, _, variants = study_sentence(table).partition("; ")
+    return render(
+        "study.html",
+        table=table,
+        summary=Summary(sentence, verdict, []),
+        size=_size_lines(table, [variants] if variants else []),
+        words=WORDS,
+        sizes=_sizes(whole, table),
+        means=stacked(_block(whole, "Mean over seeds")),
+        differences=[(name, stacked(Block(name, ("", *last.header[2:]), tuple(rows)))) for name, rows in groups.items()],
+        lines=last.lines,
+        pictures=[_picture(plot) for plot in plots.study_plots(table)],
+        runs=[(variant, ", ".join(names)) for variant, names in read_sweep(folder).runs.items()],
+    )
+
+
+def _sizes(whole: Sequence[Block], table: ResultTable | SeedTable) -> Block:
+    """The first table, without the sentence that the banner says."""
+    block = stacked(_block(whole, "Size of the effect"))
+    return block._replace(lines=block.lines[1:]) if main_effect(table) else block
+
+
+def _size_lines(table: ResultTable | SeedTable, others: Sequence[str]) -> list[str]:
+    main = main_effect(table)
+    return [*([size_text(main)] if main else []), *others]
+
+
+def _changes(run: Path, scores: RunScores, row: str) -> Iterator[Changes]:
+    """The last iteration's questions that changed sides against `sft`, task by task; gained is what became better."""
+    columns = {column.label: column for column in scores.columns}
+    for one in compare(side_of(run, scores, REFERENCE), side_of(run, scores, row), SHOWN).tasks:
+        sides = [one.gained_questions, one.lost_questions]
+        better, worse = reversed(sides) if columns[one.task].lower_is_better else sides
+        listed = [(side, [name[:ID_DIGITS] for name in ids[:LISTED]], max(0, len(ids) - LISTED))
+                  for side, ids in (("gained", better), ("lost", worse)) if ids]  # fmt: skip
+        shown = [("gained" if change.question in better else "lost", change) for change in one.changed if change.prompt is not None]
+        if listed:
+            yield Changes(one.task, len(better), len(worse), shown, listed)
 
 
 def _scores(table: ResultTable, scores: RunScores) -> list[tuple[str, str, list[ScoreCell]]]:
@@ -173,9 +249,24 @@ def _verdict(check: Check) -> str:
     return "fails, accepted by the recipe" if check.accepted else "fails"
 
 
-def _launches(run: RunDir) -> Iterator[dict[str, str]]:
-    """A line for each launch of each stage."""
+def _deviations(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
+    """(settings with the paper's and this run's values, kind, reason), a line for all that share a reason."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for one in deviation_list(recipe):
+        text = f"{one['field']}: {words_of(one['stated'])}, here {words_of(one['used'])}"
+        groups.setdefault((one["kind"], one["reason"] or "no reason given"), []).append(text)
+    for (kind, reason), settings in groups.items():
+        yield "\n".join(settings), kind, reason
+
+
+def _launches(run: RunDir) -> Iterator[tuple[str, str, str, str]]:
+    """(stages with their identities, commit and command, versions, machine), a line for all stages of one launch."""
+    groups: dict[tuple[str, str, str], list[str]] = {}
     for path in run.stages():
         launch = run.launch(path)
         for origin in launch.launches if launch else ():
-            yield {"stage": path, "identity": launch.stage.fingerprint[:12] if launch else "", **describe(origin)._asdict()}
+            text = describe(origin)
+            key = (f"{text.commit}\n{text.command}", text.packages, text.hardware)
+            groups.setdefault(key, []).append(f"{path} {launch.stage.fingerprint[:12] if launch else ''}")
+    for (made_by, packages, hardware), stages in groups.items():
+        yield "\n".join(stages), made_by, packages, hardware

@@ -18,15 +18,17 @@ from matplotlib.figure import Figure
 from harness.analysis.claims import headline
 from harness.analysis.comparability import AVERAGE
 from harness.analysis.differences import delta_text
-from harness.analysis.table_schema import Cell, Column, Delta, ResultTable
+from harness.analysis.seed_table import MEAN
+from harness.analysis.table_schema import Cell, Column, Delta, ResultTable, SeedComparison, SeedTable
 from harness.files import write_atomic
 from harness.report.evidence import Curve, Evidence, Gap, Lengths
 from harness.report.formatting import heading
 from harness.rows import iteration_of
 
 INK, GRID, SFT, CONTROL, PAPER = "#1c2430", "#d9dee6", "#6b7684", "#b4540a", "#7b3fb5"
-ITERATIONS = ("#7fb2e5", "#4a90d9", "#1f6fc0", "#0b4a8f", "#06305f")
-"""Iterations grow darker; the page maps every colour to a darker theme's."""
+ITERATIONS = ("#5390cf", "#2f78bf", "#1a5ca8", "#0b4a8f", "#06305f")
+"""Iterations grow darker; the page maps every colour to one of a dark theme. Every colour of a mark has contrast 3:1 with the page."""
+MARKERS = "osD^v<>Pp"
 SIZE, SMALL = (5.0, 3.1), (3.2, 2.3)
 STYLE = {
     "svg.hashsalt": "harness", "svg.fonttype": "none", "pdf.fonttype": 42, "font.size": 10, "font.family": "DejaVu Sans",
@@ -34,7 +36,7 @@ STYLE = {
     "grid.color": GRID, "grid.linewidth": 0.6, "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False,
     "legend.frameon": False, "figure.constrained_layout.use": True, "path.simplify": False,
 }  # fmt: skip
-PLACES = ("headline", "task", "radar", "training")
+PLACES = ("headline", "task", "categories", "training")
 MAKERS = {"svg": ("Date", "Creator"), "png": ("Software",), "pdf": ("CreationDate", "Creator", "Producer")}
 """The formats, and what matplotlib would write about itself and the time."""
 
@@ -51,7 +53,7 @@ class Plot(NamedTuple):
 
 def plots(table: ResultTable, evidence: Evidence) -> list[Plot]:
     """Every figure the run has the numbers for: the headline first, then tasks, MT-Bench, training, pairs."""
-    found = [*_headline(table), *_tasks(table), *_radars(table), *_curves(evidence.curves)]
+    found = [*_headline(table), *_tasks(table), *_categories(table), *_curves(evidence.curves)]
     gaps, lengths = evidence.gaps, evidence.lengths
     if gaps:
         words = "; ".join(f"{gap.row}: {gap.before:.2f} before, {gap.after:.2f} after" for gap in gaps)
@@ -110,7 +112,7 @@ def _headline_figure(table: ResultTable, known: Mapping[str, Delta]) -> Figure:
     theirs = [(x, printed[name]["average"] - printed["sft"]["average"]) for x, name in enumerate(names) if name in printed]
     if theirs:
         axes.plot(*zip(*theirs, strict=True), color=PAPER, marker="D", fillstyle="none", linestyle="--", label="the paper, six tasks")
-        axes.legend(loc="best")
+        _legend(figure)
     axes.set_xticks(range(len(names)), names)
     axes.set_xlim(-0.4, len(names) - 0.3)
     axes.set_ylabel("row - sft, percentage points")
@@ -150,7 +152,7 @@ def _interval(axes: Any, place: float, value: float, low: float | None, high: fl
     axes.plot(place, value, "o", color=color, markersize=6, zorder=3)
 
 
-def _radars(table: ResultTable) -> Iterator[Plot]:
+def _categories(table: ResultTable) -> Iterator[Plot]:
     """MT-Bench by category, where at least three categories are scored."""
     for label in dict.fromkeys(part.column for part in table.parts):
         parts = [part for part in table.parts if part.column == label and part.kind == "category"]
@@ -160,25 +162,55 @@ def _radars(table: ResultTable) -> Iterator[Plot]:
         complete = {row: [values[row, name] for name in categories] for row in whole}
         if len(categories) >= 3 and complete:
             words = "; ".join(f"{row}: " + ", ".join(f"{name} {values[row, name]:.1f}" for name in categories) for row in complete)
-            draw = _radar_drawer(categories, complete, _num_iterations(table))
-            yield Plot(f"radar_{_file_name(label)}", "radar", f"{label} by category", words, draw)
+            draw = _dots_drawer(categories, complete, _num_iterations(table))
+            yield Plot(f"categories_{_file_name(label)}", "categories", f"{label} by category, points of 10", words, draw)
 
 
-def _radar_drawer(categories: Sequence[str], rows: dict[str, list[float]], num_iterations: int) -> Callable[[], Figure]:
+def _dots_drawer(categories: Sequence[str], rows: dict[str, list[float]], num_iterations: int) -> Callable[[], Figure]:
+    """A line a category, a dot a row."""
+
     def draw() -> Figure:
-        figure = Figure(figsize=(5.0, 4.0))
-        figure.set_layout_engine("none")
-        axes = figure.add_axes((0.17, 0.1, 0.58, 0.78), projection="polar")
-        angles = [2 * math.pi * place / len(categories) for place in range(len(categories))]
-        for row, values in rows.items():
-            style = "--" if row == "sft" else "-"
-            axes.plot([*angles, angles[0]], [*values, values[0]], style, color=colour(row, num_iterations), label=row, linewidth=1.6)
-        axes.set_xticks(angles, categories)
-        axes.set_ylim(0, math.ceil(max(max(values) for values in rows.values())))
-        figure.legend(loc="upper right")
+        figure = Figure(figsize=(SIZE[0], 1.0 + 0.35 * len(categories)))
+        axes = figure.add_subplot()
+        places = range(len(categories))
+        for (row, values), marker in zip(rows.items(), itertools.cycle(MARKERS), strict=False):
+            axes.plot(values, places, marker, color=colour(row, num_iterations), label=row, markersize=7, alpha=0.9)
+        axes.set_yticks(places, categories)
+        axes.invert_yaxis()
+        _legend(figure)
         return figure
 
     return draw
+
+
+def _legend(figure: Figure) -> None:
+    """Above the axes, where it covers no curve."""
+    figure.legend(loc="outside upper left", ncols=4)
+
+
+def study_plots(table: SeedTable) -> list[Plot]:
+    """The mean difference of every comparison of a sweep: a point a seed, and the interval over seeds."""
+    means = [one for one in table.comparisons if one.column == MEAN and any(one.per_run)]
+    words = "; ".join(f"{one.row} - {one.against}: {delta_text(one.over_seeds or one.pooled, None)}" for one in means)
+    return [Plot("seeds", "headline", "Mean over tasks, a point a seed", words, lambda: _seeds_figure(means))] if means else []
+
+
+def _seeds_figure(means: Sequence[SeedComparison]) -> Figure:
+    figure = Figure(figsize=(6.4, 1.0 + 0.36 * len(means)))
+    axes = figure.add_subplot()
+    axes.axvline(0, color=SFT, linewidth=1.5)
+    for place, one in enumerate(means):
+        points = [found.difference for found in one.per_run if found is not None]
+        axes.plot(points, [place + 0.18] * len(points), "o", color=ITERATIONS[1], markersize=4)
+        over = one.over_seeds or one.pooled
+        if over is not None:
+            if over.low is not None and over.high is not None:
+                axes.hlines(place - 0.12, over.low, over.high, color=ITERATIONS[4], linewidth=2.2)
+            axes.plot(over.difference, place - 0.12, "D", color=ITERATIONS[4], markersize=5)
+    axes.set_yticks(range(len(means)), [f"{one.row} - {one.against}" for one in means])
+    axes.invert_yaxis()
+    axes.set_xlabel("percentage points; dots: seeds, line: 95 % interval")
+    return figure
 
 
 CURVES = {
@@ -215,7 +247,7 @@ def _curve_drawer(found: Sequence[Curve], name: str) -> Callable[[], Figure]:
         if name == "loss":
             axes.axhline(math.log(2), color=SFT, linewidth=0.8, linestyle="--")
         axes.set_xlabel("gradient steps, iterations in turn")
-        axes.legend(loc="best", ncols=min(len(rows), 4))
+        _legend(figure)
         return figure
 
     return draw
@@ -230,7 +262,7 @@ def _gap_figure(gaps: Sequence[Gap]) -> Figure:
     axes.plot(places, [gap.after for gap in gaps], "o-", color=ITERATIONS[3], label="under the policy, after")
     axes.set_xticks(places, [gap.row for gap in gaps])
     axes.set_ylabel("nats a pair")
-    axes.legend(loc="best")
+    _legend(figure)
     return figure
 
 
@@ -244,7 +276,7 @@ def _length_figure(lengths: Sequence[Lengths]) -> Figure:
         axes.plot(one.edges, [0.0, *shares], color=color, label=one.name, linewidth=1.5)
     axes.set_xlabel("characters (longer ones count at the right end)")
     axes.set_ylabel("% of responses at most so long")
-    axes.legend(loc="best")
+    _legend(figure)
     return figure
 
 

@@ -22,14 +22,14 @@ from harness.analysis.run_table import collect
 from harness.analysis.seed_table import combine
 from harness.analysis.sweep_table import compare_variants
 from harness.analysis.table_schema import Cell, Column, ResultTable, SeedTable, Spread
-from harness.files import dump, read_model, write_atomic
-from harness.report.blocks import Block, all_blocks, fit
-from harness.report.formatting import csv_text, one_line
-from harness.report.latex import to_latex
-from harness.runs.sweeps import SWEEP_FILE, SweepRecord, is_sweep
+from harness.files import dump, write_atomic
+from harness.report.blocks import all_blocks
+from harness.report.formatting import Block, csv_text, fit, one_line
+from harness.report.latex import to_latex, to_paper
+from harness.runs.sweeps import is_sweep, read_sweep
 
 TABLES_DIR = "tables"
-Format = Literal["markdown", "latex", "csv", "json"]
+Format = Literal["markdown", "latex", "paper", "csv", "json"]
 FILES: dict[Format, str] = {"markdown": "tables.md", "latex": "tables.tex", "csv": "tables.csv", "json": "tables.json"}
 GAP = 3
 """Characters between the columns of a terminal's grid."""
@@ -49,12 +49,19 @@ def write_table(folder: Path, table: ResultTable | SeedTable) -> list[Path]:
 
 def write_sweep_tables(folder: Path) -> SeedTable:
     """Write the tables of every run of the sweep at `folder`, then those of the sweep; return its table."""
-    for names in read_model(SweepRecord, folder / SWEEP_FILE).runs.values():
-        for name in names:
-            write_tables(folder / name)
+    for run in read_sweep(folder).folders(folder):
+        write_tables(run)
     table = compare_variants(folder)
     write_table(folder, table)
     return table
+
+
+def write_all_tables(folder: Path) -> list[Path]:
+    """Write the tables of the run at `folder`, or of the sweep there and of every run of it; return the paths of its own."""
+    if is_sweep(folder):
+        write_sweep_tables(folder)
+        return [folder / TABLES_DIR / name for name in FILES.values()]
+    return write_tables(folder)
 
 
 def read_table(folders: list[Path]) -> ResultTable | SeedTable:
@@ -65,10 +72,10 @@ def read_table(folders: list[Path]) -> ResultTable | SeedTable:
 
 
 def render(table: ResultTable | SeedTable, format: Format) -> str:
-    """The table as text: Markdown, LaTeX, CSV with a line a cell, or the JSON whose layout is harness/analysis/table_schema.py."""
+    """The table as Markdown, LaTeX (whole, or one small table for a paper), CSV with a line a cell, or JSON (table_schema.py)."""
     if format == "json":
         return dump(table).decode()
-    return {"markdown": to_markdown, "latex": to_latex, "csv": to_csv}[format](table)
+    return {"markdown": to_markdown, "latex": to_latex, "paper": to_paper, "csv": to_csv}[format](table)
 
 
 def to_markdown(table: ResultTable | SeedTable) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -43,6 +44,20 @@ def hold_here(folder: Path) -> Iterator[int]:
 def name_stages(lock: int, pids: Mapping[str, int]) -> None:
     """Add to the lock file the processes of the stages that run: they outlive a killed runner and are then those to wait for."""
     _write(lock, "".join(f" with stage {path}, pid {pid}" for path, pid in pids.items()))
+
+
+def running(folder: Path) -> frozenset[str]:
+    """The stages that a runner, here or on another machine that shares the disk, works on now in `folder`."""
+    path = folder / LOCK_FILE
+    if not path.exists():
+        return frozenset()
+    with open(path, "rb") as file:
+        names = re.findall(r" with stage (.+?), pid \d+", file.read(LENGTH).decode(errors="replace"))
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return frozenset(names)
+    return frozenset()
 
 
 def _living(holder: str) -> str:

@@ -13,9 +13,9 @@ from typing import Any, Self
 from pydantic import model_validator
 
 from harness.artifact import RECIPE_FILE, RunDir, Stage
-from harness.config import Strict, build, find, load_attribute, shipped
+from harness.config import InnerPath, Strict, build, find, load_attribute, shipped
 from harness.errors import InputError, RecipeError
-from harness.files import dump, write_atomic
+from harness.files import dump, read_model, write_atomic
 from harness.machine import Machine
 from harness.plan import plan
 from harness.recipe import Recipe, located, replace
@@ -98,7 +98,16 @@ class SweepRecord(Strict):
 
     name: str
     summary: str
-    runs: dict[str, tuple[str, ...]]
+    runs: dict[str, tuple[InnerPath, ...]]
+
+    def folders(self, folder: Path) -> list[Path]:
+        """The directories of all runs of the sweep at `folder`, variant by variant."""
+        return [folder / name for names in self.runs.values() for name in names]
+
+
+def read_sweep(folder: Path) -> SweepRecord:
+    """The record of the sweep at `folder`."""
+    return read_model(SweepRecord, folder / SWEEP_FILE)
 
 
 def is_sweep(folder: Path) -> bool:

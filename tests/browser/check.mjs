@@ -1,5 +1,6 @@
 // Opens an HTML file in headless Chromium from disk and prints what a browser sees, as JSON:
-// console messages, requests, horizontal overflow and axe-core violations at each width; screenshots where a folder is given.
+// console messages, requests, horizontal overflow (of the page, and tables that are cut off) and axe-core violations at each width and
+// in both colour schemes; what the filter of changed questions leaves to be seen; screenshots where a folder is given.
 // Usage: node check.mjs FILE.html AXE.min.js|- [SHOTS_DIR]
 import { spawn } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -8,7 +9,7 @@ import { join, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 
 const [file, axe, shots] = process.argv.slice(2);
-const VIEWS = [[375, "dark"], [1440, "light"]];
+const VIEWS = [375, 768, 1440].flatMap((width) => [[width, "light"], [width, "dark"]]);
 const profile = mkdtempSync(join(tmpdir(), "chromium-"));
 const flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
   "--disable-component-update", "--disable-sync", "--remote-debugging-pipe", `--user-data-dir=${profile}`, "about:blank"];
@@ -53,6 +54,12 @@ for (const [width, scheme] of VIEWS) {
   await page("Page.navigate", { url: pathToFileURL(resolve(file)).href });
   await done;
   const overflow = await run("document.documentElement.scrollWidth - document.documentElement.clientWidth");
+  const cut = await run(`[...document.querySelectorAll(".wide")].filter((one) => one.scrollWidth > one.clientWidth)
+    .map((one) => one.getAttribute("aria-label"))`);
+  const filtered = await run(`["side-all", "side-gained", "side-lost", "task-1"].map((id) => { document.getElementById(id)?.click();
+    if (id === "task-1") document.getElementById("side-all")?.click();
+    return [...document.querySelectorAll(".changed")].filter((one) => one.checkVisibility()).length; })`);
+  await run("document.getElementById('task-0')?.click()");
   if (shots) {
     await run("document.querySelector('#responses details')?.setAttribute('open', '')");
     const shot = await page("Page.captureScreenshot", { captureBeyondViewport: true });
@@ -65,7 +72,7 @@ for (const [width, scheme] of VIEWS) {
     violations = JSON.parse(await run(`axe.run(document).then((found) => JSON.stringify(found.violations.map(
       (one) => ({ id: one.id, impact: one.impact, nodes: one.nodes.length, first: one.nodes[0].html.slice(0, 200) }))))`));
   }
-  found.pages.push({ width, scheme, overflow, violations });
+  found.pages.push({ width, scheme, overflow, cut, filtered, violations });
 }
 await send("Browser.close");
 await new Promise((done) => browser.on("close", done));

@@ -10,6 +10,7 @@ from harness.artifact import DONE_FILE, Accepted, RunDir
 from harness.cli.explain import Explanation, explain, print_explanation, to_text
 from harness.errors import HarnessError, InputError
 from harness.files import dump, hash_file, write_atomic
+from tests import ROOT
 from tests.synthetic_runs import LAUNCH, small_recipe, write_run
 
 
@@ -35,7 +36,7 @@ def test_follows_every_input_once(run: Path) -> None:
 
 def test_shows_recipe_values_commit_and_versions(run: Path) -> None:
     """Beta and learning rate of the training stage, the commit and its local changes, command and packages."""
-    text = to_text(explain(run, "iter1", "gsm8k"))
+    text = to_text(explain(run, "iter1", "gsm8k"), full=True)
     assert "beta = 0.1" in text
     assert "learning_rate = 5e-07" in text
     assert f"commit {str(LAUNCH['commit'])[:12]} with local changes: harness reproduce synthetic" in text
@@ -50,17 +51,26 @@ def test_shows_what_was_accepted(tmp_path: Path) -> None:
     assert launch is not None
     accepted = Accepted(fingerprint="0", difference=[("spec.beta", 0.2, 0.1)], because="checked against the log")
     write_atomic(run / "iter0/train/stage.json", dump(launch.model_copy(update={"accepted": [accepted]})))
-    assert "accepted  spec.beta: 0.2 -> 0.1, because checked against the log" in to_text(explain(run, "iter0", "kl"))
+    assert "accepted  spec.beta: 0.2 -> 0.1, because checked against the log" in to_text(explain(run, "iter0", "kl"), full=True)
 
 
 def test_prints_and_reads_back(run: Path) -> None:
     """The terminal shows the plain lines; the JSON is the model."""
     found = explain(run, "sft", "mt_bench")
     console = Console(file=io.StringIO(), width=60)
-    print_explanation(found, console)
-    assert console.file.getvalue() == to_text(found)  # type: ignore[attr-defined]
-    assert "unscored (points of 10, n 16, 16 unscored)" in to_text(found)
+    print_explanation(found, console, full=True)
+    assert console.file.getvalue() == to_text(found, full=True)  # type: ignore[attr-defined]
+    assert "unscored (points of 10, n 16, 16 unscored)" in to_text(found, full=False)
     assert Explanation.model_validate_json(found.model_dump_json()) == found
+
+
+def test_short_form_is_15_lines(run: Path) -> None:
+    """The cell, its file, each training with what it was made from and its main values, one launch, and how to see the rest."""
+    for path, row, task in ((run, "iter1", "gsm8k"), (ROOT / "results/smollm2-135m", "iter2", "gsm8k")):
+        lines = to_text(explain(path, row, task), full=False).splitlines()
+        assert len(lines) <= 15
+        assert any(line.startswith(f"  made by   {row}/train on ") and "beta 0.1" in line for line in lines)
+        assert "--full" in lines[-1]
 
 
 @pytest.mark.parametrize(

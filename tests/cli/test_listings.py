@@ -15,6 +15,7 @@ from harness.cli.printing import lineage_of, quantity
 from harness.plan import plan
 from harness.recipe import available, load
 from harness.runs.needs.costs import Cost
+from tests.synthetic_runs import small_recipe, write_run
 
 ZEPHYR, RELEASE = load("zephyr-7b"), load("zephyr-7b-release")
 
@@ -104,3 +105,14 @@ def test_quantities_are_short(value: float | None, shown: str) -> None:
     """Three digits or fewer, in at most six characters, so that a column never breaks a number."""
     assert quantity(value) == shown
     assert len(shown) <= 6
+
+
+def test_estimates_state_what_they_rest_on(tmp_path: Path) -> None:
+    """The guessed mfu, what scoring leaves out and the states on the disk are named; a finished stage shows what it took."""
+    found = listing.plan_list(ZEPHYR, RunDir(tmp_path / "none"), machine.load("a100x8"))
+    text = " ".join(found["assumptions"])
+    assert "mfu 0.35" in text
+    assert "116 GB at the peak" in text
+    assert {stage["measured_hours"] for stage in found["stages"]} == {None}
+    done = listing.plan_list(small_recipe(), RunDir(write_run(tmp_path / "run", small_recipe())), machine.load("a100x8"))
+    assert {stage["measured_hours"] for stage in done["stages"]} == {1 / 3600}

@@ -10,7 +10,7 @@ from harness.artifact import RunDir
 from harness.files import dump
 from harness.plan import plan
 from harness.recipe import Task, replace
-from harness.report.blocks import Block, fit
+from harness.report.formatting import Block, fit
 from harness.report.tables import collect, print_tables, render
 from tests.synthetic_runs import finish, score_of, small_recipe, write_run
 
@@ -84,9 +84,20 @@ def test_terminal_of_80_columns_cuts_between_columns(run: Path) -> None:
 
 def test_wide_block_is_cut_and_keeps_its_lines_last() -> None:
     """Intervals move below their difference; each part repeats the first column; notes stand under the last part."""
-    block = Block("t", ("", "a", "b"), (("row", "+1.00 [+0.50, +1.50]: better", "+2.00 [+1.50, +2.50]: better"),), ("note",))
+    cells = ("+1.00 [+0.50, +1.50]: better", "+2.00 [+1.50, +2.50]: better")
+    block = Block("t", ("", "a", "b"), (("row", *cells), ("other", *cells)), ("note",))
     assert fit(block, 100) == [block]
     first, second = fit(block, 25)
-    assert first.rows == (("row", "+1.00\n[+0.50, +1.50]\nbetter"),)
+    assert first.rows[0] == ("row", "+1.00\n[+0.50, +1.50]\nbetter")
     assert (first.header, second.header) == (("", "a"), ("", "b"))
     assert (first.lines, second.lines) == ((), ("note",))
+
+
+def test_a_block_that_fits_on_its_side_is_turned() -> None:
+    """Tasks go down rather than into a second grid, where that is narrow enough."""
+    names = ("first_long_task", "second_long_task", "third_long_task")
+    block = Block("t", ("", *names), (("sft", "1.0", "2.0", "3.0"), ("iter0", "1.5", "2.5", "3.5")), ("note",))
+    (turned,) = fit(block, 40)
+    assert turned.header == ("", "sft", "iter0")
+    assert turned.rows[0] == ("first_long_task", "1.0", "1.5")
+    assert turned.lines == ("note",)

@@ -20,15 +20,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_differences_are_the_tables(run: Path) -> None:
-    """Within a run, last row against sft: the differences the tables print, and as many changed questions as they come from."""
-    found = compare(parse_side(f"{run}:iter1"), parse_side(f"{run}:sft"), 2)
+    """`compare sft iter1` is iter1 - sft: the differences the tables print, and as many changed questions as they come from."""
+    found = compare(parse_side(f"{run}:sft"), parse_side(f"{run}:iter1"), 2)
     cell = collect(run).cell("iter1", "gsm8k").delta
     task = next(one for one in found.tasks if one.task == "gsm8k")
     assert cell is not None
     assert task.difference is not None
     assert (task.difference.difference, task.difference.low, task.difference.p) == (cell.difference, cell.low, cell.p)
+    assert task.says == "better"
     assert 100 * (task.gained - task.lost) / 40 == pytest.approx(cell.difference)
-    assert [one.left > one.right for one in task.changed] == [True] * min(task.gained, 2) + [False] * min(task.lost, 2)
+    assert [one.right > one.left for one in task.changed] == [True] * min(task.gained, 2) + [False] * min(task.lost, 2)
 
 
 def test_answers_stand_side_by_side_as_text(run: Path) -> None:

@@ -39,9 +39,13 @@ def test_sweeps_stand_beside_runs(tmp_path: Path) -> None:
     committed = ROOT / "results" / "tiny-study"
     shutil.copytree(committed, tmp_path / "tiny-study", ignore=shutil.ignore_patterns("checkpoint", "samples", "responses"))
     readme, page = write_index(tmp_path)
-    assert "**tiny-study**" in readme.read_text()
-    assert "iter2 - sft: +7.90 [+5.03, +10.77], 5 seeds; goal met" in readme.read_text()
-    assert "iter2 - sft: +7.90" in page.read_text()
+    text = readme.read_text()
+    sentence = "5 seeds: SPIN (iter2) is better than its SFT model on each, than iter0-longer on 4, than dpo on 1, than control"
+    assert f"[JSON](tiny-study/tables/tables.json)) | {sentence}" in text
+    assert "iter2 - sft: +7.90 [" in text
+    assert "- **supported**: SPIN improves on its SFT model." in text.partition("## tiny-study")[2]
+    assert max(len(line) for line in text.splitlines() if line.startswith("| ")) < 900
+    assert sentence in page.read_text()
 
 
 def test_a_folder_is_needed(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from harness.recipe import replace
 from harness.report.latex import escape
-from harness.report.tables import collect, combine, render
+from harness.report.tables import collect, combine, read_table, render
+from tests import ROOT
 from tests.synthetic_runs import small_recipe, write_run
 
 DOCUMENT = r"\documentclass{article}\usepackage[T1]{fontenc}\usepackage{booktabs}\begin{document}\input{tables}\end{document}"
@@ -22,8 +23,9 @@ def test_tables_compile(tmp_path: Path) -> None:
     recipes = [replace(small_recipe(claims="zephyr-7b-sft-full", seed=seed), name=f"s{seed}", summary=HOSTILE) for seed in range(2)]
     runs = [write_run(tmp_path / recipe.name, recipe) for recipe in recipes]
     (tmp_path / "run.tex").write_text(DOCUMENT)
-    for table in (collect(runs[0]), combine(runs)):
-        (tmp_path / "tables.tex").write_text(render(table, "latex"))
+    tables = (collect(runs[0]), combine(runs))
+    for text in [render(table, format) for table in tables for format in ("latex", "paper")]:
+        (tmp_path / "tables.tex").write_text(text)
         done = subprocess.run(
             ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "run.tex"], cwd=tmp_path, capture_output=True, text=True, timeout=120
         )
@@ -31,6 +33,29 @@ def test_tables_compile(tmp_path: Path) -> None:
         assert (tmp_path / "run.pdf").exists()
         widths = [float(found) for found in re.findall(r"Overfull \\hbox \(([\d.]+)pt too wide", done.stdout)]
         assert max(widths, default=0.0) < 20, widths
+
+
+def test_every_table_has_a_short_caption_a_label_and_minus_signs() -> None:
+    """Captions are titles, what must be read with a table stands under it, labels differ, and a loss has a minus sign."""
+    text = render(read_table([ROOT / "results/tiny"]), "latex")
+    captions = re.findall(r"\\caption\{(.*)\}\\label\{(tab:[a-z0-9-]+)\}", text)
+    assert len(captions) == text.count(r"\begin{table}") > 5
+    assert max(len(caption) for caption, _ in captions) < 80
+    assert len({label for _, label in captions}) == len(captions)
+    assert "tab:tiny-scores" in {label for _, label in captions}
+    assert "Scores (continued)" not in text
+    assert "$-$2.29 {[}$-$" in text
+    assert not re.search(r"[ \[&]-\{?\}?\d", text)
+
+
+def test_paper_table_is_one_narrow_table() -> None:
+    """Ours with its interval, the paper's gain, the share: one table, no line too long for a column."""
+    for run in ("smollm2-135m", "tiny-study"):
+        text = render(read_table([ROOT / "results" / run]), "paper")
+        assert text.count(r"\begin{table}") == 1
+        assert r"\toprule" in text
+        assert rf"\label{{tab:{run}}}" in text
+    assert "12 \\%" in render(read_table([ROOT / "results/smollm2-135m"]), "paper")
 
 
 def test_text_is_escaped() -> None:

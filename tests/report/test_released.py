@@ -11,7 +11,7 @@ import pytest
 from harness.artifact import RunDir, read_recipe
 from harness.cli import main as cli
 from harness.files import read_jsonl
-from harness.report.released import released_blocks
+from harness.report.blocks import released_blocks
 from tests.reported_runs import write_reported_run
 from tests.synthetic_runs import small_recipe
 

@@ -122,7 +122,7 @@ class Work(NamedTuple):
 
 
 def _model(recipe: Recipe, stage: Stage, machine: Machine) -> Work:
-    return Work(_checkpoint_gb(recipe))
+    return Work(checkpoint_gb(recipe))
 
 
 def _prompts(recipe: Recipe, stage: Stage, machine: Machine) -> Work:
@@ -153,7 +153,7 @@ def _train(recipe: Recipe, stage: Stage, machine: Machine) -> Work:
     steps = spec.num_steps or spec.stop_after_epochs * (pairs // spec.global_batch_size)
     tokens = steps * spec.global_batch_size * row
     flops = sizes.num_parameters * (6 * tokens + (2 * pairs * row if has_opponent(spec.objective) else 0))
-    return Work(_checkpoint_gb(recipe), tokens, flops, _compute_hours(stage, machine, flops))
+    return Work(checkpoint_gb(recipe), tokens, flops, _compute_hours(stage, machine, flops))
 
 
 def _num_prompts(recipe: Recipe, stage: Stage) -> int:
@@ -168,7 +168,7 @@ def _evaluate(recipe: Recipe, stage: Stage, machine: Machine) -> Work:
     if recipe.held_out and benchmark.name == "held_out":
         tokens = _models_scored(stage) * recipe.held_out.num_prompts * _pair_tokens(recipe)
         flops = 2 * recipe.sizes.num_parameters * tokens
-        return Work(tokens, flops, _compute_hours(stage, machine, flops))
+        return Work(0.0, tokens, flops, _compute_hours(stage, machine, flops))
     questions = {task.name: _num_questions(benchmark, task.name) for task in benchmark.tasks}
     tokens = float(sum(num * TASK_SIZES.get(name, DEFAULT_TASK_SIZE)[1] for name, num in questions.items()))
     flops = 2 * recipe.sizes.num_parameters * tokens
@@ -208,7 +208,8 @@ def _decode_hours(recipe: Recipe, stage: Stage, machine: Machine, tokens: float)
     return tokens / rate / 3600
 
 
-def _checkpoint_gb(recipe: Recipe) -> float:
+def checkpoint_gb(recipe: Recipe) -> float:
+    """A checkpoint on the disk, in fp32."""
     return recipe.sizes.num_parameters * 4 / 1e9
 
 

@@ -1,0 +1,200 @@
+"""How large an effect is beside the paper's: ours, the paper's, the difference, the share, and why the two may not be compared.
+
+The paper prints gains without intervals, so a difference from one takes it as exact and moves our interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from harness.analysis.claims import headline
+from harness.analysis.comparability import AVERAGE, LEADERBOARD_TASKS
+from harness.analysis.differences import ABSENT, REFERENCE, delta_text
+from harness.analysis.published import CLAIMS
+from harness.analysis.seed_table import MEAN
+from harness.analysis.table_schema import Cell, Column, Delta, ResultTable, SeedComparison, SeedTable
+from harness.report.formatting import Block
+from harness.rows import iteration_of
+
+PAPER_TABLES = ("paper/leaderboard", "paper/mt_bench")
+OTHER_TASKS = "other tasks than the paper's six"
+OTHER_MODEL = "another model than the paper's"
+WORDS = (
+    ("supported, better", "the 95 % interval of the difference lies above 0 (for ↓: below)"),
+    ("contradicted, worse", "it lies on the other side of 0"),
+    ("within noise", "it contains 0: these questions cannot tell"),
+    ("not tested", "a row or a task that the claim needs is missing"),
+)
+"""What the words of a verdict mean. A claim about several differences holds only where all of them do."""
+
+
+class Effect(NamedTuple):
+    """`row - against`, ours and the paper's, over `what`. `reasons` say why the two may not be compared; `paper` None: not printed.
+
+    `same_tasks`: both are about the same tasks, so that a share of the paper's gain means something.
+    """
+
+    row: str
+    against: str
+    what: str
+    column: Column | None
+    ours: Delta | None
+    paper: float | None
+    reasons: tuple[str, ...]
+    same_tasks: bool
+
+    @property
+    def share(self) -> float | None:
+        """Ours in percent of the paper's gain, where both are about the same tasks and the paper gained."""
+        if not self.same_tasks or self.ours is None or self.paper is None or self.paper <= 0:
+            return None
+        return 100 * self.ours.difference / self.paper
+
+    @property
+    def from_paper(self) -> Delta | None:
+        """Ours less the paper's, where both are about the same tasks."""
+        if not self.same_tasks or self.ours is None or self.paper is None:
+            return None
+        low, high = (None if limit is None else limit - self.paper for limit in (self.ours.low, self.ours.high))
+        return self.ours.model_copy(update={"difference": self.ours.difference - self.paper, "low": low, "high": high})
+
+
+def effects(table: ResultTable | SeedTable) -> list[Effect]:
+    """Every row against `sft`, then the last iteration against the other baselines, then the last iteration task by task."""
+    return list(_of_run(table) if isinstance(table, ResultTable) else _of_seeds(table))
+
+
+def main_effect(table: ResultTable | SeedTable) -> Effect | None:
+    """The last iteration against `sft`: what a headline is about."""
+    found = [one for one in effects(table) if one.against == REFERENCE and one.column is None and iteration_of(one.row) is not None]
+    return found[-1] if found else None
+
+
+def size_text(effect: Effect) -> str:
+    """'+1.70 [+0.60, +2.80] of the paper's +4.83 (35 %; the paper's value lies outside our interval)'."""
+    ours = f"{effect.row} - {effect.against}: {delta_text(effect.ours, effect.column)}"
+    if effect.ours is None or effect.paper is None:
+        return f"{ours} ({effect.what}); the paper prints no such gain"
+    if effect.share is None:
+        return f"{ours} ({effect.what}); no share of the paper's {effect.paper:+.2f}: {', '.join(effect.reasons)}"
+    inside = _is_inside(effect)
+    where = "" if inside is None else f"; the paper's value lies {'inside' if inside else 'outside'} our interval"
+    return f"{ours} of the paper's {effect.paper:+.2f} ({effect.share:z.0f} %{where}; {effect.what})"
+
+
+def size_block(table: ResultTable | SeedTable) -> Block:
+    """The first table: how much each row gains, beside the paper's gain."""
+    found = effects(table)
+    numbers = {reason: number for number, reason in enumerate(dict.fromkeys(r for one in found for r in one.reasons), 1)}
+    grid = tuple(
+        (
+            f"{one.row} - {one.against}, {one.what}",
+            ours,
+            paper,
+            delta_text(one.from_paper, one.column),
+            share,
+            _comparable(one, numbers),
+        )
+        for one in found
+        for ours, paper, share in [paper_cells(one)]
+    )
+    reasons = tuple(f"({number}) {reason}." for reason, number in numbers.items())
+    main = main_effect(table)
+    lines = (
+        *([f"{size_text(main)}."] if main else []),
+        "Percentage points, MT-Bench in points of 10; 95 % intervals, the paper's gain taken as exact: it is printed without one.",
+        *reasons,
+    )
+    return Block("Size of the effect", ("", "ours", "paper", "ours - paper", "share", "comparable"), grid, lines)
+
+
+def paper_cells(effect: Effect) -> tuple[str, str, str]:
+    """Ours with its interval, the paper's gain, the share; a dash where there is none."""
+    paper = ABSENT if effect.paper is None else f"{effect.paper:+.2f}"
+    return delta_text(effect.ours, effect.column), paper, ABSENT if effect.share is None else f"{effect.share:z.0f} %"
+
+
+def study_sentence(table: SeedTable) -> str:
+    """'5 seeds: SPIN (iter2) is better than its SFT model on each, than dpo on 1, than control on none', by each seed's own interval."""
+    means = [one for one in table.comparisons if one.column == MEAN]
+    last = next((one.row for one in means if iteration_of(one.row) is not None), None)
+    seeds = f"{len(table.runs)} {'seed' if len(table.runs) == 1 else 'seeds'}"
+    if last is None:
+        return f"{seeds}: no comparison yet"
+    own = {"its SFT model" if one.against == REFERENCE else one.against: one for one in means if one.row == last}
+    variants = {one.row: one for one in means if one.against == last and one.row != last}
+    sentence = f"{seeds}: SPIN ({last}) is better {', '.join(_by_count(own, len(table.runs), 'than '))}"
+    return f"{sentence}; better than {last}: {', '.join(_by_count(variants, len(table.runs)))}" if variants else sentence
+
+
+def _by_count(found: Mapping[str, SeedComparison], num_runs: int, word: str = "") -> Iterator[str]:
+    """The names that are beaten on each seed, on some, on none, in this order."""
+    groups: dict[int, list[str]] = {}
+    for name, one in found.items():
+        better = sum(delta is not None and delta.low is not None and delta.low > 0 for delta in one.per_run)
+        groups.setdefault(better, []).append(name)
+    for count in sorted(groups, reverse=True):
+        yield f"{word}{' and '.join(groups[count])} on {'none' if not count else 'each' if count == num_runs else count}"
+
+
+def _of_run(table: ResultTable) -> Iterator[Effect]:
+    has_average = any(column.label == AVERAGE for column in table.columns)
+    against_others = [one for one in table.comparisons if one.against != REFERENCE]
+    for one in (*table.from_sft, *against_others):
+        what = "six-task average" if AVERAGE in one.tasks else f"mean of {len(one.mean_over)} tasks"
+        paper = _printed(AVERAGE, one.row, one.against)
+        cells = {cell.row: cell for cell in table.cells if cell.column == AVERAGE}
+        reasons = _reasons(cells.get(one.row), same_tasks=AVERAGE in one.tasks) if paper is not None else ()
+        yield Effect(one.row, one.against, what, None, headline(one), paper, reasons, AVERAGE in one.tasks)
+    if has_average or table.published:
+        yield from _by_task(table)
+
+
+def _by_task(table: ResultTable) -> Iterator[Effect]:
+    """The last iteration less `sft` on each task the paper prints."""
+    last = [row for row in table.rows if iteration_of(row) is not None][-1:]
+    for row in last:
+        for column in table.columns:
+            cell = table.cell(row, column.label)
+            paper = _printed(column.task, row, REFERENCE)
+            if paper is not None and column.label != AVERAGE:
+                yield Effect(row, REFERENCE, column.label, column, cell.delta, paper, _reasons(cell, same_tasks=True), True)
+
+
+def _of_seeds(table: SeedTable) -> Iterator[Effect]:
+    tasks = [column.task for column in table.columns if column.is_accuracy and column.label != AVERAGE]
+    same_tasks = sorted(tasks) == sorted(LEADERBOARD_TASKS)
+    what = "six-task average" if same_tasks else f"mean of {len(tasks)} tasks"
+    for one in table.comparisons:
+        if one.column == MEAN:
+            paper = _printed(AVERAGE, one.row, one.against)
+            reasons = _reasons(None, same_tasks=same_tasks) if paper is not None else ()
+            ours = one.over_seeds if len(table.runs) > 1 else one.pooled
+            yield Effect(one.row, one.against, what, None, ours, paper, reasons, same_tasks)
+
+
+def _printed(task: str, row: str, against: str) -> float | None:
+    """The paper's own gain, from the two scores it prints."""
+    scores = {claim.row: claim.value for claim in CLAIMS if claim.table in PAPER_TABLES and claim.task == task}
+    return round(scores[row] - scores[against], 6) if row in scores and against in scores else None
+
+
+def _reasons(cell: Cell | None, *, same_tasks: bool) -> tuple[str, ...]:
+    """Why a gain may not be compared with the paper's: those of the row's own score, or that the recipe names no published model."""
+    if cell is not None and cell.published is not None:
+        return cell.reasons
+    return (OTHER_MODEL,) if same_tasks else (OTHER_TASKS, OTHER_MODEL)
+
+
+def _comparable(one: Effect, numbers: dict[str, int]) -> str:
+    if one.paper is None:
+        return "not printed"
+    return "no " + " ".join(f"({numbers[reason]})" for reason in one.reasons) if one.reasons else "yes"
+
+
+def _is_inside(effect: Effect) -> bool | None:
+    """Whether the paper's gain lies in our interval; None where there is none."""
+    if effect.ours is None or effect.ours.low is None or effect.ours.high is None or effect.paper is None:
+        return None
+    return effect.ours.low <= effect.paper <= effect.ours.high

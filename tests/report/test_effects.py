@@ -1,0 +1,79 @@
+"""An effect's size stands beside the paper's, with the reasons why the two may not be compared."""
+
+from pathlib import Path
+
+import pytest
+
+from harness.analysis.table_schema import Delta, ResultTable, SeedTable
+from harness.report.effects import effects, main_effect, size_block, size_text, study_sentence
+from harness.report.tables import read_table, render
+from tests import ROOT
+from tests.synthetic_runs import small_recipe, write_run
+
+
+@pytest.fixture(scope="module")
+def real() -> ResultTable:
+    found = read_table([ROOT / "results/smollm2-135m"])
+    assert isinstance(found, ResultTable)
+    return found
+
+
+def test_headline_tells_the_share_of_the_paper_s_gain(real: ResultTable) -> None:
+    """The six-task average of both: ours, the paper's 62.97 - 58.14, the share, and on which side of our interval the paper's lies."""
+    main = main_effect(real)
+    assert main is not None
+    assert main.ours is not None
+    assert main.paper == 4.83
+    assert main.share == pytest.approx(100 * main.ours.difference / 4.83)
+    assert size_text(main).startswith("iter2 - sft: +0.60 [")
+    assert "of the paper's +4.83 (12 %; the paper's value lies inside our interval; six-task average)" in size_text(main)
+    narrow = main._replace(ours=Delta(against="sft", difference=1.7, low=1.0, high=2.4, n=9, p=0.001, method="t"))
+    assert "(35 %; the paper's value lies outside our interval" in size_text(narrow)
+    assert narrow.from_paper is not None
+    assert (narrow.from_paper.low, narrow.from_paper.high) == (pytest.approx(1.0 - 4.83), pytest.approx(2.4 - 4.83))
+
+
+def test_first_table_gives_size_and_reason(real: ResultTable) -> None:
+    """Every row against sft, then the tasks; another model's gain is printed beside the paper's and marked as not comparable."""
+    block = size_block(real)
+    assert render(real, "markdown").split("\n## ")[1].startswith("Size of the effect")
+    assert [row[0] for row in block.rows[:3]] == [f"iter{t} - sft, six-task average" for t in range(3)]
+    assert {row[-1] for row in block.rows} == {"no (1)"}
+    assert "(1) another model than the paper's." in block.lines
+
+
+def test_no_share_of_a_gain_on_other_tasks(tmp_path: Path) -> None:
+    """A mean over tasks of one's own has no share of the paper's, and the sentence says why."""
+    table = read_table([write_run(tmp_path, small_recipe())])
+    main = main_effect(table)
+    assert main is not None
+    assert (main.share, main.from_paper) == (None, None)
+    assert "no share of the paper's +3.98: other tasks than the paper's six, another model than the paper's" in size_text(main)
+
+
+def test_no_share_of_a_loss(real: ResultTable) -> None:
+    """The paper lost on winogrande: a share of that would mislead."""
+    found = next(one for one in effects(real) if one.what == "winogrande")
+    assert found.paper is not None
+    assert found.paper < 0
+    assert found.share is None
+
+
+def test_published_model_gives_the_cell_s_own_reasons(tmp_path: Path) -> None:
+    """Where the recipe names a published model, the reasons are those of the scores."""
+    table = read_table([write_run(tmp_path, small_recipe(claims="zephyr-7b-sft-full"))])
+    found = next(one for one in effects(table) if one.what == "gsm8k")
+    assert isinstance(table, ResultTable)
+    assert found.reasons == table.cell("iter1", "gsm8k").reasons
+    assert found.reasons
+
+
+def test_study_is_told_in_a_sentence() -> None:
+    """On how many seeds the last iteration beats each baseline, and the variants the last iteration."""
+    table = read_table([ROOT / "results/tiny-study"])
+    assert isinstance(table, SeedTable)
+    assert study_sentence(table) == (
+        "5 seeds: SPIN (iter2) is better than its SFT model on each, than iter0-longer on 4, than dpo on 1, "
+        "than control and control-compute on none; better than iter2: space iter2 on 1, hinge iter2 and t-spin iter2 on none"
+    )
+    assert [one.row for one in effects(table)][:2] == ["iter2", "iter2"]
