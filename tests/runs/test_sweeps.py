@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -73,7 +75,7 @@ def test_a_damaged_run_beside_the_sweep_stops_nothing(tmp_path: Path, monkeypatc
 
 
 def test_claims_are_judged_over_seeds(finished: Finished) -> None:
-    """Promise: of each claim of the paper a sweep says what the t interval over seeds says of its first variant."""
+    """Promise: of each claim of the paper a sweep says what its first variant's seeds say, and gives the evidence."""
     by_row = {(one.row, one.against): one for one in finished.table.comparisons if one.column == "mean over tasks"}
     first = finished.table.findings[0]
     over_seeds, pooled = by_row["iter1", "sft"].over_seeds, by_row["iter1", "sft"].pooled
@@ -83,9 +85,7 @@ def test_claims_are_judged_over_seeds(finished: Finished) -> None:
     assert first.evidence == (
         f"iter1 - sft: {delta_text(over_seeds, None)}, pooled over questions {delta_text(pooled, None)} (mean of 1 tasks, 2 runs)",
     )
-    low, high = over_seeds.low, over_seeds.high
-    verdicts = {"supported": low > 0, "contradicted": high < 0, "within noise": low <= 0 <= high}
-    assert verdicts[first.verdict]
+    assert (over_seeds.low, over_seeds.high, first.verdict) == (None, None, "not tested")  # the fakes' seeds are equal: no spread is known
     dpo = next(one for one in finished.table.findings if "DPO" in one.claim)
     assert dpo.verdict != "not tested"
     assert [row.split(":")[0] for row in dpo.evidence] == ["iter1 - dpo"]
@@ -129,12 +129,13 @@ def test_stopped_sweep_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     def interrupted(*args: object) -> float:
         if next(calls) == 9:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGINT)
+            raise StageError("ended by signal 2")
         return launch(*args)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
         patch.setattr(launches, "launch", interrupted)
-        with pytest.raises(StageError, match="was interrupted"):
+        with pytest.raises(StageError, match="interrupted"):
             sweeping.run(small_sweep(1), tmp_path / "out", CPU, quiet)
     sweeping.run(small_sweep(1), tmp_path / "out", CPU, quiet)
     assert len(ran) == len(set(ran)) == sweeping.shared_list(small_sweep(1))[-1]["made"]
