@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from accelerate.utils import DistributedType
 
 from harness import machine
 from harness.config import load_attribute
@@ -25,6 +26,7 @@ class Loads:
     """In the place of an Accelerator whose state is cut."""
 
     is_main_process = True
+    distributed_type = DistributedType.NO
 
     def load_state(self, path: str) -> None:
         raise RuntimeError("PytorchStreamReader failed reading zip archive: failed finding central directory\nat file.cc")

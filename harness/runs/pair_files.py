@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.errors import InputError
-from harness.training.instructions import message, prompt_id, text_of
+from harness.training.instructions import message, prompt_id, text_of, turns_of
 from harness.training.pairs import Pair
 
 Layout = Literal["ucla", "trl"]
@@ -137,4 +137,4 @@ def _divide(value: Any) -> tuple[Messages, str]:
 def _messages(value: Any) -> Messages:
     if isinstance(value, str):
         return [{"role": "user", "content": value}]
-    return [message(turn) for turn in value]
+    return [message(turn) for turn in turns_of(value)]

@@ -85,10 +85,15 @@ def _json(text: str) -> Any:
 
 def role_of(turn: Mapping[str, Any]) -> str:
     """Whose turn it is, by our names. Raises `RowError` for a role that is not known."""
+    role = _known_role(turn)
+    if role is None:
+        raise RowError(f"a role is {str(turn.get('role', turn.get('from')))[:SHOWN]!r}")
+    return role
+
+
+def _known_role(turn: Mapping[str, Any]) -> str | None:
     named = turn.get("role", turn.get("from"))
-    if named not in ROLES:
-        raise RowError(f"a role is {str(named)[:SHOWN]!r}")
-    return ROLES[named]
+    return ROLES.get(named) if isinstance(named, str) else None
 
 
 def message(turn: Mapping[str, Any]) -> dict[str, str]:
@@ -100,7 +105,7 @@ def divide(turns: Sequence[Mapping[str, Any]], response: str) -> tuple[Messages,
     """The prompt and the response, which is the `first` of the assistant or the `last`; what stands after it is not looked at."""
     if not turns:
         raise RowError("a dialogue is empty")
-    answers = [i for i, turn in enumerate(turns) if ROLES.get(turn.get("role", turn.get("from")) or "") == "assistant"]
+    answers = [i for i, turn in enumerate(turns) if _known_role(turn) == "assistant"]
     if not answers:
         raise RowError("nothing is answered")
     used = [message(turn) for turn in turns[: (answers[0] if response == "first" else answers[-1]) + 1]]

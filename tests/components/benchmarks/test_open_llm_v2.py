@@ -52,5 +52,5 @@ def test_recipes_ask_for_shots_and_metrics_that_the_files_have(name: str) -> Non
 @pytest.mark.usefixtures("hf_cache")
 def test_a_data_set_that_is_not_here_is_named_in_a_line() -> None:
     """As for every other task of lm-eval."""
-    with pytest.raises(InputError, match="the data set of musr cannot be had"):
+    with pytest.raises(InputError, match="the data set of musr could not be loaded"):
         load_definition(Task(name="musr", shots=0, metric="acc_norm"), open_llm_v2.PROTOCOLS["current"]["musr"])
