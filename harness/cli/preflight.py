@@ -222,7 +222,7 @@ def _on_hub(check: str, name: str, revision: str | None, *, is_cached: bool) -> 
     try:
         ask(name, revision=revision, timeout=HUB_SECONDS)
     except Exception as error:  # whatever keeps the client from it
-        return Finding(check, "error", f"{name} cannot be had: {first_line(error)}", "check the name, the network and HF_TOKEN")
+        return Finding(check, "error", f"{name} could not be loaded: {first_line(error)}", "check the name, the network and HF_TOKEN")
     return Finding(check, "ok", f"{name} will be downloaded")
 
 

