@@ -109,8 +109,20 @@ def dump(value: BaseModel) -> bytes:
 
 def read_model(kind: type[Model], path: Path) -> Model:
     """A model from its file; a damaged file is an `InputError`."""
+    return _parse(kind, path.read_bytes(), path)
+
+
+def read_recorded(kind: type[Model], path: Path, recorded: Output) -> Model:
+    """As `read_model`, of the very bytes that a record names, read once; other bytes and what is no plain file are an `InputError`."""
+    content = path.read_bytes() if path.is_file() else None
+    if content is None or Output(size=len(content), sha256=hashlib.sha256(content).hexdigest()) != recorded:
+        raise InputError(f"{path} is not the file its record names (another sha256); restore it, or see `harness verify`")
+    return _parse(kind, content, path)
+
+
+def _parse(kind: type[Model], content: bytes, path: Path) -> Model:
     try:
-        return kind.model_validate_json(path.read_bytes())
+        return kind.model_validate_json(content)
     except ValueError as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path} is not a readable {kind.__name__.lower()} ({reason}); restore it or remove its directory") from None

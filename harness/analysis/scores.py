@@ -19,7 +19,7 @@ from harness.contracts import Score
 from harness.errors import InputError
 from harness.evaluation.paired import Paired, Strata, mean_of_differences, paired_difference
 from harness.evaluation.statistics import Cluster, Estimate, Interval, mean_interval, mean_of_tasks, question_of
-from harness.files import hash_file, read_model
+from harness.files import read_recorded
 from harness.plan import folder_of
 from harness.recipe import Benchmark, Recipe, Task
 from harness.rows import rows
@@ -163,9 +163,7 @@ def _read_score(run: RunDir, row: str, column: TaskColumn) -> Score | None:
     name, path = column.score_path(row), run.path / column.score_path(row)
     if not path.exists():
         raise InputError(f"{name} is missing though its stage is recorded as done; restore it from the commit it came with")
-    if hash_file(path) != recorded:
-        raise InputError(f"{name} is not the file its record names (another sha256); restore it, or see `harness verify`")
-    return read_model(Score, path)
+    return read_recorded(Score, path, recorded)
 
 
 def other_rules(score: Score, first: Score) -> tuple[str, ...]:
