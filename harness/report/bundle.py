@@ -30,7 +30,7 @@ from harness.runs.sweeps import SWEEP_FILE, is_sweep, read_sweep
 from harness.runs.verification import Damage, Verified, verify
 
 MANIFEST, ENVIRONMENT, REPORT = "MANIFEST.json", "environment.txt", "report.html"
-STAGE_FILES = (STAGE_FILE, DONE_FILE, "log.jsonl", "audit.json", "statistics.json", "scores/*.json", "samples/*.json*")
+STAGE_FILES = (STAGE_FILE, DONE_FILE, "log.jsonl", "audit.json", "statistics.json", "weights.json", "scores/*.json", "samples/*.json*")
 """What is taken of a stage's directory."""
 UNREADABLE = (tarfile.TarError, EOFError, OSError, zlib.error, ValueError, OverflowError, RecursionError)
 """What reading a damaged archive raises."""
