@@ -15,7 +15,7 @@ from harness.analysis.scores import RunScores
 from harness.analysis.table_schema import Column, Comparison, Delta, Finding, ResultTable
 from harness.plan import plan
 from harness.recipe import Recipe
-from harness.rows import baselines
+from harness.rows import baselines, opponent_of
 
 Verdict = Literal["supported", "contradicted", "within noise", "not tested"]
 Spec = dict[str, Any]
@@ -95,7 +95,7 @@ def _claims(recipe: Recipe, last: str) -> dict[_Claim, list[tuple[str, str]]]:
 
 
 def _steps(recipe: Recipe) -> list[tuple[str, str]]:
-    return [(f"iter{t}", f"iter{t - 1}" if t else REFERENCE) for t in range(len(recipe.iterations))]
+    return [(f"iter{t}", opponent_of(t)) for t in range(len(recipe.iterations))]
 
 
 class _Claim(NamedTuple):

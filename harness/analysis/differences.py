@@ -14,7 +14,7 @@ from harness.analysis.table_schema import Column, Comparison, Delta
 from harness.contracts import Score
 from harness.evaluation.paired import Paired
 from harness.evaluation.statistics import CONFIDENCE
-from harness.rows import contests
+from harness.rows import contests, opponent_of
 
 REFERENCE = "sft"
 GOAL_MET = "goal met"
@@ -50,7 +50,7 @@ def comparisons(scores: RunScores) -> Iterator[Comparison]:
 def iteration_steps(scores: RunScores) -> Iterator[Comparison]:
     """Each iteration against the one before it, iteration 0 against `sft`."""
     for t in range(len(scores.recipe.iterations)):
-        step = compare_rows(scores, f"iter{t}", f"iter{t - 1}" if t else REFERENCE)
+        step = compare_rows(scores, f"iter{t}", opponent_of(t))
         verdict = step.verdict if step.mean is None or step.missing else direction(step.mean, lower_is_better=False)
         yield step.model_copy(update={"verdict": verdict})
 
