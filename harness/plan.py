@@ -125,9 +125,10 @@ def _rivals(recipe: Recipe, made: dict[str, Stage]) -> list[Stage]:
         if rival.prompts and rival.prompts not in data:
             data[rival.prompts] = _preferences(f"{row}/preferences", rival.prompts)
             stages.append(data[rival.prompts])
-        pairs = {"prompts": made["prompts"], "responses0": made["iter0/generate"]}
-        if rival.prompts:
-            pairs = dict.fromkeys(pairs, data[rival.prompts])
+        if rival.prompts is None and not recipe.iterations:
+            raise RecipeError(f"rivals.{row} trains on the pairs of iteration 0, and there are no iterations; give it `prompts` of its own")
+        shared = data[rival.prompts] if rival.prompts else None
+        pairs = {"prompts": shared or made["prompts"], "responses0": shared or made["iter0/generate"]}
         trained = _train(recipe, row, rival, {"policy": start, **pairs}, recipe.lora)
         made[trained.path] = trained
         stages += [trained, *_evaluate(recipe, _Policy(row, trained, start), made["prompts"])]

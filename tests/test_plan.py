@@ -118,6 +118,20 @@ def test_adapters_are_trained_by_every_row_but_sft() -> None:
         assert in_full == ["sft/train"]
 
 
+def test_a_rival_of_its_own_data_needs_no_iteration() -> None:
+    """Without iterations a rival trains on its own preferences; one without them is told what is missing."""
+    dpo = load("zephyr-7b-baselines").rivals["dpo"]
+    changes = {"iterations": (), "because": {"iterations": "the rival alone", "rivals": "the rival alone"}}
+    alone = plan(replace(load("zephyr-7b-baselines"), name="alone", rivals={"dpo": dpo}, **changes))
+    trained = next(stage for stage in alone if stage.path == "dpo/train")
+    assert set(trained.inputs.values()) == {"sft/model", "dpo/preferences"}
+    without = dpo.model_copy(update={"prompts": None})
+    with pytest.raises(
+        RecipeError, match=r"rivals\.dpo trains on the pairs of iteration 0, and there are no iterations; give it `prompts`"
+    ):
+        plan(replace(load("zephyr-7b-baselines"), name="alone", rivals={"dpo": without}, **changes))
+
+
 def test_a_row_is_a_value() -> None:
     """Each row names its kind, the stage whose checkpoint it is (which the plan holds), its iteration and its opponent."""
     recipe = small_recipe()
