@@ -18,15 +18,11 @@ Its response for a text Y is Y E EOS: |Y| + 3 tokens, the EOS at |Y| hidden, the
 from __future__ import annotations
 
 import pytest
-from tokenizers import Tokenizer, models
-from transformers import PreTrainedTokenizerFast
 
 from harness.training.pairs import EncodedPair, Encoding, Pair, encode_pair, encode_pairs
+from tests.training.test_pairs import letters_tokenizer
 
 ALPHABET = [" ", *"abcdefghijklmnopqrstuvwxyz", "\n", "<", ">", "|"]
-CHAT_TEMPLATE = (
-    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</s>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
-)
 S = [31, 33, 22, 28, 22, 23, 8, 16, 33, 32, 30]
 U = [31, 33, 24, 22, 8, 21, 33, 32, 30]
 A = [31, 33, 4, 22, 22, 12, 22, 23, 4, 17, 23, 33, 32, 30]
@@ -37,20 +33,7 @@ RELEASE = Encoding("zephyr", "release", 64, 48)
 MODERN = Encoding("chat", "modern", 64, 48)
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    vocabulary = {token: i for i, token in enumerate(["<s>", "</s>", "<unk>", *ALPHABET])}
-    made = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>")),
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="</s>",
-        unk_token="<unk>",
-    )
-    made.chat_template = CHAT_TEMPLATE
-    return made
-
-
-TOKENIZER = tokenizer()
+TOKENIZER = letters_tokenizer(letters=ALPHABET)
 
 
 def release(real: str, generated: str, prompt: str = "hi", reason: str = "stop") -> EncodedPair:

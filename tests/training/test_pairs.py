@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,9 @@ CHATML = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</s>{% endfo
 BOS, EOS = 0, 1
 
 
-def letters_tokenizer(chat_template: str | None = CHATML) -> PreTrainedTokenizerFast:
+def letters_tokenizer(chat_template: str | None = CHATML, letters: Sequence[str] = LETTERS) -> PreTrainedTokenizerFast:
     """A character a token; pad is EOS, as in SmolLM2."""
-    vocabulary = {token: i for i, token in enumerate([*SPECIAL, *LETTERS])}
+    vocabulary = {token: i for i, token in enumerate([*SPECIAL, *letters])}
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>")),
         bos_token="<s>",
