@@ -139,12 +139,4 @@ def _is_over(claim: str, has_locks: bool) -> bool:
     pid, _, host = who.removeprefix("pid ").partition(" on ")
     if job and job == os.environ.get("SLURM_JOB_ID"):
         return True
-    return host == socket.gethostname() and (has_locks or not _runs(int(pid)))
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except OSError as error:
-        return error.errno == errno.EPERM  # it is another user's
-    return True
+    return host == socket.gethostname() and (has_locks or not _lives(pid))
