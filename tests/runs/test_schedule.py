@@ -24,10 +24,11 @@ def graph(**inputs: str) -> list[Stage]:
 
 
 class Recorder:
-    """Work that notes what starts, what is finished by then, and how many slots are taken."""
+    """Work that notes what starts, what is finished by then, and how many slots are taken; the stages that `meet` wait for one another."""
 
-    def __init__(self, fails: str = "", barrier: threading.Barrier | None = None) -> None:
-        self.fails, self.barrier = fails, barrier
+    def __init__(self, fails: str = "", meet: tuple[str, ...] = ()) -> None:
+        self.fails, self.meet = fails, meet
+        self.barrier = threading.Barrier(max(1, len(meet)))
         self.started: list[str] = []
         self.finished: list[str] = []
         self.taken: set[int] = set()
@@ -40,7 +41,7 @@ class Recorder:
             self.taken |= set(slots)
             self.started.append(stage.path)
             assert set(stage.inputs.values()) <= set(self.finished)
-        if self.barrier is not None and len(stage.inputs) == 1:
+        if stage.path in self.meet:
             self.barrier.wait(timeout=120)
         if stage.path == self.fails:
             with self.guard:
@@ -63,7 +64,7 @@ def test_with_room_for_one_the_plan_s_order_holds() -> None:
 
 def test_two_run_at_once_where_there_is_room() -> None:
     """Promise: two stages whose inputs are done really run together (each waits for the other), and inputs come first."""
-    recorder = Recorder(barrier=threading.Barrier(2))
+    recorder = Recorder(meet=("b", "c"))
     assert schedule.run(graph(a="", b="a", c="a"), 2, lambda _: 1, recorder.work, recorder.stop) == []
     assert sorted(recorder.finished) == ["a", "b", "c"]
 
@@ -79,7 +80,7 @@ def test_what_most_wait_for_goes_first_and_is_not_overtaken() -> None:
 def test_a_failure_lets_what_runs_finish_and_starts_nothing_new() -> None:
     """Promise: what runs beside a stage that fails is finished and kept, what waits is not begun, and the failure is returned."""
     stages = graph(a="", b="a", c="a", d="b", e="c")
-    recorder = Recorder(fails="b", barrier=threading.Barrier(2))
+    recorder = Recorder(fails="b", meet=("b", "c"))
     (failure,) = schedule.run(stages, 2, lambda _: 1, recorder.work, recorder.stop)
     assert (failure.stage.path, str(failure.error)) == ("b", "b stopped")
     assert "c" in recorder.finished
