@@ -87,7 +87,7 @@ class Recipe(Strict):
     prompts: PromptSource
     """Instructions and real responses of every iteration, and of fine-tunings that name none."""
     held_out: PromptSource | None = None
-    """Prompts and real responses never trained on, for the benchmark of that name; another split than `prompts`."""
+    """Prompts and real responses never trained on, for the benchmark of that name; another split than `prompts`, or other prompt_ids."""
     engine: Engine
     """The component that generates responses and answers."""
     sampling: Sampling
@@ -172,8 +172,15 @@ class Recipe(Strict):
         used = any(benchmark.name == "held_out" for benchmark in self.benchmarks)
         if used and (self.held_out is None or self.anchors):
             raise ValueError("benchmark held_out needs prompts in the recipe's `held_out`, and rows with an opponent: no anchors")
-        if self.held_out and (self.held_out.dataset, self.held_out.split) == (self.prompts.dataset, self.prompts.split):
-            raise ValueError(f"held_out names the split trained on, {self.prompts.split!r} of {self.prompts.dataset}; expected another")
+        if self.held_out is None or (self.held_out.dataset, self.held_out.split) != (self.prompts.dataset, self.prompts.split):
+            return self
+        held_out, trained = set(self.held_out.prompt_ids), set(self.prompts.prompt_ids)
+        if not (held_out and trained):
+            raise ValueError(
+                f"held_out names the split trained on, {self.prompts.split!r} of {self.prompts.dataset}; expected another, or prompt_ids in both"
+            )
+        if both := sorted(held_out & trained):
+            raise ValueError(f"held_out and prompts share {len(both)} of their prompt_ids, such as {both[0]}; expected none in common")
         return self
 
     @model_validator(mode="after")
