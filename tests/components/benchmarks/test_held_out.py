@@ -187,3 +187,14 @@ def test_held_out_prompts_must_be_others() -> None:
         replace(recipe, name="same", held_out=recipe.prompts)
     with pytest.raises(RecipeError, match="benchmark held_out needs prompts"):
         replace(recipe, name="none", held_out=None)
+
+
+def test_held_out_rows_of_the_split_trained_on_are_named_and_others() -> None:
+    """Promise: one split may serve both where each side names its rows; a row on both sides is refused by name."""
+    recipe = load_recipe("smollm2-135m-power")
+    trained, held_out = recipe.prompts.prompt_ids, recipe.held_out.prompt_ids if recipe.held_out else ()
+    assert (len(trained), len(held_out)) == (128, 256)
+    assert (recipe.held_out.dataset, recipe.held_out.split) == (recipe.prompts.dataset, recipe.prompts.split) if recipe.held_out else False
+    both = recipe.prompts.model_copy(update={"prompt_ids": (*held_out[1:], trained[5]), "num_prompts": len(held_out)})
+    with pytest.raises(RecipeError, match=f"share 1 of their prompt_ids, such as {trained[5]}"):
+        replace(recipe, name="both", held_out=both)
