@@ -177,7 +177,8 @@ class Recipe(Strict):
         held_out, trained = set(self.held_out.prompt_ids), set(self.prompts.prompt_ids)
         if not (held_out and trained):
             raise ValueError(
-                f"held_out names the split trained on, {self.prompts.split!r} of {self.prompts.dataset}; expected another, or prompt_ids in both"
+                f"held_out names the split trained on, {self.prompts.split!r} of {self.prompts.dataset}; "
+                "expected another, or prompt_ids in both"
             )
         if both := sorted(held_out & trained):
             raise ValueError(f"held_out and prompts share {len(both)} of their prompt_ids, such as {both[0]}; expected none in common")
