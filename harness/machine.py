@@ -12,7 +12,7 @@ from harness.config import Strict, find, load_attribute, shipped
 from harness.errors import MachineError, RecipeError
 from harness.recipe import Recipe
 
-StageKind = Literal["model", "prompts", "preferences", "generate", "train", "evaluate"]
+StageKind = Literal["model", "prompts", "preferences", "generate", "train", "evaluate", "verdicts"]
 MACHINES_DIR = shipped("machines")
 SHOWN_NAMES = frozenset(("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "TOKENIZERS_PARALLELISM", "TQDM_DISABLE", "RAY_ADDRESS"))
 SHOWN_PREFIXES = (

@@ -4,6 +4,7 @@
     prompts ───────────────────────────────────────┼─ sft/eval/*
                                                    └─ iter0/generate ─ iter0/train ─ iter0/eval/* ─ iter1/generate ─ ...
     dpo/preferences ─ dpo/train ─ dpo/eval/*          where the recipe has rivals
+    iter0/eval/mt_bench ─ iter0/eval/judged/*         where another judge grades the same answers
     held_out/prompts ─ sft/held_out ─ iter0/eval/held_out       where the recipe has held-out prompts: the opponent answers them
 
 Each stage's spec is the part of the recipe that can change its result, and nothing else: changing iteration 1's beta
@@ -18,12 +19,23 @@ from typing import NamedTuple
 from harness.artifact import Stage, make_stage
 from harness.contracts import DTYPES, branches, functions, parameters, version
 from harness.contracts.own_files import pinned, pinned_parts
-from harness.contracts.stage_specs import EvaluateSpec, GenerateSpec, ModelSpec, PairEncoding, PreferencesSpec, PromptsSpec, TrainSpec
+from harness.contracts.stage_specs import (
+    EvaluateSpec,
+    GenerateSpec,
+    ModelSpec,
+    PairEncoding,
+    PreferencesSpec,
+    PromptsSpec,
+    TrainSpec,
+    VerdictsSpec,
+)
 from harness.errors import RecipeError, suggest
 from harness.recipe import Benchmark, Finetuning, Lora, ModelRef, PairTraining, PromptSource, Recipe
 from harness.rows import iteration_of, rows
 
-PIPELINE_VERSIONS = {"train": 1, "generate": 1, "evaluate": 1, "model": 1, "prompts": 1, "preferences": 1}
+PIPELINE_VERSIONS = {"train": 1, "generate": 1, "evaluate": 1, "verdicts": 1, "model": 1, "prompts": 1, "preferences": 1}
+SCORED = ("evaluate", "verdicts")
+"""Kinds of stages that leave a score of each of their benchmark's tasks."""
 
 
 def plan(recipe: Recipe) -> tuple[Stage, ...]:
@@ -56,8 +68,13 @@ def steps_of(recipe: Recipe, t: int) -> int:
 
 
 def folder_of(benchmark: Benchmark, benchmarks: Sequence[Benchmark]) -> str:
-    """Where a benchmark's results lie: under its name and, where the recipe has it under several protocols, under each protocol."""
-    same = [other for other in benchmarks if other.title == benchmark.title]
+    """Where a benchmark's results lie: under its name and, where the recipe has it under several protocols, under each protocol.
+
+    Those of another judge on the same answers lie apart, so that the answers stay where they are.
+    """
+    if benchmark.answers_from is not None:
+        return f"judged/{benchmark.protocol}"
+    same = [other for other in benchmarks if other.title == benchmark.title and other.answers_from is None]
     return benchmark.title if len(same) == 1 else f"{benchmark.title}/{benchmark.protocol}"
 
 
@@ -222,7 +239,7 @@ def _evaluate(recipe: Recipe, policy: _Policy, trained: Stage | None) -> list[St
     `trained` makes the prompts its training here has seen, if any.
     """
     stages, engine = [], pinned("engines", recipe.engine)
-    for benchmark in recipe.benchmarks:
+    for benchmark in (one for one in recipe.benchmarks if one.answers_from is None):
         inputs, encoding = {"policy": policy.stage}, None
         if benchmark.name == "held_out" and recipe.held_out:
             prompts = _prompts("held_out/prompts", recipe.held_out)
@@ -243,7 +260,19 @@ def _evaluate(recipe: Recipe, policy: _Policy, trained: Stage | None) -> list[St
             versions["judge"] = version("judges", benchmark.judge.name)
         path = f"{policy.row}/eval/{folder_of(benchmark, recipe.benchmarks)}"
         stages.append(make_stage(path, "evaluate", spec, versions, inputs))
-    return stages
+    return [*stages, *_verdicts(recipe, policy.row, {stage.path: stage for stage in stages})]
+
+
+def _verdicts(recipe: Recipe, row: str, made: dict[str, Stage]) -> Iterator[Stage]:
+    """Other judges' verdicts on the answers of the evaluations `made` ({path: stage})."""
+    answered = {one.protocol: folder_of(one, recipe.benchmarks) for one in recipe.benchmarks if one.name == "mt_bench"}
+    for benchmark in recipe.benchmarks:
+        if benchmark.answers_from is not None and benchmark.judge is not None:
+            versions = {"benchmark": version("benchmarks", benchmark.name), "judge": version("judges", benchmark.judge.name)}
+            spec = VerdictsSpec(benchmark=pinned_parts(benchmark))
+            path = f"{row}/eval/{folder_of(benchmark, recipe.benchmarks)}"
+            inputs = {"answers": made[f"{row}/eval/{answered[benchmark.answers_from]}"]}
+            yield make_stage(path, "verdicts", spec, {**_versions("verdicts"), **versions}, inputs)
 
 
 def _versions(kind: str) -> dict[str, int]:

@@ -168,6 +168,19 @@ class Recipe(Strict):
         return self
 
     @model_validator(mode="after")
+    def _judged_answers_exist(self) -> Self:
+        made = {one.protocol: one.tasks for one in self.benchmarks if one.name == "mt_bench" and one.answers_from is None}
+        for one in (benchmark for benchmark in self.benchmarks if benchmark.answers_from is not None):
+            if one.name != "mt_bench" or one.judge is None or one.max_new_tokens is not None:
+                raise ValueError(f"benchmark {one.name} has answers_from; expected mt_bench with a judge, and without max_new_tokens")
+            if not {*one.tasks} <= {*made.get(str(one.answers_from), ())}:
+                raise ValueError(
+                    f"mt_bench under protocol {one.protocol!r} judges answers of protocol {one.answers_from!r}; expected one of "
+                    f"{sorted(made)} that asks the same tasks with the same limits"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _held_out_prompts_are_others(self) -> Self:
         used = any(benchmark.name == "held_out" for benchmark in self.benchmarks)
         if used and (self.held_out is None or self.anchors):

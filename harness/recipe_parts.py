@@ -253,6 +253,8 @@ class Benchmark(Strict):
     """Tokens of an answer at most; None leaves it to the benchmark."""
     task_folder: TaskFolder = Field(default=None, exclude_if=lambda value: value is None)
     """A folder of YAML task files for the benchmark `lm_eval`, its path relative to the recipe's file."""
+    answers_from: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Another protocol of `mt_bench` in this recipe, whose finished answers this one's judge grades; none are made."""
     chat_template: bool = Field(default=False, exclude_if=lambda value: not value)
     """Whether `lm_eval` asks in the tokenizer's chat format, few-shot examples as turns."""
 

@@ -138,11 +138,18 @@ def load_scores(run: Path, recipe: Recipe | None = None) -> RunScores:
 
 
 def task_columns(recipe: Recipe) -> tuple[TaskColumn, ...]:
-    """The recipe's tasks in its order; a task that two benchmarks have is labelled BENCHMARK/TASK, with the protocol where those differ."""
+    """The recipe's tasks in its order; a task that two benchmarks have is labelled BENCHMARK/TASK, with the protocol where those differ.
+
+    What another judge says of the same answers is labelled judged/PROTOCOL/TASK.
+    """
     tasks = [(benchmark, task) for benchmark in recipe.benchmarks for task in benchmark.tasks]
-    names = [task.name for _, task in tasks]
+    names = [task.name for benchmark, task in tasks if benchmark.answers_from is None]
+
+    def is_alone(benchmark: Benchmark, task: Task) -> bool:
+        return benchmark.answers_from is None and names.count(task.name) == 1
+
     return tuple(
-        TaskColumn(task.name if names.count(task.name) == 1 else f"{folder}/{task.name}", benchmark, task, folder)
+        TaskColumn(task.name if is_alone(benchmark, task) else f"{folder}/{task.name}", benchmark, task, folder)
         for benchmark, task in tasks
         for folder in [folder_of(benchmark, recipe.benchmarks)]
     )

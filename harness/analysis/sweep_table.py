@@ -23,7 +23,7 @@ from harness.config import flatten
 from harness.contracts import Score
 from harness.errors import HarnessError, InputError, suggest
 from harness.files import digest
-from harness.plan import plan
+from harness.plan import SCORED, plan
 from harness.recipe import Recipe
 from harness.rows import contests, rows
 from harness.runs.sweeps import read_sweep
@@ -76,8 +76,8 @@ def _check_benchmarks(variants: Mapping[str, Sequence[RunScores]]) -> None:
 
 def _names(variant: str, first: Recipe, recipe: Recipe) -> Iterator[tuple[str, str]]:
     """(row, its name in the table) of the rows of `recipe` that `first` does not share."""
-    shared = {(stage.path, stage.fingerprint) for stage in plan(first) if stage.kind == "evaluate"}
-    evaluations = [stage for stage in plan(recipe) if stage.kind == "evaluate"]
+    shared = {(stage.path, stage.fingerprint) for stage in plan(first) if stage.kind in SCORED}
+    evaluations = [stage for stage in plan(recipe) if stage.kind in SCORED]
     own = {stage.path.split("/eval/")[0] for stage in evaluations if (stage.path, stage.fingerprint) not in shared}
     yield from ((row, f"{variant} {row}") for row in rows(recipe) if row in own)
 

@@ -10,7 +10,7 @@ import typer
 
 from harness import recipe as recipes
 from harness.analysis.anchors import anchor_notes, compare_figures, conclusions_of, figure_rows, require_anchors
-from harness.analysis.forensics import response_sets, training_state
+from harness.analysis.forensics import published_answers, response_sets, result_files, training_state
 from harness.artifact import RunDir, read_recipe
 from harness.cli import listings
 from harness.cli.doctor import examine, listing, ready_machine
@@ -37,7 +37,7 @@ from harness.cli.printing import (
     table,
 )
 from harness.errors import InputError, MachineError
-from harness.evaluation import mt_bench_ratings
+from harness.evaluation.mt_bench import ratings
 from harness.report.bundle import verify_bundle, verify_run
 from harness.report.tables import write_tables
 from harness.runs import runner
@@ -49,6 +49,9 @@ app = typer.Typer()
 RunOrBundleArg = Annotated[
     Path, typer.Argument(metavar="RUN|BUNDLE", help="A run's or a sweep's directory, or what `harness bundle` wrote.")
 ]
+
+
+RESULTS = "lm-eval's results_*.json, with its samples_*.jsonl beside it, a leaderboard's details_*.parquet, or folders of them."
 
 
 @app.command(rich_help_panel=COMPARE)
@@ -115,11 +118,33 @@ def import_judgments(
     format: FormatOption = "text",
 ) -> None:
     """Re-read MT-Bench verdicts made elsewhere: means by model, turn and category, and how many cannot be read."""
-    summary = mt_bench_ratings.summarize(mt_bench_ratings.read_judgments(files))
+    summary = ratings.summarize(ratings.read_judgments(files))
     if format == "json":
         show_json(summary)
     else:
-        show("judgments, points of 10", mt_bench_ratings.rows(summary), format)
+        show("judgments, points of 10", ratings.rows(summary), format)
+
+
+@app.command(name="import-results", rich_help_panel=CHECK)
+def import_results(
+    sources: Annotated[list[Path], typer.Argument(metavar="SOURCE...", help=RESULTS)],
+    format: FormatOption = "text",
+) -> None:
+    """Show results that others made: every task's metrics, shots, questions, and how many of these have values of their own."""
+    found = result_files.rows(result_files.read_results(sources))
+    show("results, shares in percent", found, format)
+
+
+@app.command(name="compare-results", rich_help_panel=COMPARE)
+def compare_results(
+    run: RunArg,
+    row: Annotated[str, typer.Argument(metavar="ROW", help="A row of the run, such as iter0.")],
+    sources: Annotated[list[Path], typer.Argument(metavar="SOURCE...", help=RESULTS)],
+    format: FormatOption = "text",
+) -> None:
+    """Hold a row against results that others made, paired question by question: ours less theirs, and how many prompts are the same."""
+    found = published_answers.compare(run, row, result_files.read_results(sources))
+    show(f"{run.name} {row} less theirs, in the unit of the task", [one._asdict() for one in found], format)
 
 
 @app.command(name="machines", rich_help_panel=LOOK)

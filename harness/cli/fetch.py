@@ -8,9 +8,9 @@ from typing import Any, Literal, NamedTuple
 
 from harness.artifact import Stage
 from harness.contracts import load
-from harness.contracts.stage_specs import EvaluateSpec, ModelSpec, PromptsSpec
+from harness.contracts.stage_specs import ModelSpec, PromptsSpec
 from harness.errors import InputError, first_line
-from harness.plan import plan
+from harness.plan import SCORED, plan
 from harness.recipe import Benchmark, PromptSource, Recipe, Task
 
 
@@ -63,8 +63,8 @@ def _of_stage(stage: Stage) -> Iterator[Repository]:
             yield Repository("model", model.name, model.revision, tuple(_model_files()))
     elif stage.kind in ("prompts", "preferences"):
         yield from _of_prompts(PromptsSpec.model_validate(stage.spec).prompts)
-    elif stage.kind == "evaluate":
-        yield from _of_benchmark(EvaluateSpec.model_validate(stage.spec).benchmark)
+    elif stage.kind in SCORED:
+        yield from _of_benchmark(Benchmark.model_validate(stage.spec["benchmark"]))
 
 
 def _model_files() -> list[str]:
@@ -81,7 +81,7 @@ def _of_prompts(prompts: PromptSource) -> Iterator[Repository]:
 def _of_benchmark(benchmark: Benchmark) -> Iterator[Repository]:
     """The Space of MT-Bench's questions, or the data sets of lm-eval's tasks; procedural tasks have none."""
     if benchmark.name == "mt_bench":
-        from harness.evaluation import mt_bench_questions as questions
+        from harness.evaluation.mt_bench import questions
 
         if any(not questions.is_tiny(task) for task in benchmark.tasks):
             wanted = (questions.QUESTIONS_FILE, questions.REFERENCES_FILE, questions.JUDGE_PROMPTS_FILE)

@@ -76,6 +76,8 @@ def lineage_of(inputs: Mapping[str, str]) -> str:
         parts.append(f"{'policy and opponent' if responses else 'policy'} {inputs['policy']}")
     if "opponent" in inputs:
         parts.append(f"opponent {inputs['opponent']}")
+    if "answers" in inputs:
+        parts.append(f"answers of {inputs['answers']}")
     if "prompts" in inputs:
         parts.append(inputs["prompts"])
     if responses:

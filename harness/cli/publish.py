@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -57,6 +58,19 @@ def bundle(
     say(str(write_bundle(run, out_file)))
 
 
+@app.command(name="export-results", rich_help_panel=PUBLISH)
+def export_results(
+    run: RunArg,
+    row: RowArg,
+    out_dir: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where lm-eval's folder RECIPE-ROW is written.")],
+) -> None:
+    """Write a row's scores and samples as lm-eval's results_*.json and samples_*.jsonl."""
+    from harness.report.formats.lm_eval_files import write_results
+
+    for path in write_results(run, row, out_dir, datetime.now()):
+        say(str(path))
+
+
 @app.command(rich_help_panel=PUBLISH)
 def card(
     run: RunArg,
@@ -64,7 +78,7 @@ def card(
     out_file: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="The card (default: RUN/cards/ITERATION.md).")] = None,
 ) -> None:
     """Write a Hub model card: results with their rules, base model, data, recipe, deviations."""
-    from harness.report.hub import write_card
+    from harness.report.formats.hub import write_card
 
     say(str(write_card(run, iteration, out_file)))
 
@@ -80,7 +94,7 @@ def push(
     """List what an upload of this iteration would send to the Hub; with --yes, send it."""
     from huggingface_hub import HfApi
 
-    from harness.report.hub import prepare, upload
+    from harness.report.formats.hub import prepare, upload
 
     prepared = prepare(run, iteration, repo)
     for name in sorted(prepared.files):

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.artifact import RunDir, Stage
-from harness.plan import plan, steps_of
+from harness.plan import SCORED, plan, steps_of
 from harness.recipe import Recipe
 from harness.rows import iteration_of
 from harness.runs import lock
@@ -100,7 +100,7 @@ def progress_of(recipe: Recipe, run: RunDir, stage: Stage) -> Progress:
         launch = run.launch(stage.path)
         total = math.ceil(recipe.prompts.num_prompts / launch.machine.generate_shard) if launch else None
         return _pieces(len(list((folder / "responses").glob("*.jsonl"))), total, "shards written")
-    if stage.kind == "evaluate":
+    if stage.kind in SCORED:
         return _pieces(len(list((folder / "scores").glob("*.json"))), len(stage.spec["benchmark"]["tasks"]), "tasks scored")
     return Progress("")
 

@@ -98,3 +98,9 @@ class EvaluateSpec(Strict):
     precision: str
     seed: int
     encoding: PairEncoding | None = Field(default=None, exclude_if=lambda value: value is None)
+
+
+class VerdictsSpec(Strict):
+    """Stage `verdicts`: `scores/TASK.json` and `samples/TASK.jsonl` of answers another stage made. Input: answers, an evaluation."""
+
+    benchmark: Benchmark

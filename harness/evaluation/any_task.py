@@ -24,12 +24,11 @@ from harness.contracts import Job, Result, Score
 from harness.errors import InputError, RecipeError, first_line, suggest
 from harness.evaluation.lm_eval_model import SharedPromptLM
 from harness.evaluation.lm_eval_suite import silence, standard_error
+from harness.evaluation.units import scale_of
 from harness.recipe import Chat, Task
 
 SERVED = ("multiple_choice", "loglikelihood", "generate_until")
 """Output types that `SharedPromptLM` answers."""
-OWN_UNIT = ("perplexity", "bits_per_byte", "bleu", "chrf", "ter", "likelihood", "brier", "points", "mae", "mse")
-"""Words in the names of metrics that are no shares; all others are given in percent."""
 FIRST = "first"
 
 
@@ -167,11 +166,6 @@ def _summary(
         values=_by_id(samples, [None if v is None else v * scale for v in values]),
         details={"subtasks": dict(zip(names, of_subtasks, strict=True))} if len(names) > 1 else {},
     )
-
-
-def scale_of(metric: str) -> float:
-    """What a metric's value is multiplied by: 100 for shares."""
-    return 1.0 if any(word in metric for word in OWN_UNIT) else 100.0
 
 
 def _number(value: Any) -> float | None:

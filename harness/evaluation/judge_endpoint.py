@@ -26,7 +26,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from harness.config import first_fault
 from harness.contracts import Turn
 from harness.errors import InputError, JudgeError, first_line
-from harness.evaluation.mt_bench_ratings import without_thinking
+from harness.evaluation.mt_bench.ratings import without_thinking
 from harness.files import digest, write_atomic
 from harness.lm.progress import progress
 from harness.machine import Machine

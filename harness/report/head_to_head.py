@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rich.columns import Columns
 from rich.console import Console
@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.panel import Panel
 
 from harness.analysis.differences import RULE, delta, delta_text, direction
+from harness.analysis.samples import answered
 from harness.analysis.scores import RunScores, TaskColumn, difference_of, load_scores, lower_is_better, mean_score, other_rules
 from harness.analysis.sweep_table import find_row
 from harness.analysis.table_schema import Delta
@@ -230,31 +231,8 @@ def _answers(side: Side, column: TaskColumn) -> tuple[dict[str, str], dict[str, 
     """({question: its prompt's end}, {question: the answer}) from the first member's samples; empty where they are not here."""
     first = side.members[0]
     path = first.run / column.stage_path(first.row) / "samples" / f"{column.task.name}.jsonl"
-    prompts: dict[str, str] = {}
-    answers: dict[str, str] = {}
-    seen: dict[str, int] = {}
-    for line in read_jsonl(path) if path.exists() else ():
-        if "answers" in line:
-            for turn, answer in enumerate(line["answers"], 1):
-                prompts[f"{line['question_id']}-{turn}"] = line["questions"][turn - 1]
-                answers[f"{line['question_id']}-{turn}"] = answer
-            continue
-        identity = str(line["id"])
-        seen[identity] = seen.get(identity, 0) + 1
-        key = identity if seen[identity] == 1 else f"{identity}#{seen[identity]}"
-        prompts[key], answers[key] = str(line["prompt"])[-PROMPT_END:], _answer(line)
-    return prompts, answers
-
-
-def _answer(line: Mapping[str, Any]) -> str:
-    """What the model said, or which ending it found most likely."""
-    if "response" in line:
-        return str(line["response"])
-    found = line["responses"]
-    if all(isinstance(one[0], str) for one in found):
-        return str(found[0][0])
-    logps = [float(one[0][0]) for one in found]
-    return f"ending {logps.index(max(logps)) + 1} of {len(logps)}; log-probabilities {', '.join(f'{logp:.2f}' for logp in logps)}"
+    found = [*answered(read_jsonl(path))] if path.exists() else []
+    return {one.question: one.prompt[-PROMPT_END:] for one in found}, {one.question: one.said for one in found}
 
 
 def _print_changed(task: str, one: Changed, console: Console) -> None:

@@ -21,7 +21,7 @@ from harness.artifact import (
 )
 from harness.errors import HarnessError, InputError
 from harness.files import hash_file
-from harness.plan import plan
+from harness.plan import SCORED, plan
 
 SCORES = "scores/"
 """The outputs every table is made of: they are always there."""
@@ -87,7 +87,7 @@ def _record_faults(launch: Launch, record: Record) -> Iterator[str]:
 
 def _tasks(stage: Stage) -> list[str]:
     """The tasks of an evaluation."""
-    return [task["name"] for task in stage.spec["benchmark"]["tasks"]] if stage.kind == "evaluate" else []
+    return [task["name"] for task in stage.spec["benchmark"]["tasks"]] if stage.kind in SCORED else []
 
 
 def _file_fault(file: Path, record: Record, name: str) -> str | None:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 
 from harness.contracts import Turn, load
-from harness.evaluation.mt_bench_ratings import without_thinking
+from harness.evaluation.mt_bench.ratings import without_thinking
 
 VERSION = 1
 NEEDS_MODEL = True

@@ -22,7 +22,7 @@ from typing import NamedTuple
 from harness import paper
 from harness.artifact import Stage
 from harness.contracts import branches, has_opponent, load
-from harness.contracts.stage_specs import EvaluateSpec, PreferencesSpec, PromptsSpec, TrainSpec
+from harness.contracts.stage_specs import EvaluateSpec, PreferencesSpec, PromptsSpec, TrainSpec, VerdictsSpec
 from harness.machine import Machine
 from harness.plan import steps_of
 from harness.recipe import Benchmark, Recipe
@@ -75,6 +75,7 @@ def estimate(recipe: Recipe, stage: Stage, machine: Machine) -> Cost:
         "generate": _generate,
         "train": _train,
         "evaluate": _evaluate,
+        "verdicts": _verdicts,
     }[stage.kind](recipe, stage, machine)
     device_hours = work.hours * devices_of(stage, machine)
     return Cost(
@@ -176,6 +177,12 @@ def _evaluate(recipe: Recipe, stage: Stage, machine: Machine) -> Work:
     is_generated = benchmark.name == "mt_bench"  # half of its tokens are answers
     hours = _decode_hours(recipe, stage, machine, tokens / 2) if is_generated else _compute_hours(stage, machine, flops)
     return Work(0.0, tokens, flops, hours, calls)
+
+
+def _verdicts(recipe: Recipe, stage: Stage, machine: Machine) -> Work:
+    benchmark = VerdictsSpec.model_validate(stage.spec).benchmark
+    turns = sum(2 * _num_questions(benchmark, task.name) for task in benchmark.tasks)
+    return Work(0.0, judge_calls=turns * _calls_a_turn(benchmark))
 
 
 def _models_scored(stage: Stage) -> int:

@@ -17,7 +17,7 @@ from harness.components.benchmarks.mt_bench import TEMPERATURES, open_benchmark
 from harness.components.engines.hf import Engine
 from harness.contracts import Job
 from harness.errors import InputError, JudgeError
-from harness.evaluation.mt_bench_questions import Question, questions_of, select
+from harness.evaluation.mt_bench.questions import Question, questions_of, select
 from harness.machine import Machine
 from harness.recipe import Benchmark, Chat, Judge, Task
 from tests.checkpoints import MACHINE, save_checkpoint
@@ -106,7 +106,7 @@ def fake_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Judge prompts that need no download."""
     names = ("single-v1", "single-v1-multi-turn")
     templates = {name: {"system_prompt": "Judge.", "prompt_template": f"{name} {{question}} {{answer}}"} for name in names}
-    monkeypatch.setattr("harness.components.benchmarks.mt_bench.judge_templates", lambda: templates)
+    monkeypatch.setattr("harness.evaluation.mt_bench.verdicts.judge_templates", lambda: templates)
 
 
 @pytest.mark.usefixtures("fake_space")

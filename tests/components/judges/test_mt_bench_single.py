@@ -14,7 +14,7 @@ from harness.components.judges import rule_based
 from harness.components.judges.mt_bench_single import is_fallback, parse, render, template_name
 from harness.contracts import Turn
 from harness.errors import InputError
-from harness.evaluation.mt_bench_questions import judge_templates, questions_of
+from harness.evaluation.mt_bench.questions import judge_templates, questions_of
 from harness.recipe import Task
 
 MEANS = {"ultrachat_baseline": 6.39375, "ultrachat_cai": 6.5125, "ultrachat_sai": 6.675}

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from harness.errors import InputError
-from harness.evaluation.mt_bench_questions import questions_of
-from harness.evaluation.mt_bench_ratings import category_of, rating_of, read_judgments, rows, summarize
+from harness.evaluation.mt_bench.questions import questions_of
+from harness.evaluation.mt_bench.ratings import category_of, rating_of, read_judgments, rows, summarize
 from harness.recipe import Task
 
 

@@ -14,7 +14,7 @@ from harness.cli.main import app
 from harness.errors import HarnessError, InputError
 from harness.plan import plan
 from harness.recipe import replace
-from harness.report.hub import prepare, to_card, upload, write_card
+from harness.report.formats.hub import prepare, to_card, upload, write_card
 from harness.report.tables import collect
 from tests.synthetic_runs import finish, small_recipe, write_run
 
