@@ -114,10 +114,11 @@ def test_pair_files_are_read_or_refused(rows: list[dict[str, Any]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pair_files, "_rows", lambda source, split: iter(rows))
         try:
-            pairs = pair_files.read("x.jsonl", "train")
+            pairs, repeated = pair_files.read("x.jsonl", "train")
         except InputError as refused:
             check_line(refused)
             return
+    assert len(pairs) + len(repeated) == len(rows)
     for pair in pairs:
         assert all(isinstance(text, str) for text in (pair.prompt_id, pair.real, pair.generated))
         assert pair.finish_reason in (None, "stop", "length")

@@ -19,6 +19,7 @@ from harness.plan import plan
 from harness.recipe import Recipe
 from harness.runs import lock, pair_files, provenance
 from harness.runs.pair_files import Layout
+from harness.stages.prompts import counted, record_left_out
 from harness.stages.response_shards import Responses
 from harness.training.pairs import Pair, read_demonstrations, read_pairs, write_demonstrations
 
@@ -68,11 +69,11 @@ def import_pairs(recipe: Recipe, run: RunDir, machine: Machine, iteration: int, 
     Raises `InputError` unless they answer each of the recipe's prompts once and the iteration's opponent is there.
     """
     stage = _generate_stage(recipe, iteration)
-    pairs = pair_files.read(source, split)
+    pairs, left_out = pair_files.read(source, split)
     if len(pairs) != recipe.prompts.num_prompts:
         raise InputError(
             f"{source} [{split}] holds {len(pairs)} prompts, recipe {recipe.name} trains on {recipe.prompts.num_prompts}; "
-            f"make a recipe with num_prompts={len(pairs)}"
+            f"make a recipe with num_prompts={len(pairs)}{f' ({counted(left_out)})' if left_out else ''}"
         )
     origin = {"source": Path(source).name, "split": split, "sha256": pair_files.hash_source(source), "rows": len(pairs)}
     with lock.hold(run.path):
@@ -88,6 +89,7 @@ def import_pairs(recipe: Recipe, run: RunDir, machine: Machine, iteration: int, 
             run.finish(prompts, 0.0, 0.0)
         _require_same_prompts(read_demonstrations(run.stage_dir("prompts") / "prompts.jsonl"), pairs, source)
         _begin(run, stage, machine, origin, because, _unknown_ends(pairs))
+        record_left_out(run.stage_dir(stage.path), f"{source} [{split}]", left_out)
         _write_responses(pairs, run.stage_dir(stage.path), run.stage_dir(stage.inputs["policy"]) / "checkpoint")
         run.finish(stage, 0.0, 0.0)
     return len(pairs)

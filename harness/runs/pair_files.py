@@ -9,13 +9,15 @@ Read are these layouts, and preference files whose prompt is part of `chosen` or
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from harness.components.sources.local import kind_of
+from harness.contracts import LeftOut
 from harness.errors import InputError
-from harness.training.instructions import message, prompt_id, text_of, turns_of
+from harness.files import hash_content
+from harness.training.instructions import REPEATED, left_out, message, prompt_id, text_of, turns_of
 from harness.training.pairs import Pair
 
 Layout = Literal["ucla", "trl"]
@@ -44,34 +46,31 @@ def write(pairs: Sequence[Pair], layout: Layout, folder: Path) -> dict[str, int]
     return {split: len(chosen) for split, chosen in splits.items()}
 
 
-def read(source: str, split: str) -> list[Pair]:
+def read(source: str, split: str) -> tuple[list[Pair], list[LeftOut]]:
     """The pairs of `split` ('train', 'train+test') of a file, a directory, or a Hub set `OWNER/NAME@REVISION`, in their order.
 
-    The first of several pairs with one prompt is kept, as in prompt sources. A `finish_reason` the file does not tell is None.
+    The first of several pairs with one prompt is kept, as in prompt sources, the others are returned as left out. A `finish_reason` the
+    file does not tell is None.
     """
     pairs: dict[str, Pair] = {}
+    repeated: list[LeftOut] = []
     for number, row in enumerate(_rows(source, split), 1):
         try:
             pair = _pair(row)
         except (KeyError, TypeError, IndexError, ValueError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise InputError(f"{source} [{split}] row {number} is not a pair ({reason}); expected {EXPECTED}") from None
-        pairs.setdefault(pair.prompt_id, pair)
+        if pairs.setdefault(pair.prompt_id, pair) is not pair:
+            repeated.append(left_out(REPEATED, row))
     if not pairs:
         raise InputError(f"{source} [{split}] holds no pair; check the split")
-    return list(pairs.values())
+    return list(pairs.values()), repeated
 
 
 def hash_source(source: str) -> str:
-    """The sha256 of a file, or of a directory's data files in order of their names; of a Hub set its revision."""
+    """The sha256 of a file, or of all that a directory holds; of a Hub set its revision."""
     path = Path(source).expanduser()
-    if not path.exists():
-        return source.rpartition("@")[2]
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix in FORMATS)
-    contents = hashlib.sha256()
-    for file in files:
-        contents.update(file.read_bytes())
-    return contents.hexdigest()
+    return hash_content(path) if path.exists() else source.rpartition("@")[2]
 
 
 def _rows(source: str, split: str) -> Iterator[Mapping[str, Any]]:
@@ -80,14 +79,14 @@ def _rows(source: str, split: str) -> Iterator[Mapping[str, Any]]:
 
     path = Path(source).expanduser()
     name, _, revision = source.rpartition("@")
-    if path.is_file() and path.suffix not in FORMATS:
-        raise InputError(f"{source} is not one of {', '.join(FORMATS)}")
+    if path.is_file() and kind_of(path) not in FORMATS:
+        raise InputError(f"{source} is not one of {', '.join(FORMATS)}, plain or .gz")
     if not path.exists() and not (name and len(revision) == 40):
         raise InputError(f"{source} is no file or directory here; name a Hub set as OWNER/NAME@REVISION with its 40-hex commit")
     try:
         for part in split.split("+"):
             if path.is_file():
-                yield from datasets.load_dataset(FORMATS[path.suffix], data_files={part: str(path)}, split=part, streaming=True)
+                yield from datasets.load_dataset(FORMATS[kind_of(path)], data_files={part: str(path)}, split=part, streaming=True)
             elif path.is_dir():
                 yield from datasets.load_dataset(str(path), split=part, streaming=True)
             else:

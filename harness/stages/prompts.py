@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,19 +38,32 @@ def usable(out: Path, source: PromptSource, found: Iterable[Item | LeftOut]) -> 
             left_out.append(item)
         else:
             items.append(item)
-    reasons = Counter(one.reason for one in left_out)
-    counted = f"left out {len(left_out)} rows: {', '.join(f'{num} because {why}' for why, num in reasons.most_common())}"
     if len(items) < source.num_prompts:
         raise InputError(
             f"{source.dataset} [{source.split}] gives {len(items)} usable prompts, the recipe asks for {source.num_prompts}; "
-            f"lower `num_prompts` or widen the length limits{f' ({counted})' if left_out else ''}"
+            f"lower `num_prompts` or widen the length limits{f' ({counted(left_out)})' if left_out else ''}"
         )
     items = items[: source.num_prompts]
     if len({item.prompt_id for item in items}) < len(items):
         raise InputError(f"{source.dataset} [{source.split}] gives a prompt twice; rows are keyed by prompt")
-    if left_out:
-        print(f"{source.dataset} [{source.split}]: {counted}", file=sys.stderr, flush=True)
-        examples = {one.reason: one.row for one in reversed(left_out)}
-        report = {why: {"rows": num, "example": examples[why]} for why, num in reasons.most_common()}
-        write_json(out / "samples" / "left_out.json", report)
+    record_left_out(out, f"{source.dataset} [{source.split}]", left_out)
     return items
+
+
+def counted(left_out: Sequence[LeftOut]) -> str:
+    """'left out 3 rows: 2 because the response is empty, 1 because ...', the most frequent reason first."""
+    reasons = Counter(one.reason for one in left_out)
+    rows = "row" if len(left_out) == 1 else "rows"
+    return f"left out {len(left_out)} {rows}: {', '.join(f'{num} because {why}' for why, num in reasons.most_common())}"
+
+
+def record_left_out(out: Path, name: str, left_out: Sequence[LeftOut]) -> None:
+    """Say what was left out of the source called `name`, and write samples/left_out.json; nothing where nothing was."""
+    if left_out:
+        print(f"{name}: {counted(left_out)}", file=sys.stderr, flush=True)
+        examples = {one.reason: one.row for one in reversed(left_out)}
+        reasons = Counter(one.reason for one in left_out)
+        write_json(
+            out / "samples" / "left_out.json",
+            {why: {"rows": num, "example": examples[why]} for why, num in reasons.most_common()},
+        )

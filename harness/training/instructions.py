@@ -21,6 +21,7 @@ from harness.recipe import PromptSource
 ID_DIGITS = 16
 SHOWN = 200
 """Characters that are kept of a row that is left out."""
+REPEATED = "its prompt stood in an earlier row"
 
 DIALOGUES = ("messages", "conversations", "chosen", "real")
 HALVES = (("instruction", "output"), ("question", "answer"), ("prompt", "response"), ("prompt", "completion"), ("prompt", "chosen"))
@@ -212,7 +213,7 @@ def select(items: Iterable[Item | LeftOut], spec: PromptSource) -> Iterator[Item
         if isinstance(item, LeftOut):
             yield item
         elif item.prompt_id in found:
-            yield left_out("its prompt stood in an earlier row", item.prompt[-1]["content"])
+            yield left_out(REPEATED, item.prompt[-1]["content"])
         else:
             found[item.prompt_id] = item
             if not spec.prompt_ids:

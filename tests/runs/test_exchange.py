@@ -111,6 +111,26 @@ def test_unknown_ends_are_told(run: RunDir, tmp_path: Path) -> None:
     assert launch.accepted[0].difference[1] == ("finish_reason", f"unknown for {NUM} of {NUM}, taken as 'stop'", "told by the engine")
 
 
+def test_repeated_prompts_are_counted(run: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Promise: of two pairs with one prompt the first is kept; the other is said, counted and shown in the stage's samples."""
+    exchange.export(run, RECIPE, 0, "ucla", tmp_path / "set")
+    rows = datasets.load_dataset(str(tmp_path / "set"), split="train+test").to_list()
+    rows.append({**rows[0], "generated": [*rows[0]["generated"][:-1], {"role": "assistant", "content": "another answer"}]})
+    (tmp_path / "twice.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    other = with_model(tmp_path / "other")
+    assert bring_in(other, tmp_path / "twice.jsonl", "train") == NUM
+    assert pairs_of(other) == pairs_of(run)
+    reason = "its prompt stood in an earlier row"
+    assert f"left out 1 row: 1 because {reason}" in capsys.readouterr().err
+    left_out = json.loads((other.path / "iter0" / "generate" / "samples" / "left_out.json").read_text())
+    assert left_out[reason]["rows"] == 1
+    assert rows[0]["prompt_id"] in left_out[reason]["example"]
+    assert "iter0/generate" not in {item.path for item in verify(other).damage}
+    few = replace(RECIPE, name="few", prompts=PROMPTS.model_copy(update={"num_prompts": NUM + 1}), global_batch_size=NUM + 1)
+    with pytest.raises(InputError, match=rf"holds {NUM} prompts.*left out 1 row"):
+        bring_in(with_model(tmp_path / "few"), tmp_path / "twice.jsonl", "train", few)
+
+
 def test_what_does_not_fit_is_refused(run: RunDir, tmp_path: Path) -> None:
     """Another number of prompts, other prompts, work that is there, a missing opponent, a full directory: one line each."""
     exchange.export(run, RECIPE, 0, "ucla", tmp_path / "set")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 from importlib.util import find_spec
@@ -11,6 +12,7 @@ from typing import Any
 import datasets
 import pytest
 
+from harness.contracts import LeftOut
 from harness.errors import InputError
 from harness.runs import pair_files
 from harness.runs.pair_files import Layout
@@ -39,8 +41,8 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_written_reads_back_equal(tmp_path: Path, layout: Layout) -> None:
     """Every field of every pair survives, in order; the last hundredth is the test split."""
     assert pair_files.write(pairs(250), layout, tmp_path / "set") == {"train": 248, "test": 2}
-    assert pair_files.read(str(tmp_path / "set"), "train+test") == pairs(250)
-    assert pair_files.read(str(tmp_path / "set"), "test") == pairs(250)[-2:]
+    assert pair_files.read(str(tmp_path / "set"), "train+test") == (pairs(250), [])
+    assert pair_files.read(str(tmp_path / "set"), "test") == (pairs(250)[-2:], [])
 
 
 def test_columns_are_those_of_the_released_sets(tmp_path: Path) -> None:
@@ -72,8 +74,23 @@ def test_files_of_others(tmp_path: Path, row: dict[str, Any]) -> None:
     """The released layout and the usual preference layouts are read; ids come from the prompt, and how a response ended is unknown."""
     path = tmp_path / "others.jsonl"
     path.write_text(json.dumps(row) + "\n" + json.dumps(row) + "\n")
-    assert pair_files.read(str(path), "train") == [Pair(SHA, QUESTION, "a", "b", None)]
+    again = LeftOut("its prompt stood in an earlier row", json.dumps(row)[:200])
+    assert pair_files.read(str(path), "train") == ([Pair(SHA, QUESTION, "a", "b", None)], [again])
     assert pair_files.hash_source(str(path)) == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_packed_files_are_read_and_hashed(tmp_path: Path) -> None:
+    """Promise: a .jsonl.gz counts as a .jsonl does, alone or in a directory, and the hash is of what was read."""
+    packed = tmp_path / "set" / "train.jsonl.gz"
+    packed.parent.mkdir()
+    hashes = []
+    for answer in "ac":
+        row = {"prompt": "Why is the sky blue?", "chosen": answer, "rejected": "b"}
+        packed.write_bytes(gzip.compress(json.dumps(row).encode(), mtime=0))
+        for source in (packed, packed.parent):
+            assert pair_files.read(str(source), "train") == ([Pair(SHA, QUESTION, answer, "b", None)], [])
+            hashes.append(pair_files.hash_source(str(source)))
+    assert len(set(hashes)) == 4
 
 
 @pytest.mark.parametrize(
@@ -104,7 +121,7 @@ def test_dialogues_that_end_alike_are_two_prompts(tmp_path: Path) -> None:
     rows = [{"prompt": [*turns, *QUESTION], **answers} for turns in earlier]
     path = tmp_path / "others.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = pair_files.read(str(path), "train")
+    found, _ = pair_files.read(str(path), "train")
     assert [(pair.prompt[0]["content"], pair.real) for pair in found] == [("hi", "a"), ("hey", "a")]
     assert len({SHA, *(pair.prompt_id for pair in found)}) == 3
 

@@ -39,7 +39,8 @@ def compare(runs: Sequence[RunDir], iteration: int, source: str, split: str) -> 
 
     Raises InputError where a run has no such responses, the set cannot be read, or no prompt is answered in both.
     """
-    theirs = {_key(pair): pair.generated or "" for pair in pair_files.read(source, split)}
+    released, _ = pair_files.read(source, split)
+    theirs = {_key(pair): pair.generated or "" for pair in released}
     found = [compare_texts(run.path.name, _responses(run, iteration), theirs, source) for run in runs]
     return sorted(found, key=lambda one: (-one.common_share, -one.identical))
 
