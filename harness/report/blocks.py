@@ -127,8 +127,8 @@ def _steps(table: ResultTable) -> Block:
 
 
 def _mt_bench(table: ResultTable) -> Iterator[Block]:
-    """MT-Bench by turn and category, a block a task that has any."""
-    for column in dict.fromkeys(part.column for part in table.parts):
+    """MT-Bench by turn and category, a block a task that has any scored."""
+    for column in dict.fromkeys(part.column for part in table.parts if part.value is not None):
         parts = [part for part in table.parts if part.column == column]
         names = dict.fromkeys((part.kind, part.name) for part in parts)
         values = {(part.row, part.kind, part.name): part for part in parts}

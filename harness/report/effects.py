@@ -5,7 +5,7 @@ The paper prints gains without intervals, so a difference from one takes it as e
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from harness.analysis.claims import headline
@@ -20,11 +20,14 @@ from harness.rows import iteration_of
 PAPER_TABLES = ("paper/leaderboard", "paper/mt_bench")
 OTHER_TASKS = "other tasks than the paper's six"
 OTHER_MODEL = "another model than the paper's"
+CANNOT_TELL = "cannot tell"
+CANNOT_TELL_MEANS = "the interval contains both 0 and the paper's gain: too few questions, or seeds, for a share"
 WORDS = (
     ("supported, better", "the 95 % interval of the difference lies above 0 (for ↓: below)"),
     ("contradicted, worse", "it lies on the other side of 0"),
     ("within noise", "it contains 0: these questions cannot tell"),
     ("not tested", "a row or a task that the claim needs is missing"),
+    (CANNOT_TELL, CANNOT_TELL_MEANS),
 )
 """What the words of a verdict mean. A claim about several differences holds only where all of them do."""
 
@@ -50,6 +53,13 @@ class Effect(NamedTuple):
         if not self.same_tasks or self.ours is None or self.paper is None or self.paper <= 0:
             return None
         return 100 * self.ours.difference / self.paper
+
+    @property
+    def cannot_tell(self) -> bool:
+        """Whether our interval contains both 0 and the paper's gain, so that a share of it would be chance."""
+        if self.ours is None or self.ours.low is None or self.ours.high is None or self.paper is None:
+            return False
+        return all(self.ours.low <= value <= self.ours.high for value in (0.0, self.paper))
 
     @property
     def from_paper(self) -> Delta | None:
@@ -78,6 +88,8 @@ def size_text(effect: Effect) -> str:
         return f"{ours} ({effect.what}); the paper prints no such gain"
     if effect.share is None:
         return f"{ours} ({effect.what}); no share of the paper's {effect.paper:+.2f}: {', '.join(effect.reasons)}"
+    if effect.cannot_tell:
+        return f"{ours} beside the paper's {effect.paper:+.2f}: our interval contains both 0 and the paper's value ({effect.what})"
     inside = _is_inside(effect)
     where = "" if inside is None else f"; the paper's value lies {'inside' if inside else 'outside'} our interval"
     return f"{ours} of the paper's {effect.paper:+.2f} ({effect.share:z.0f} %{where}; {effect.what})"
@@ -104,15 +116,22 @@ def size_block(table: ResultTable | SeedTable) -> Block:
     lines = (
         *([f"{size_text(main)}."] if main else []),
         "Percentage points, MT-Bench in points of 10; 95 % intervals, the paper's gain taken as exact: it is printed without one.",
+        *share_notes(found),
         *reasons,
     )
     return Block("Size of the effect", ("", "ours", "paper", "ours - paper", "share", "comparable"), grid, lines)
 
 
+def share_notes(found: Sequence[Effect]) -> list[str]:
+    """What 'cannot tell' in place of a share means, where it stands."""
+    return [f"{CANNOT_TELL.capitalize()}: {CANNOT_TELL_MEANS}."] if any(CANNOT_TELL in paper_cells(one) for one in found) else []
+
+
 def paper_cells(effect: Effect) -> tuple[str, str, str]:
-    """Ours with its interval, the paper's gain, the share; a dash where there is none."""
+    """Ours with its interval, the paper's gain, the share or that ours cannot tell; a dash where there is none."""
     paper = ABSENT if effect.paper is None else f"{effect.paper:+.2f}"
-    return delta_text(effect.ours, effect.column), paper, ABSENT if effect.share is None else f"{effect.share:z.0f} %"
+    share = ABSENT if effect.share is None else CANNOT_TELL if effect.cannot_tell else f"{effect.share:z.0f} %"
+    return delta_text(effect.ours, effect.column), paper, share
 
 
 def study_sentence(table: SeedTable) -> str:

@@ -192,11 +192,11 @@ def study_plots(table: SeedTable) -> list[Plot]:
     """The mean difference of every comparison of a sweep: a point a seed, and the interval over seeds."""
     means = [one for one in table.comparisons if one.column == MEAN and any(one.per_run)]
     words = "; ".join(f"{one.row} - {one.against}: {delta_text(one.over_seeds or one.pooled, None)}" for one in means)
-    return [Plot("seeds", "headline", "Mean over tasks, a point a seed", words, lambda: _seeds_figure(means))] if means else []
+    return [Plot("seeds", "headline", "Mean over tasks: dots are seeds, lines 95 % intervals", words, lambda: _seeds_figure(means))] if means else []
 
 
 def _seeds_figure(means: Sequence[SeedComparison]) -> Figure:
-    figure = Figure(figsize=(6.4, 1.0 + 0.36 * len(means)))
+    figure = Figure(figsize=(SIZE[0], 1.0 + 0.36 * len(means)))
     axes = figure.add_subplot()
     axes.axvline(0, color=SFT, linewidth=1.5)
     for place, one in enumerate(means):
@@ -209,7 +209,7 @@ def _seeds_figure(means: Sequence[SeedComparison]) -> Figure:
             axes.plot(over.difference, place - 0.12, "D", color=ITERATIONS[4], markersize=5)
     axes.set_yticks(range(len(means)), [f"{one.row} - {one.against}" for one in means])
     axes.invert_yaxis()
-    axes.set_xlabel("percentage points; dots: seeds, line: 95 % interval")
+    axes.set_xlabel("percentage points")
     return figure
 
 

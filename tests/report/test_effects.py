@@ -26,9 +26,11 @@ def test_headline_tells_the_share_of_the_paper_s_gain(real: ResultTable) -> None
     assert main.paper == 4.83
     assert main.share == pytest.approx(100 * main.ours.difference / 4.83)
     assert size_text(main).startswith("iter2 - sft: +0.60 [")
-    assert "of the paper's +4.83 (12 %; the paper's value lies inside our interval; six-task average)" in size_text(main)
+    assert size_text(main).endswith("beside the paper's +4.83: our interval contains both 0 and the paper's value (six-task average)")
     narrow = main._replace(ours=Delta(against="sft", difference=1.7, low=1.0, high=2.4, n=9, p=0.001, method="t"))
     assert "(35 %; the paper's value lies outside our interval" in size_text(narrow)
+    above = main._replace(ours=Delta(against="sft", difference=3.0, low=1.0, high=5.0, n=9, p=0.01, method="t"))
+    assert "of the paper's +4.83 (62 %; the paper's value lies inside our interval" in size_text(above)
     assert narrow.from_paper is not None
     assert (narrow.from_paper.low, narrow.from_paper.high) == (pytest.approx(1.0 - 4.83), pytest.approx(2.4 - 4.83))
 
@@ -40,6 +42,14 @@ def test_first_table_gives_size_and_reason(real: ResultTable) -> None:
     assert [row[0] for row in block.rows[:3]] == [f"iter{t} - sft, six-task average" for t in range(3)]
     assert {row[-1] for row in block.rows} == {"no (1)"}
     assert "(1) another model than the paper's." in block.lines
+
+
+def test_no_share_where_the_interval_holds_0_and_the_paper_s_gain(real: ResultTable) -> None:
+    """Promise: 8 questions of ARC, +12.50 [-30.27, +50.27] beside +5.55, print no share of 225 %; TruthfulQA's -0.56 [-1.67, +0.55] does."""
+    shares = {row[0].removeprefix("iter2 - sft, "): row[4] for row in size_block(real).rows}
+    assert (shares["arc_challenge"], shares["gsm8k"], shares["truthfulqa_mc2"]) == ("cannot tell", "cannot tell", "-5 %")
+    assert (shares["winogrande"], shares["mt_bench"]) == ("–", "–")  # noqa: RUF001
+    assert any(line.startswith("Cannot tell: ") for line in size_block(real).lines)
 
 
 def test_no_share_of_a_gain_on_other_tasks(tmp_path: Path) -> None:

@@ -234,7 +234,7 @@ def test_study_has_a_page(tmp_path: Path) -> None:
     for words in ("more epochs at iteration 0", "hinge iter2 - iter2", "seed 4"):
         assert words in text
     assert "tiny-t-spin-seed4" in text
-    assert "Mean over tasks, a point a seed" in first
+    assert "Mean over tasks: dots are seeds" in first
     assert (tmp_path / "plots/seeds.svg").exists()
     assert write_report(tmp_path / "study").read_text() == first
     assert len(first) < 2 * 2**20
