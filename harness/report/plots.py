@@ -192,7 +192,8 @@ def study_plots(table: SeedTable) -> list[Plot]:
     """The mean difference of every comparison of a sweep: a point a seed, and the interval over seeds."""
     means = [one for one in table.comparisons if one.column == MEAN and any(one.per_run)]
     words = "; ".join(f"{one.row} - {one.against}: {delta_text(one.over_seeds or one.pooled, None)}" for one in means)
-    return [Plot("seeds", "headline", "Mean over tasks: dots are seeds, lines 95 % intervals", words, lambda: _seeds_figure(means))] if means else []
+    title = "Mean over tasks: dots are seeds, lines 95 % intervals"
+    return [Plot("seeds", "headline", title, words, lambda: _seeds_figure(means))] if means else []
 
 
 def _seeds_figure(means: Sequence[SeedComparison]) -> Figure:

@@ -45,7 +45,7 @@ def test_first_table_gives_size_and_reason(real: ResultTable) -> None:
 
 
 def test_no_share_where_the_interval_holds_0_and_the_paper_s_gain(real: ResultTable) -> None:
-    """Promise: 8 questions of ARC, +12.50 [-30.27, +50.27] beside +5.55, print no share of 225 %; TruthfulQA's -0.56 [-1.67, +0.55] does."""
+    """Promise: 8 questions of ARC, +12.50 [-30.27, +50.27] beside the paper's +5.55, print no '225 %'; one that tells has its share."""
     shares = {row[0].removeprefix("iter2 - sft, "): row[4] for row in size_block(real).rows}
     assert (shares["arc_challenge"], shares["gsm8k"], shares["truthfulqa_mc2"]) == ("cannot tell", "cannot tell", "-5 %")
     assert (shares["winogrande"], shares["mt_bench"]) == ("–", "–")  # noqa: RUF001
