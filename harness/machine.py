@@ -19,6 +19,8 @@ SHOWN_PREFIXES = (
     "ACCELERATE_", "CUBLAS_", "DS_", "FSDP_", "GLOO_", "HF_DATASETS_OFF", "HF_HUB_OFF", "KMP_", "MKL_", "NCCL_", "OMP_", "OPENBLAS_",
     "PYTORCH_", "TORCH", "TRANSFORMERS_OFF", "VLLM_",
 )  # fmt: skip
+USABLE = 0.92
+"""The share of a device's memory that is ours: the rest is the driver's context and fragments."""
 SECRET_WORDS = re.compile("KEY|TOKEN|SECRET|PASS|CREDENTIAL|AUTH")
 NOT_RECORDED = "(not recorded)"
 """In the place of the value of a variable that is on no list of variables without secrets."""
@@ -63,11 +65,13 @@ class Machine(Strict):
     micro_batch: int = Field(default=8, gt=0)
     """Pairs of one forward and backward pass on a device; more pairs of a global batch are accumulated."""
     opponent_batch: int = Field(default=16, gt=0)
-    """Prompts, with all their responses, that a device scores at a time before step 0, for the opponent's log-probabilities."""
+    """Prompts of the recipe's `max_length`, with all their responses, that a device scores at a time before step 0, for the opponent's
+    log-probabilities; of shorter ones as many as have no more tokens."""
     generate_batch: int = Field(default=32, gt=0)
-    """Prompts that an engine answers at a time (`hf`), or requests open at a time (`openai_api`); vLLM batches by itself."""
+    """Prompts that an engine answers at a time (`hf`; of long ones what `memory_gb` holds), or requests open at a time (`openai_api`);
+    vLLM batches by itself."""
     generate_shard: int = Field(default=256, gt=0)
-    """Prompts of one file of responses: what a killed generation loses at most, and what a replica is handed at a time."""
+    """Prompts of one file of responses at most: what a killed generation loses of a replica, and what that is handed at a time."""
     evaluate_batch: int = Field(default=4, gt=0)
     """Questions that an evaluation works on at a time, on a device."""
     judge_threads: int = Field(default=8, gt=0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ from harness.plan import SCORED, plan, steps_of
 from harness.recipe import Recipe
 from harness.rows import iteration_of
 from harness.runs import lock
+from harness.stages.response_shards import shards
 
 EVERY_SECONDS = 2.0
 TAIL_BYTES = 4096
@@ -98,7 +98,7 @@ def progress_of(recipe: Recipe, run: RunDir, stage: Stage) -> Progress:
         return _training(folder / "log.jsonl", _total_steps(recipe, stage))
     if stage.kind == "generate":
         launch = run.launch(stage.path)
-        total = math.ceil(recipe.prompts.num_prompts / launch.machine.generate_shard) if launch else None
+        total = len(shards(recipe.prompts.num_prompts, launch.machine)) if launch else None
         return _pieces(len(list((folder / "responses").glob("*.jsonl"))), total, "shards written")
     if stage.kind in SCORED:
         return _pieces(len(list((folder / "scores").glob("*.json"))), len(stage.spec["benchmark"]["tasks"]), "tasks scored")

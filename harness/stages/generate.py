@@ -3,9 +3,10 @@
     responses/00000.jsonl   {"prompt_id", "response", "finish_reason", "num_tokens"} a line; one file a shard, written whole
     statistics.json         last: lengths, finish reasons, empty and repetitive responses, in all and by shard
 
-Prompts are sorted by length and cut into shards of the machine's `generate_shard` before anything is known to be answered, so a
-killed and resumed launch forms the same batches, hence the same bytes, as an undisturbed one, with any number of replicas. This process
-alone writes; replicas read their prompts themselves. It holds an index of the prompts and the shards in hand, never all texts.
+Prompts are sorted by length and cut into shards before anything is known to be answered, so a killed and resumed launch forms the same
+batches, hence the same bytes, as an undisturbed one. The longest are answered first: too little memory shows at once, and at the end
+replicas wait for short shards only. Shards are whole batches of the `hf` engine: a response is the same with any number of replicas. This
+process alone writes; replicas read their prompts themselves. It holds an index of the prompts and the shards in hand, never all texts.
 
 Special tokens are left out of the text. The prompt is cut off as token ids, so the release's clean-up of the decoded text (removing
 '</s>', `lstrip`) is not needed: whitespace that remains in front was generated.
@@ -28,7 +29,7 @@ from harness.lm.progress import progress
 from harness.lm.replicas import Replica, Shard, answer
 from harness.machine import Machine
 from harness.stages.prompt_file import PromptFile
-from harness.stages.response_shards import Line, Responses
+from harness.stages.response_shards import Line, Responses, shards
 
 
 class Job(NamedTuple):
@@ -53,10 +54,10 @@ def run(spec: dict[str, Any], inputs: Mapping[str, Path], out: Path, machine: Ma
     answered = responses.answered()
     offsets = [prompt.offset for prompt in prompts]
     del prompts
-    shards = _shards(offsets, answered, machine.generate_shard)
+    asked = _unanswered(offsets, answered, machine)
     with progress("generate", len(offsets), "responses") as advance:
         advance(answered.count(1))
-        for index, lines in answer(shards, partial(open_replica, job), machine) if shards else ():
+        for index, lines in answer(asked, partial(open_replica, job), machine) if asked else ():
             responses.write(index, lines)
             advance(len(lines))
     write_json(out / "statistics.json", responses.statistics())
@@ -73,11 +74,10 @@ def open_replica(job: Job) -> Replica:
     return replica
 
 
-def _shards(offsets: Sequence[int], answered: bytearray, size: int) -> list[Shard]:
-    """The unanswered prompts of each shard that has some."""
-    starts = range(0, len(offsets), size)
-    asked = ([offsets[i] for i in range(start, min(start + size, len(offsets))) if not answered[i]] for start in starts)
-    return [Shard(index, missing) for index, missing in enumerate(asked) if missing]
+def _unanswered(offsets: Sequence[int], answered: bytearray, machine: Machine) -> list[Shard]:
+    """The unanswered prompts of each shard that has some, the longest prompts first."""
+    found = [Shard(index, [offsets[i] for i in places if not answered[i]]) for index, places in enumerate(shards(len(offsets), machine))]
+    return [shard for shard in reversed(found) if shard.items]
 
 
 def _prompt_file(job: Job) -> PromptFile:

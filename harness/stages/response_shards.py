@@ -5,13 +5,16 @@ Nothing here holds more than one shard of text.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from harness.errors import InputError
 from harness.files import read_jsonl, write_jsonl
+from harness.machine import Machine
 
 FINISH_REASONS = ("stop", "length")
 FIELDS = {"prompt_id": str, "response": str, "finish_reason": str, "num_tokens": int}
@@ -19,6 +22,21 @@ Line = dict[str, Any]
 
 # a response repeats itself when fewer than half of its runs of GRAM words are distinct, from MIN_WORDS words on
 GRAM, MIN_WORDS, MIN_DISTINCT = 4, 16, 0.5
+
+
+def shards(num_prompts: int, machine: Machine) -> list[range]:
+    """The prompts of each shard, by their places in the order of their lengths, shortest first.
+
+    A shard is whole batches, counted from the longest prompt, so the prompts of a batch do not depend on the shards; there are as many
+    shards for each replica, where there are batches enough. Example: 10 prompts in batches of 4, in shards of 8 at most, are 2 + 8 for
+    one replica (or two).
+    """
+    size = min(machine.generate_batch, machine.generate_shard)
+    batches = math.ceil(num_prompts / size)
+    fitting = math.ceil(batches / (machine.generate_shard // size))
+    num = min(math.ceil(fitting / machine.num_replicas) * machine.num_replicas, batches)
+    ends = [num_prompts - (batches - i * batches // num) * size for i in range(num + 1)]
+    return [range(max(start, 0), end) for start, end in pairwise(ends)]
 
 
 class Responses:

@@ -97,15 +97,22 @@ def run(spec: dict[str, Any], inputs: Mapping[str, Path], out: Path, machine: Ma
 def _open(settings: TrainSpec, inputs: Mapping[str, Path], out: Path, machine: Machine) -> Training:
     accelerator = open_accelerator(settings, machine, out)
     pairs = read_pairs(inputs)
+    _check_branches(settings.objective, pairs[0])
+    checkpoint = inputs["policy"] / "checkpoint"
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
+    return assemble(settings, machine, accelerator, pairs, tokenizer, lambda: load_policy(checkpoint, settings, machine))
+
+
+def assemble(
+    settings: TrainSpec, machine: Machine, accelerator: Accelerator, pairs: Sequence[Pair], tokenizer: Any, policy: Callable[[], nn.Module]
+) -> Training:
+    """What trains `policy` on `pairs`; that is loaded once the steps are known to come out even."""
     objective = load("objectives", settings.objective)
-    _check_branches(settings.objective, objective, pairs[0])
     shared = share_prompts(pairs, settings.grouping)
     schedule = plan_steps(settings, len(pairs), len(shared[0]), accelerator.num_processes, machine)
     accelerator.gradient_accumulation_steps = schedule.batch // accelerator.num_processes // schedule.micro_batch
-    checkpoint = inputs["policy"] / "checkpoint"
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
     batches = Batches(settings, schedule, accelerator.num_processes, tokenizer, shared)
-    model = load_policy(checkpoint, settings, machine)
+    model = policy()
     sizes = measure(model)
     optimizer = make_optimizer(settings, model)
     prepared = accelerator.prepare(GroupScorer(model), optimizer, make_scheduler(settings, schedule, optimizer))
@@ -113,8 +120,8 @@ def _open(settings: TrainSpec, inputs: Mapping[str, Path], out: Path, machine: M
     return Training(settings, machine, accelerator, objective, loss, batches, sizes, *prepared)
 
 
-def _check_branches(name: str, objective: ModuleType, pair: Pair) -> None:
-    absent = [branch for branch in objective.BRANCHES if getattr(pair, branch) is None]
+def _check_branches(name: str, pair: Pair) -> None:
+    absent = [branch for branch in load("objectives", name).BRANCHES if getattr(pair, branch) is None]
     if absent:
         raise InputError(f"objective {name!r} needs {' and '.join(absent)} responses, but none are among the inputs")
 
@@ -143,6 +150,7 @@ def _opponent(training: Training, out: Path, identity: str, told_to_stop: Callab
         training.scorer,
         batches.encode,
         batches.by_length(),
+        max_length=batches.settings.max_length,
         out=out,
         identity=identity,
         machine=training.machine,

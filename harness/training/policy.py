@@ -35,7 +35,11 @@ def load_policy(checkpoint: Path, settings: TrainSpec, machine: Machine) -> nn.M
     Raises `RecipeError` where pairs may be longer than the model's context.
     """
     _check_context(checkpoint, settings)
-    model: Any = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, local_files_only=True)
+    return as_policy(AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, local_files_only=True), settings, machine)
+
+
+def as_policy(model: Any, settings: TrainSpec, machine: Machine) -> nn.Module:
+    """`model`, a causal language model of transformers in fp32, with what training adds to it."""
     if settings.lora:
         _add_adapters(model, settings.lora, settings.seed)
     model.eval()

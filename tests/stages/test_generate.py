@@ -59,17 +59,17 @@ def lines_of(files: Mapping[str, bytes]) -> list[dict[str, Any]]:
 
 
 def test_every_prompt_is_answered_once(undisturbed: dict[str, bytes]) -> None:
-    """Shards of the machine's size hold one response a prompt, without special tokens, and the statistics agree with them."""
+    """Shards of at most the machine's size hold one response a prompt, without special tokens, and the statistics agree with them."""
     lines = lines_of(undisturbed)
     assert sorted(line["prompt_id"] for line in lines) == sorted(f"p{i}" for i in range(NUM))
-    assert list(undisturbed) == [*(f"responses/{i:05}.jsonl" for i in range(4)), "statistics.json"]
+    assert list(undisturbed) == [*(f"responses/{i:05}.jsonl" for i in range(5)), "statistics.json"]
     assert not any("<" in line["response"] for line in lines)
     assert all(line["num_tokens"] == 6 for line in lines if line["finish_reason"] == "length")
     statistics = json.loads(undisturbed["statistics.json"])
     assert statistics["num_responses"] == NUM
     assert statistics["mean_tokens"] == pytest.approx(sum(line["num_tokens"] for line in lines) / NUM)
     assert statistics["share_length"] == sum(line["finish_reason"] == "length" for line in lines) / NUM
-    assert [statistics["shards"][f"{i:05}"]["num_responses"] for i in range(4)] == [5, 5, 5, 2]
+    assert [statistics["shards"][f"{i:05}"]["num_responses"] for i in range(5)] == [1, 4, 4, 4, 4]
 
 
 def test_the_rows_of_a_shard(undisturbed: dict[str, bytes]) -> None:
@@ -88,8 +88,29 @@ def test_a_killed_launch_continues_to_the_same_bytes(
     assert len(list((tmp_path / "responses").glob("*.jsonl")) if num_shards else []) == num_shards
     asked = watch(monkeypatch)
     generate.run(SPEC, inputs, tmp_path, MACHINE)
-    assert sum(asked) == NUM - 5 * num_shards
+    assert sum(asked) == NUM - 4 * num_shards
     assert contents(tmp_path) == undisturbed
+
+
+def test_the_longest_prompts_are_answered_first(
+    inputs: Mapping[str, Path], undisturbed: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise: what needs most memory comes first, by shards and within them, and no prompt's batch depends on how shards are cut."""
+    batches: list[list[int]] = []
+    answer = Engine._batch
+
+    def watched(self: Engine, requests: Any) -> Any:
+        batches.append([len(request.token_ids) for request in requests])
+        return answer(self, requests)
+
+    monkeypatch.setattr(Engine, "_batch", watched)
+    generate.run(SPEC, inputs, tmp_path / "small", MACHINE)
+    assert [length for batch in batches for length in batch] == sorted((length for batch in batches for length in batch), reverse=True)
+    cut_small = [*batches]
+    batches.clear()
+    generate.run(SPEC, inputs, tmp_path / "large", MACHINE.model_copy(update={"generate_shard": 100}))
+    assert batches == cut_small == [batch for batch in cut_small if 0 < len(batch) <= MACHINE.generate_batch]
+    assert sorted(map(str, lines_of(contents(tmp_path / "large")))) == sorted(map(str, lines_of(undisturbed)))
 
 
 def test_a_finished_stage_loads_no_model(
@@ -125,7 +146,7 @@ def test_other_shards_keep_what_is_answered(inputs: Mapping[str, Path], undistur
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda data: data[:-9], "00002.jsonl line 5 is not whole JSON"),
+        (lambda data: data[:-9], "00002.jsonl line 4 is not whole JSON"),
         (lambda data: data + data, "a second time; remove the file"),
         (lambda data: data.replace(b'_id": "p', b'_id": "x'), "not among the prompts"),
         (lambda data: data.replace(b'"num_tokens": ', b'"num_tokens": 0.'), "not a response"),

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from harness.errors import InputError
-from harness.stages.response_shards import Responses, repeats_itself
+from harness.machine import load
+from harness.stages.response_shards import Responses, repeats_itself, shards
 
 LOOP = "the rain falls on the hill and " * 8
 
@@ -31,6 +32,21 @@ def line(prompt_id: str, response: str, num_tokens: int, finish_reason: str = "s
 def test_a_response_that_loops_is_seen(text: str, stuck: bool) -> None:
     """Most four-word runs having occurred before is a loop; a short answer, or one sentence said twice, is not."""
     assert repeats_itself(text) is stuck
+
+
+@pytest.mark.parametrize("num_replicas", [1, 2, 3, 6, 8, 32])
+@pytest.mark.parametrize("num_prompts", [49_800, 20_000, 1000, 17])
+def test_no_replica_idles_while_another_has_a_shard(num_prompts: int, num_replicas: int) -> None:
+    """Promise: as many shards for each replica where there are batches enough, none larger than the machine's, every prompt in one."""
+    machine = load("a100x8").model_copy(update={"num_replicas": num_replicas})
+    found = shards(num_prompts, machine)
+    assert [place for shard in found for place in shard] == list(range(num_prompts))
+    num_batches = -(-num_prompts // machine.generate_batch)
+    assert len(found) % num_replicas == 0 or len(found) == num_batches
+    sizes = [len(shard) for shard in found[1:]]  # the first has what is left over of the shortest prompts
+    assert max(map(len, found)) <= machine.generate_shard
+    assert not sizes or max(sizes) - min(sizes) <= machine.generate_batch
+    assert all((num_prompts - shard.start) % machine.generate_batch == 0 for shard in found[1:])
 
 
 def test_each_shard_is_counted(tmp_path: Path) -> None:

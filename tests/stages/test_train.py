@@ -407,15 +407,43 @@ def test_opponent_is_scored_once(inputs: dict[str, Path], tmp_path: Path, monkey
         with pytest.raises(KeyboardInterrupt):
             train(inputs, out, spec(), always)
     kept = json.loads((out / "opponent_logps.json").read_text())
-    assert len(kept["logps"]) == 6
+    assert len(kept["logps"]) == 3 + 4  # as many as have the tokens of three of max_length
     assert all(value < -1 for pair in kept["logps"].values() for value in pair)
     with monkeypatch.context() as patch:
-        patch.setattr(harness.training.opponent, "_score", failing_at(harness.training.opponent._score, 2))
-        train(inputs, out, spec(), always)  # two of four batches were left, so a third call never comes
+        patch.setattr(harness.training.opponent, "_score", failing_at(harness.training.opponent._score, 1))
+        train(inputs, out, spec(), always)  # one of three batches was left, so a second call never comes
     whole = json.loads((out / "opponent_logps.json").read_text())
     assert len(whole["logps"]) == NUM_PAIRS
     assert kept["logps"].items() <= whole["logps"].items()
     assert harness.training.opponent._read(out / "opponent_logps.json", "other inputs") == {}
+
+
+def test_batches_of_the_opponent_follow_tokens(inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: the longest groups come first, no batch has more tokens than it may, and the values are those of other batches."""
+    scored: list[list[int]] = []
+    score = harness.training.opponent._score
+
+    def watched(scorer: Any, groups: list[Group]) -> Any:
+        scored.append([len(group.prompt) + sum(map(len, group.branches)) for group in groups])
+        return score(scorer, groups)
+
+    monkeypatch.setattr(harness.training.opponent, "_score", watched)
+    monkeypatch.setattr(harness.training.opponent, "WINDOW", 7)
+    found = {}
+    for size in (1, 3, 100):
+        scored.clear()
+        monkeypatch.setattr(harness.stages.train, "_step", failing_at(harness.stages.train._step, 0))
+        with pytest.raises(KeyboardInterrupt):
+            train(inputs, tmp_path / str(size), spec(), machine(opponent_batch=size))
+        found[size] = json.loads((tmp_path / str(size) / "opponent_logps.json").read_text())["logps"]
+        assert all(sum(batch) <= 96 * size for batch in scored)
+        assert scored[0][0] == max(map(max, scored))
+        assert [length for batch in scored for length in batch] == sorted((n for batch in scored for n in batch), reverse=True)
+        assert len(scored) == {1: 10, 3: 3, 100: 2}[size]
+    for logps in found.values():
+        assert logps.keys() == found[1].keys()
+        for key, values in logps.items():
+            assert values == pytest.approx(found[1][key], abs=1e-4)
 
 
 def test_wrong_opponent_is_noticed(inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

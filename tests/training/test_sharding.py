@@ -19,6 +19,7 @@ from tests.stages.test_train import LEFT, inputs, machine, own_accelerator, read
 __all__ = ["inputs", "own_accelerator"]
 
 STEPS = {"num_steps": 5, "optimizer": {"warmup_ratio": 0.0, "schedule": "constant"}, "learning_rate": 1e-4}
+LORA = {"rank": 2, "alpha": 4.0, "targets": ["q_proj", "down_proj"]}
 LOGGED = ("loss", "margin", "grad_norm", "logps/real", "logps/generated", "tokens", "learning_rate")
 
 
@@ -48,6 +49,7 @@ def trained(inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
         job(inputs, root / "untied"),
         job(of_tied, root / "tied"),
         job(of_tied, root / "offloaded", sharding="fsdp2_offload"),
+        job(inputs, root / "adapters", sharding="fsdp2_offload", lora=LORA),
         job(inputs, root / "bf16", precision="bf16"),
         job(inputs, root / "state", stop_at=2),
     ]
@@ -76,11 +78,12 @@ def opponent(out: Path) -> dict[str, list[float]]:
     return found
 
 
-@pytest.mark.parametrize("name", ["untied", "tied", "offloaded"])
+@pytest.mark.parametrize("name", ["untied", "tied", "offloaded", "adapters"])
 def test_two_processes_train_as_one(name: str, trained: Path, inputs: dict[str, Path], tmp_path: Path) -> None:
-    """Promise: five steps and the weights after them are those of one process, also of a tied model, also offloaded."""
-    policy = inputs["policy"] if name == "untied" else trained / "policy"
-    train({**inputs, "policy": policy}, tmp_path / "one", spec(**STEPS), machine(opponent_batch=1))
+    """Promise: five steps and the weights after them are those of one process, also of a tied model, also offloaded, also of adapters."""
+    policy = trained / "policy" if name in ("tied", "offloaded") else inputs["policy"]
+    adapters = {"lora": LORA} if name == "adapters" else {}
+    train({**inputs, "policy": policy}, tmp_path / "one", spec(**STEPS, **adapters), machine(opponent_batch=1))
     assert_same(trained / name, tmp_path / "one")
     assert opponent(trained / name) == opponent(tmp_path / "one")
     assert {path.name for path in (trained / name).iterdir()} == LEFT

@@ -1,4 +1,4 @@
-"""Generation with transformers' `model.generate`, in left-padded batches.
+"""Generation with transformers' `model.generate`, in left-padded batches: the longest prompts first, of long ones fewer at a time.
 
 A response depends on its own request only: draws come from `random.Random(request.seed)`, one uniform a token, inverted through
 the cumulative distribution over the vocabulary. One uniform instead of a Gumbel draw per vocabulary entry costs
@@ -30,7 +30,8 @@ from transformers import (
 from harness.contracts import Request, Response
 from harness.errors import InputError, MachineError
 from harness.lm.eos import cut, eos_ids, require_prompts
-from harness.machine import Machine
+from harness.lm.token_batches import batches
+from harness.machine import USABLE, Machine
 
 VERSION = 1
 
@@ -38,20 +39,27 @@ RANKED = 1024
 
 
 class Engine:
-    """A loaded model that answers requests. `eos_ids` end a response and are never part of it."""
+    """A loaded model that answers requests, `batch_size` at a time, or so many that they have `batch_tokens` with their longest answers.
 
-    def __init__(self, model: PreTrainedModel, eos_ids: Sequence[int], batch_size: int) -> None:
+    `eos_ids` end a response and are never part of it.
+    """
+
+    def __init__(self, model: PreTrainedModel, eos_ids: Sequence[int], batch_size: int, batch_tokens: float = math.inf) -> None:
         self.model = model
         self.eos_ids = tuple(eos_ids)
         self.batch_size = batch_size
+        self.batch_tokens = batch_tokens
 
     def generate(self, requests: Sequence[Request]) -> list[Response]:
         """A response to each request, in their order; prompts of similar length are batched together."""
-        order = sorted(range(len(requests)), key=lambda i: len(requests[i].token_ids))
+        order = sorted(range(len(requests)), key=lambda i: len(requests[i].token_ids))[::-1]
         responses: dict[int, Response] = {}
         for start in range(0, len(order), self.batch_size):
             chosen = order[start : start + self.batch_size]
-            responses.update(zip(chosen, self._batch([requests[i] for i in chosen]), strict=True))
+            longest_answer = max(requests[i].max_new_tokens for i in chosen)
+            for run in batches([len(requests[i].token_ids) + longest_answer for i in chosen], self.batch_tokens):
+                batch = [chosen[place] for place in run]
+                responses.update(zip(batch, self._batch([requests[i] for i in batch]), strict=True))
         return [responses[i] for i in range(len(requests))]
 
     def _batch(self, requests: Sequence[Request]) -> list[Response]:
@@ -70,7 +78,8 @@ class Engine:
             )
         except torch.OutOfMemoryError:
             raise MachineError(
-                f"out of device memory with {len(requests)} prompts of {width} tokens; lower the machine's generate_batch"
+                f"out of device memory with {len(requests)} prompts of {width} tokens; lower the machine's generate_batch, "
+                "or its memory_gb where other programs use the device"
             ) from None
         return [cut(request, ids, self.eos_ids) for request, ids in zip(requests, sequences[:, width:].tolist(), strict=True)]
 
@@ -152,7 +161,28 @@ def open_engine(checkpoint: Path, dtype: str, machine: Machine) -> Engine:
         reason = str(error).splitlines()[0]
         raise InputError(f"{checkpoint} cannot be loaded as a model ({reason}); rebuild the stage that makes it") from None
     model.generation_config = GenerationConfig()
-    return Engine(model.to(torch.device(machine.device)).eval(), eos_ids(checkpoint), machine.generate_batch)
+    model = model.to(torch.device(machine.device)).eval()
+    return Engine(model, eos_ids(checkpoint), machine.generate_batch, batch_tokens(model, machine))
+
+
+def batch_tokens(model: PreTrainedModel, machine: Machine) -> float:
+    """The tokens for which the machine's memory has room beside the weights of `model`; 2.2e5 for Mistral-7B in bf16 and 80 GB."""
+    room = machine.memory_gb if machine.device == "cuda" else machine.memory_gb / machine.num_replicas
+    weights: int = model.get_memory_footprint()
+    return (USABLE * room * 1e9 - weights) / token_bytes(model)
+
+
+def token_bytes(model: PreTrainedModel) -> int:
+    """What a token takes while a prompt is read: keys and values in every layer, and inside one four vectors as wide as its widest matrix.
+
+    Example: Mistral-7B in bf16: 131 kB of keys and values, 115 kB inside a layer.
+    """
+    config = model.config
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    embeddings = model.get_input_embeddings().weight
+    widest = max(max(weight.shape) for weight in model.base_model.parameters() if weight is not embeddings)
+    return int((2 * config.num_hidden_layers * heads * head_dim + 4 * widest) * model.dtype.itemsize)
 
 
 def _processors(requests: Sequence[Request], device: torch.device) -> LogitsProcessorList:

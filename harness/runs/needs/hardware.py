@@ -134,7 +134,6 @@ def _gpu_machine(recipe: Recipe, here: Hardware, num: int, sharding: str, micro_
         "sharding": sharding,
         "micro_batch": micro_batch,
         "opponent_batch": 2 * micro_batch,
-        "generate_batch": _generate_batch(recipe, memory_gb),
         "evaluate_batch": 16 if memory_gb > 40 else 4,
         "tensor_parallel": shared_by,
         "peak_tflops": tflops,
@@ -147,16 +146,8 @@ def _gpu_machine(recipe: Recipe, here: Hardware, num: int, sharding: str, micro_
 def _tensor_parallel(recipe: Recipe, num_devices: int, memory_gb: float) -> int:
     """Devices that hold one engine's weights together, where the engine can divide them."""
     weights = _weights_gb(recipe)
-    sizes = [n for n in (1, 2, 4, 8) if n <= num_devices and weights / n < memory.USABLE * memory_gb]
+    sizes = [n for n in (1, 2, 4, 8) if n <= num_devices and weights / n < machines.USABLE * memory_gb]
     return sizes[0] if sizes and recipe.engine == "vllm" else 1
-
-
-def _generate_batch(recipe: Recipe, memory_gb: float) -> int:
-    """Prompts answered at a time, each of the longest there can be: the weights leave room for their keys and values (a quarter wide)."""
-    shape = memory.shape_of(recipe.sizes.num_parameters)
-    prompt_gb = shape.layers * shape.hidden * 2 * (recipe.max_prompt_length + recipe.sampling.max_new_tokens) / GB
-    room = (memory.USABLE * memory_gb - _weights_gb(recipe)) / prompt_gb
-    return 1 << int(math.log2(min(max(room, 1), 128)))
 
 
 def _weights_gb(recipe: Recipe) -> float:

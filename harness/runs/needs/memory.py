@@ -18,13 +18,11 @@ from typing import NamedTuple
 from harness.artifact import Stage
 from harness.contracts import branches
 from harness.contracts.stage_specs import TrainSpec
-from harness.machine import Machine
+from harness.machine import USABLE, Machine
 from harness.plan import plan
 from harness.recipe import Recipe
 
 GB = 1e9
-USABLE = 0.92
-"""The share of a device's memory that is ours: the rest is the driver's context and fragments."""
 OPTIMIZER_BYTES = {"rmsprop": 4, "adamw": 8}
 """State kept for each trained parameter, in fp32."""
 ADAPTERS = 0.02

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig, MistralConfig
 
 from harness.components.engines import hf
 from harness.components.engines.hf import Engine, invert_cdf, keep_top_p, open_engine
 from harness.contracts import Request
 from harness.errors import InputError
+from harness.machine import load
 from tests.checkpoints import MACHINE, save_checkpoint
 
 EOS = 1
@@ -63,6 +64,42 @@ def test_a_response_is_the_same_alone_and_among_64(checkpoint: Path) -> None:
     large = open_engine(checkpoint, "float32", MACHINE.model_copy(update={"generate_batch": 64}))
     asked = requests(1.0, 64)
     assert large.generate(asked) == [large.generate([request])[0] for request in asked]
+
+
+def test_tokens_bound_a_batch_and_change_no_response(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: with room for few tokens long prompts are answered fewer at a time, the longest first, and each as it would be anyway."""
+    asked = requests(1.0, 24)
+    sizes: list[tuple[int, int]] = []
+    answer = Engine._batch
+
+    def watched(self: Engine, batch: list[Request]) -> object:
+        sizes.append((len(batch), max(len(request.token_ids) for request in batch)))
+        return answer(self, batch)
+
+    monkeypatch.setattr(Engine, "_batch", watched)
+    longest_answer = max(request.max_new_tokens for request in asked)
+    assert Engine(engine.model, engine.eos_ids, 100, 60).generate(asked) == engine.generate(asked)
+    bounded = sizes[: next(i for i in range(len(sizes)) if sum(size for size, _ in sizes[: i + 1]) == len(asked)) + 1]
+    assert all(size * (length + longest_answer) <= 60 for size, length in bounded)
+    assert [length for _, length in bounded] == sorted((length for _, length in bounded), reverse=True)
+    assert len({size for size, _ in bounded}) > 1
+
+
+def test_what_a_token_takes(engine: Engine) -> None:
+    """Promise: keys and values are counted exactly; 128 prompts of 3500 tokens, 110 GB in one batch of Mistral-7B, are cut to fit 80 GB."""
+    with torch.no_grad():
+        layers = engine.model(torch.tensor([[2, 9, 11, 3]]), use_cache=True).past_key_values.layers
+    cached = sum(states.numel() * states.element_size() for layer in layers for states in (layer.keys, layer.values)) // 4
+    widest = 4 * engine.model.config.intermediate_size * engine.model.dtype.itemsize
+    assert hf.token_bytes(engine.model) == cached + widest
+    with torch.device("meta"):
+        mistral = AutoModelForCausalLM.from_config(MistralConfig(vocab_size=32_000), dtype=torch.bfloat16)
+    assert hf.token_bytes(mistral) == 131_072 + 114_688
+    assert 128 * 3756 * hf.token_bytes(mistral) + mistral.get_memory_footprint() > 110e9
+    room = hf.batch_tokens(mistral, load("h100x1"))
+    assert room * hf.token_bytes(mistral) + mistral.get_memory_footprint() == pytest.approx(0.92 * 80e9)
+    assert int(room / 3756) == 64
+    assert int(room / 426) > 128
 
 
 def test_another_seed_draws_anew(engine: Engine) -> None:
