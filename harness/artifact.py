@@ -1,6 +1,7 @@
 """The only code that knows the layout on disk: what a stage is, what it leaves behind, and whether that may be used.
 
 RUN/recipe.json            the recipe as planned
+RUN/records.tar.xz         of a committed run, what is committed of its stages (contracts/run_files.py)
 RUN/files/                 copies of the components and task folders of the user's own that it names
 RUN/local/                 links to the data files it names; these are not committed
 RUN/iter1/train/
@@ -11,22 +12,25 @@ RUN/iter1/train/
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
 
-from harness.config import InnerPath, Strict, flatten
+from harness.config import InnerPath, Model, Strict, flatten
 from harness.contracts.own_files import keep_parts, look_in, pinned_parts
+from harness.contracts.run_files import DONE_FILE as DONE_FILE
+from harness.contracts.run_files import STAGE_FILE as STAGE_FILE
+from harness.contracts.run_files import output_names, read_file, size_of, stage_paths
 from harness.errors import InputError
-from harness.files import Hashes, Output, digest, dump, read_model, write_atomic
+from harness.files import Hashes, Output, digest, dump, parse_model, read_model, write_atomic
 from harness.machine import Machine, recorded
 from harness.recipe import Recipe
 
 State = Literal["missing", "partial", "done", "stale"]
-STAGE_FILE, DONE_FILE, RECIPE_FILE, LOG_FILE = "stage.json", "done.json", "recipe.json", "log.jsonl"
+RECIPE_FILE, LOG_FILE = "recipe.json", "log.jsonl"
 
 
 class Stage(Strict):
@@ -111,22 +115,24 @@ class RunDir:
             return "missing"
         if launch.stage.fingerprint != stage.fingerprint:
             return "stale"
-        return "done" if (self.stage_dir(stage.path) / DONE_FILE).exists() else "partial"
+        return "partial" if read_file(self.path, f"{stage.path}/{DONE_FILE}") is None else "done"
 
     def launch(self, stage_path: str) -> Launch | None:
         """What `stage.json` holds, or None."""
-        path = self.stage_dir(stage_path) / STAGE_FILE
-        return read_model(Launch, path) if path.exists() else None
+        return self._read(Launch, f"{stage_path}/{STAGE_FILE}")
 
     def record(self, stage_path: str) -> Record | None:
         """What `done.json` holds, or None."""
-        path = self.stage_dir(stage_path) / DONE_FILE
-        return read_model(Record, path) if path.exists() else None
+        return self._read(Record, f"{stage_path}/{DONE_FILE}")
+
+    def _read(self, kind: type[Model], name: str) -> Model | None:
+        content = read_file(self.path, name)
+        return None if content is None else parse_model(kind, content, self.path / name)
 
     def begin(self, stage: Stage, machine: Machine, provenance: Provenance) -> None:
         """Write `stage.json` for a launch; the inputs must be whole, and what lies there already must have a `stage.json`."""
         earlier, folder = self.launch(stage.path), self.stage_dir(stage.path)
-        if earlier is None and ((folder / DONE_FILE).exists() or any(_outputs(folder))):
+        if earlier is None and ((folder / DONE_FILE).exists() or output_names(self.path, stage.path)):
             raise InputError(f"{folder} holds files but no {STAGE_FILE} that says what made them; remove {folder} and run again")
         launch = Launch(
             stage=stage,
@@ -173,8 +179,7 @@ class RunDir:
         if record is None:
             raise InputError(f"{stage_path} is not finished; run it first")
         for name, output in record.outputs.items():
-            path = self.stage_dir(stage_path) / name
-            size = path.stat().st_size if path.exists() else None
+            size = size_of(self.path, f"{stage_path}/{name}")
             if size != output.size:
                 state = "is missing" if size is None else f"has {size} bytes"
                 part = "checkpoint" if name.startswith("checkpoint/") else name  # a checkpoint is whole or absent
@@ -203,8 +208,8 @@ class RunDir:
     def _hashed_outputs(self, stage_path: str) -> dict[str, Output]:
         """{name: hash} of the files in a stage's directory, and of those recorded where a folder of them is a link to another disk."""
         folder, record = self.stage_dir(stage_path), self.record(stage_path)
-        paths = {*_outputs(folder), *(folder / name for name in (record.outputs if record else ()) if (folder / name).exists())}
-        return {str(path.relative_to(folder)): self.hashes.of(path) for path in sorted(paths)}
+        names = {*output_names(self.path, stage_path), *(record.outputs if record else ())}
+        return {name: self.hashes.of(folder / name) for name in sorted(names) if (folder / name).exists()}
 
     def finish(self, stage: Stage, seconds: float, peak_memory_mb: float) -> Record:
         """Hash the outputs and write `done.json`."""
@@ -220,13 +225,12 @@ class RunDir:
         return record
 
     def stages(self) -> list[str]:
-        """Paths of the stages found on disk."""
-        return sorted(str(path.parent.relative_to(self.path)) for path in self.path.rglob(STAGE_FILE))
+        """Paths of the stages that are here."""
+        return stage_paths(self.path)
 
     def strays(self, stage_path: str, record: Record) -> list[str]:
         """Files in a stage's directory that `record` does not list."""
-        folder = self.stage_dir(stage_path)
-        return sorted({str(path.relative_to(folder)) for path in _outputs(folder)} - set(record.outputs))
+        return sorted(output_names(self.path, stage_path) - set(record.outputs))
 
     def finished(self) -> dict[str, str]:
         """{fingerprint: path} of the stages whose work is done."""
@@ -276,12 +280,6 @@ def _identity(spec: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(model, dict):
         return dict(spec)
     return {**spec, "model": {name: value for name, value in model.items() if name != "sha256"}}
-
-
-def _outputs(folder: Path) -> Iterator[Path]:
-    for path in folder.rglob("*"):
-        if path.is_file() and path.name not in (STAGE_FILE, DONE_FILE) and not path.name.endswith(".tmp"):
-            yield path
 
 
 def read_recipe(run: Path) -> Recipe:

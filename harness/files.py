@@ -109,23 +109,23 @@ def dump(value: BaseModel) -> bytes:
 
 def read_model(kind: type[Model], path: Path) -> Model:
     """A model from its file; a damaged file is an `InputError`."""
-    return _parse(kind, path.read_bytes(), path)
+    return parse_model(kind, path.read_bytes(), path)
 
 
-def read_recorded(kind: type[Model], path: Path, recorded: Output) -> Model:
-    """As `read_model`, of the very bytes that a record names, read once; other bytes and what is no plain file are an `InputError`."""
-    content = path.read_bytes() if path.is_file() else None
-    if content is None or Output(size=len(content), sha256=hashlib.sha256(content).hexdigest()) != recorded:
+def parse_model(kind: type[Model], content: bytes, path: Path, recorded: Output | None = None) -> Model:
+    """A model from the bytes of the file at `path`, which must be those that a record names where one is given."""
+    if recorded is not None and hash_bytes(content) != recorded:
         raise InputError(f"{path} is not the file its record names (another sha256); restore it, or see `harness verify`")
-    return _parse(kind, content, path)
-
-
-def _parse(kind: type[Model], content: bytes, path: Path) -> Model:
     try:
         return kind.model_validate_json(content)
     except ValueError as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path} is not a readable {kind.__name__.lower()} ({reason}); restore it or remove its directory") from None
+
+
+def hash_bytes(content: bytes) -> Output:
+    """As `hash_file`, of bytes."""
+    return Output(size=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
 def hash_file(path: Path) -> Output:
@@ -187,16 +187,21 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
 
 def read_jsonl_offsets(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The byte offset of each line of a JSON-lines file and its object, as in `read_jsonl`."""
-    offset = 0
     with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield offset, json.loads(line)
-            except ValueError:
-                raise InputError(
-                    f"{path.parent.name}/{path.name} line {number} is not whole JSON (cut or damaged); remove the file and run again"
-                ) from None
-            offset += len(line)
+        yield from parse_jsonl(file, path)
+
+
+def parse_jsonl(lines: Iterable[bytes], path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """As `read_jsonl_offsets`, of the lines of the file at `path`."""
+    offset = 0
+    for number, line in enumerate(lines, 1):
+        try:
+            yield offset, json.loads(line)
+        except ValueError:
+            raise InputError(
+                f"{path.parent.name}/{path.name} line {number} is not whole JSON (cut or damaged); remove the file and run again"
+            ) from None
+        offset += len(line)
 
 
 def hash_content(path: Path) -> str:

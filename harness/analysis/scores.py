@@ -16,10 +16,11 @@ from harness.analysis.table_schema import Column, Unit
 from harness.artifact import RunDir, read_recipe
 from harness.config import flatten
 from harness.contracts import Score
+from harness.contracts.run_files import read_file
 from harness.errors import InputError
 from harness.evaluation.paired import Paired, Strata, mean_of_differences, paired_difference
 from harness.evaluation.statistics import Cluster, Estimate, Interval, mean_interval, mean_of_tasks, question_of
-from harness.files import read_recorded
+from harness.files import parse_model
 from harness.plan import folder_of
 from harness.recipe import Benchmark, Recipe, Task
 from harness.rows import rows
@@ -167,10 +168,11 @@ def _read_score(run: RunDir, row: str, column: TaskColumn) -> Score | None:
     recorded = record.outputs.get(column.file) if record else None
     if recorded is None:
         return None
-    name, path = column.score_path(row), run.path / column.score_path(row)
-    if not path.exists():
+    name = column.score_path(row)
+    content = read_file(run.path, name)
+    if content is None:
         raise InputError(f"{name} is missing though its stage is recorded as done; restore it from the commit it came with")
-    return read_recorded(Score, path, recorded)
+    return parse_model(Score, content, run.path / name, recorded)
 
 
 def other_rules(score: Score, first: Score) -> tuple[str, ...]:

@@ -48,6 +48,15 @@ def compare(
 
 
 @app.command(rich_help_panel=PUBLISH)
+def pack(run: RunArg) -> None:
+    """Write RUN/records.tar.xz, of a sweep one for each run: the records and scores, which are what is committed of a run's stages."""
+    from harness.report import bundle as bundling
+
+    for path in bundling.pack(run):
+        say(str(path))
+
+
+@app.command(rich_help_panel=PUBLISH)
 def bundle(
     run: RunArg,
     out_file: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="The archive (default: RECIPE.tar.gz beside RUN).")] = None,

@@ -18,14 +18,14 @@ import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
-
 from harness.artifact import DONE_FILE, RECIPE_FILE, STAGE_FILE, RunDir, read_recipe
 from harness.config import InnerPath, Strict
 from harness.contracts.own_files import FILES_DIR
+from harness.contracts.run_files import ARCHIVE, packed, plain_files, write_archive
 from harness.errors import HarnessError, InputError, MachineError
 from harness.files import Output, dump, hash_file, naming_full_disk
 from harness.report.tables import FILES, TABLES_DIR, read_table, render, write_all_tables
+from harness.runs.committed_records import committed_files
 from harness.runs.sweeps import SWEEP_FILE, is_sweep, read_sweep
 from harness.runs.verification import Damage, Verified, verify
 
@@ -51,13 +51,10 @@ def write_bundle(folder: Path, target: Path | None = None) -> Path:
     """
     name = read_sweep(folder).name if is_sweep(folder) else read_recipe(folder).name
     for run in _runs(folder):
-        for damage in verify(RunDir(run))[0]:
-            raise InputError(f"{run}: {damage.path} {damage.reason}; only a run that `harness verify` accepts is bundled")
+        _refuse_damaged(run, verify(RunDir(run)).damage)
     write_all_tables(folder)
     paths = {str(path.relative_to(folder)): path for path in _files(folder)}
-    outside = [name for name, path in paths.items() if path.is_symlink() or not path.resolve().is_relative_to(folder.resolve())]
-    if outside:
-        raise InputError(f"{folder}: {outside[0]} is a link; a bundle takes the run's own files only: put the file itself there")
+    _refuse_links(folder, paths)
     environment = _environment(_runs(folder)).encode()
     with tempfile.TemporaryDirectory() as beside:
         (Path(beside) / ENVIRONMENT).write_bytes(environment)
@@ -68,6 +65,33 @@ def write_bundle(folder: Path, target: Path | None = None) -> Path:
         target = target or folder.resolve().parent / f"{name}.tar.gz"
         _archive(target, name, paths)
     return target
+
+
+def pack(folder: Path) -> list[Path]:
+    """Write RUN/records.tar.xz, what is committed of a run, for the run or every run of the sweep at `folder`; return the paths.
+
+    The stages' directories stay; records that are packed already are left as they are. Raises InputError where a run is damaged.
+    """
+    for run in _runs(folder):
+        found = verify(RunDir(run)).damage
+        if not packed(run):
+            _refuse_damaged(run, [one for one in found if not one.path.startswith(ARCHIVE)])
+            files = committed_files(RunDir(run))
+            _refuse_links(run, files)
+            write_archive(run / ARCHIVE, files)
+    return [run / ARCHIVE for run in _runs(folder)]
+
+
+def _refuse_damaged(run: Path, damage: Iterable[Damage]) -> None:
+    for one in damage:
+        raise InputError(f"{run}: {one.path} {one.reason}; only a run that `harness verify` accepts is packed")
+
+
+def _refuse_links(folder: Path, names: Iterable[str]) -> None:
+    for name in names:
+        path = folder / name
+        if path.is_symlink() or not path.resolve().is_relative_to(folder.resolve()):
+            raise InputError(f"{folder}: {name} is a link; an archive takes the run's own files only: put the file itself there")
 
 
 def verify_run(folder: Path) -> Verified:
@@ -108,6 +132,9 @@ def _files(folder: Path) -> Iterator[Path]:
         yield run / RECIPE_FILE
         yield from sorted(path for path in (run / FILES_DIR).rglob("*") if path.is_file())
         yield from sorted((run / TABLES_DIR).glob("tables.*")) if run != folder else ()
+        if packed(run):
+            yield run / ARCHIVE
+            continue
         for stage in RunDir(run).stages():
             for pattern in STAGE_FILES:
                 yield from sorted((run / stage).glob(pattern))
@@ -155,7 +182,7 @@ def _unpack(path: Path, folder: Path) -> Path:
     """The run's directory in `folder`. Only plain files inside one directory are taken; nothing is written before all are known."""
     try:
         with open(path, "rb") as raw, _Bounded(fileobj=raw) as packed, tarfile.open(fileobj=packed, mode="r:") as tar:
-            members = _members(path, tar)
+            members = plain_files(path, tar, MAX_BYTES, MAX_FILES)
             needed, free = sum(member.size for member in members), shutil.disk_usage(folder).free
             if needed > free:
                 place = f"{folder.parent} has {free >> 20} MiB free"
@@ -168,30 +195,6 @@ def _unpack(path: Path, folder: Path) -> Path:
     if len(found) != 1 or len(os.listdir(folder)) != 1:
         raise InputError(f"{path} holds no single run with a {MANIFEST}; expected what `harness bundle` writes")
     return found[0]
-
-
-def _members(path: Path, tar: tarfile.TarFile) -> list[tarfile.TarInfo]:
-    """All entries, each read before the data of the next are passed over, so that a bomb is refused at its first entry too many."""
-    names, members, size = set[str](), list[tarfile.TarInfo](), 0
-    for member in tar:
-        name = _inner_name(member.name)
-        size += member.size
-        if name is None or name in names or not member.isfile() or member.issparse() or size > MAX_BYTES or len(names) == MAX_FILES:
-            raise InputError(
-                f"{path} is not a bundle: it holds links, devices, a path outside itself, a file twice, or more than "
-                f"{MAX_BYTES >> 30} GiB or {MAX_FILES} files"
-            )
-        names.add(name)
-        members.append(member)
-    return members
-
-
-def _inner_name(name: str) -> str | None:
-    """`name`, or None where it leads outside."""
-    try:
-        return TypeAdapter(InnerPath).validate_python(name)
-    except ValidationError:
-        return None
 
 
 def _write_member(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:

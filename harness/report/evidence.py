@@ -8,14 +8,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
 from harness.analysis.scores import task_columns
-from harness.artifact import RunDir
+from harness.artifact import LOG_FILE, RunDir
 from harness.config import flatten
+from harness.contracts.run_files import read_file, read_lines
 from harness.errors import InputError
 from harness.files import read_jsonl
 from harness.plan import plan
@@ -137,7 +137,7 @@ def gaps(run: RunDir, recipe: Recipe) -> Iterator[Gap]:
 
 def responses(run: RunDir, recipe: Recipe) -> tuple[list[Lengths], list[Sample]]:
     """Lengths of all real and generated responses, and the responses to a few prompts spread over the set."""
-    prompts = {row["prompt_id"]: row for row in _lines(run.path / "prompts/prompts.jsonl")}
+    prompts = {row["prompt_id"]: row for row in read_lines(run.path, "prompts/prompts.jsonl")}
     generated = {t: _responses(run, t) for t in range(len(recipe.iterations))}
     texts = {"real": [row["real"] for row in prompts.values()]}
     texts |= {f"iter{t}: by {opponent_of(t)}": [line["response"] for line in lines.values()] for t, lines in generated.items()}
@@ -150,10 +150,8 @@ def judged_answers(run: RunDir, recipe: Recipe) -> dict[str, list[Sample]]:
     found = {}
     for column in task_columns(recipe):
         if column.benchmark.name == "mt_bench":
-            path = f"samples/{column.task.name}.jsonl"
-            by_row = {
-                row: {line["question_id"]: line for line in _lines(run.stage_dir(column.stage_path(row)) / path)} for row in rows(recipe)
-            }
+            paths = {row: f"{column.stage_path(row)}/samples/{column.task.name}.jsonl" for row in rows(recipe)}
+            by_row = {row: {line["question_id"]: line for line in read_lines(run.path, path)} for row, path in paths.items()}
             known = list(next((lines for lines in by_row.values() if lines), {}).values())
             chosen = known[:: max(1, len(known) // QUESTIONS)][:QUESTIONS]
             found[column.label] = [_turn(line, turn, by_row) for line in chosen for turn in range(len(line["questions"]))]
@@ -162,8 +160,8 @@ def judged_answers(run: RunDir, recipe: Recipe) -> dict[str, list[Sample]]:
 
 def audits(run: RunDir, recipe: Recipe) -> dict[str, Audit]:
     """{stage: its tokenization audit} of the training stages that have one."""
-    folders = {stage.path: run.stage_dir(stage.path) for stage in plan(recipe) if stage.kind == "train"}
-    return {stage: _audit(folder) for stage, folder in folders.items() if (folder / "audit.json").exists()}
+    contents = {stage.path: read_file(run.path, f"{stage.path}/audit.json") for stage in plan(recipe) if stage.kind == "train"}
+    return {path: _audit(run, path, content) for path, content in contents.items() if content is not None}
 
 
 def costs(run: RunDir, recipe: Recipe) -> list[Cost]:
@@ -177,7 +175,7 @@ def costs(run: RunDir, recipe: Recipe) -> list[Cost]:
 
 
 def _log(run: RunDir, row: str) -> list[dict[str, Any]]:
-    return [step for step in _lines(run.stage_dir(f"{row}/train") / "log.jsonl") if "step" in step]
+    return [step for step in read_lines(run.path, f"{row}/train/{LOG_FILE}") if "step" in step]
 
 
 def _curves(log: Sequence[dict[str, Any]], row: str) -> Iterator[Curve]:
@@ -192,7 +190,7 @@ def _curves(log: Sequence[dict[str, Any]], row: str) -> Iterator[Curve]:
 
 def _responses(run: RunDir, t: int) -> dict[str, dict[str, Any]]:
     folder = run.stage_dir(f"iter{t}/generate") / "responses"
-    return {line["prompt_id"]: line for path in sorted(folder.glob("*.jsonl")) for line in _lines(path)}
+    return {line["prompt_id"]: line for path in sorted(folder.glob("*.jsonl")) for line in read_jsonl(path)}
 
 
 def _lengths(texts: dict[str, list[str]]) -> list[Lengths]:
@@ -229,21 +227,15 @@ def _turn(line: dict[str, Any], turn: int, by_row: dict[str, dict[str, dict[str,
     return Sample(f"{line['category']}, turn {turn + 1}: {line['questions'][turn]}", tuple(answers))
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON-lines file; nothing where it is not here."""
-    if path.exists():
-        yield from read_jsonl(path)
-
-
-def _audit(folder: Path) -> Audit:
-    path, example = folder / "audit.json", folder / "samples/example.json"
+def _audit(run: RunDir, path: str, content: bytes) -> Audit:
+    example = read_file(run.path, f"{path}/samples/example.json")
     try:
-        report = json.loads(path.read_text())
+        report = json.loads(content)
         checks = [Check.model_validate(check) for check in report["checks"]]
-        shown = json.loads(example.read_text()) if example.exists() else {"prompt": None, "responses": []}
+        shown = json.loads(example) if example else {"prompt": None, "responses": []}
         texts = [part["text"] for part in (shown["prompt"], *shown["responses"]) if part]
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path.parent.name}/{path.name} is not an audit ({type(error).__name__}); see `harness verify`") from None
+        raise InputError(f"{path}/audit.json is not an audit ({type(error).__name__}); see `harness verify`") from None
     return Audit(checks, flatten({name: value for name, value in report.items() if name != "checks"}), texts)
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness.analysis.scores import load_scores, task_columns
 from harness.artifact import LOG_FILE, RunDir, read_recipe
+from harness.contracts.run_files import read_lines, size_of
 from harness.errors import InputError, suggest
-from harness.files import read_jsonl
 from harness.recipe import Recipe
 from harness.rows import rows
 from harness.training.pairs import read_pairs
@@ -61,10 +61,10 @@ class Run:
             raise InputError(f"{self.path} has no row {row!r}{suggest(row, known)}")
 
     def _lines(self, name: str) -> DataFrame:
-        path = self.path / name
-        if not path.is_file():
-            raise InputError(f"{path} is not here: not made yet, or left out of what was committed; `harness status` says which")
-        return _frame([*read_jsonl(path)])
+        if size_of(self.path, name) is None:
+            place = self.path / name
+            raise InputError(f"{place} is not here: not made yet, or left out of what was committed; `harness status` says which")
+        return _frame([*read_lines(self.path, name)])
 
 
 def load_run(path: str | Path) -> Run:

@@ -18,9 +18,9 @@ from harness.analysis.sweep_table import find_row
 from harness.analysis.table_schema import Delta
 from harness.config import Strict
 from harness.contracts import Score
+from harness.contracts.run_files import read_lines
 from harness.errors import HarnessError, suggest
 from harness.evaluation.paired import t_interval
-from harness.files import read_jsonl
 from harness.report.formatting import Block, shortened, visible
 from harness.report.tables import print_block
 from harness.runs.sweeps import is_sweep, read_sweep
@@ -230,8 +230,7 @@ def _with_answers(left: Side, right: Side, ours: TaskColumn, theirs: TaskColumn,
 def _answers(side: Side, column: TaskColumn) -> tuple[dict[str, str], dict[str, str]]:
     """({question: its prompt's end}, {question: the answer}) from the first member's samples; empty where they are not here."""
     first = side.members[0]
-    path = first.run / column.stage_path(first.row) / "samples" / f"{column.task.name}.jsonl"
-    found = [*answered(read_jsonl(path))] if path.exists() else []
+    found = [*answered(read_lines(first.run, f"{column.stage_path(first.row)}/samples/{column.task.name}.jsonl"))]
     return {one.question: one.prompt[-PROMPT_END:] for one in found}, {one.question: one.said for one in found}
 
 

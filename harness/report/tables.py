@@ -26,7 +26,7 @@ from harness.files import dump, write_atomic
 from harness.report.blocks import all_blocks
 from harness.report.formatting import Block, csv_text, fit, one_line
 from harness.report.latex import to_latex, to_paper
-from harness.runs.sweeps import is_sweep, read_sweep
+from harness.runs.sweeps import is_sweep
 
 TABLES_DIR = "tables"
 Format = Literal["markdown", "latex", "paper", "csv", "json"]
@@ -48,16 +48,14 @@ def write_table(folder: Path, table: ResultTable | SeedTable) -> list[Path]:
 
 
 def write_sweep_tables(folder: Path) -> SeedTable:
-    """Write the tables of every run of the sweep at `folder`, then those of the sweep; return its table."""
-    for run in read_sweep(folder).folders(folder):
-        write_tables(run)
+    """Write SWEEP/tables/; return its table. A run of a sweep has tables of its own where `write_tables` is asked for them."""
     table = compare_variants(folder)
     write_table(folder, table)
     return table
 
 
 def write_all_tables(folder: Path) -> list[Path]:
-    """Write the tables of the run at `folder`, or of the sweep there and of every run of it; return the paths of its own."""
+    """Write the tables of the run or the sweep at `folder`; return their paths."""
     if is_sweep(folder):
         write_sweep_tables(folder)
         return [folder / TABLES_DIR / name for name in FILES.values()]

@@ -18,6 +18,7 @@ from harness.machine import Machine
 from harness.plan import plan
 from harness.recipe import Recipe
 from harness.runs import lock, pair_files, provenance
+from harness.runs.committed_records import refuse_packed
 from harness.runs.pair_files import Layout
 from harness.stages.prompts import counted, record_left_out
 from harness.stages.response_shards import Responses
@@ -77,6 +78,7 @@ def import_pairs(recipe: Recipe, run: RunDir, machine: Machine, iteration: int, 
         )
     origin = {"source": Path(source).name, "split": split, "sha256": pair_files.hash_source(source), "rows": len(pairs)}
     with lock.hold(run.path):
+        refuse_packed(run)
         if run.state(stage) != "missing":
             raise InputError(f"{stage.path} is {run.state(stage)} in {run.path}; remove it to import responses, or name another --out")
         run.checked_content(stage.inputs["policy"])

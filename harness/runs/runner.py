@@ -18,6 +18,7 @@ from harness.artifact import DONE_FILE, STAGE_FILE, Accepted, RunDir, Stage, Sta
 from harness.config import line_in
 from harness.contracts import OWN_MODULE
 from harness.contracts.own_files import DATA_DIR, look_in
+from harness.contracts.run_files import ARCHIVE, packed
 from harness.errors import HarnessError, InputError, RecipeError, StaleError, suggest
 from harness.files import dump, write_atomic
 from harness.lm.progress import side_by_side
@@ -52,9 +53,11 @@ def reproduce(recipe: Recipe, run: RunDir, machine: Machine, only: str | None, a
         if committed_records.is_records_only(run):
             aside = committed_records.set_aside(run)
             announce(f"{run.path} held only committed records, no weights: they were moved to {aside}, and every stage runs again")
+        committed_records.refuse_packed(run)
         _refuse_unready(stages, run)
         write_recipe(run.path, recipe)
-        ignored = (*committed_records.UNCOMMITTED, f"/{DATA_DIR}/", "*.tmp", locks.LOCK_FILE, locks.CLAIM_FILE, f"{slurm.JOBS}/")
+        tops = sorted({stage.path.split("/")[0] for stage in plan(recipe)})  # what is committed of them is packed
+        ignored = (*(f"/{top}/" for top in (*tops, DATA_DIR)), "*.tmp", locks.LOCK_FILE, locks.CLAIM_FILE, f"{slurm.JOBS}/")
         write_atomic(run.path / ".gitignore", "\n".join([*ignored, ""]).encode())
         if machine.slurm is not None:
             return slurm.Jobs(stages, run, machine, announce).run()
@@ -104,6 +107,7 @@ def accept(recipe: Recipe, run: RunDir, stage_path: str, because: str) -> list[t
         raise InputError(f"{run.stage_dir(stage_path)} is not finished; only finished work can be accepted")
     with locks.hold(run.path):
         slurm.refuse_queued(run)
+        committed_records.refuse_packed(run)
         launch, record = run.launch(stage_path), run.record(stage_path)
         assert launch is not None
         assert record is not None
@@ -141,7 +145,8 @@ def _refuse_stale(recipe: Recipe, run: RunDir) -> None:
         f"{len(stale)} stage(s) in {run.path} were made under another identity:\n"
         + "\n".join(lines)
         + "\nways out: give the changed recipe a name of its own (or --out DIR); "
-        'keep a stage with `harness accept RECIPE STAGE --because "..."`; or remove its directory to make it again'
+        'keep a stage with `harness accept RECIPE STAGE --because "..."`; '
+        f"or remove {run.path / ARCHIVE if packed(run.path) else 'its directory'} to make it again"
     )
 
 

@@ -71,8 +71,8 @@ def _is_whole(other: RunDir, path: str, record: Record) -> bool:
     """Whether all outputs are there, as files of the other run's own."""
     own = other.path.resolve()
     files = [other.stage_dir(path) / name for name in record.outputs]
-    if any(file.is_symlink() or not file.resolve().is_relative_to(own) for file in files):
-        return False
+    if any(file.is_symlink() or not file.is_file() or not file.resolve().is_relative_to(own) for file in files):
+        return False  # packed, or not committed
     try:
         other.read_content(path)
     except InputError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 from harness.artifact import (
@@ -19,9 +18,11 @@ from harness.artifact import (
     fingerprint_of,
     read_recipe,
 )
+from harness.contracts.run_files import ARCHIVE, hash_of, packed, read_archive, size_of, stage_paths
 from harness.errors import HarnessError, InputError
-from harness.files import hash_file
+from harness.files import Output
 from harness.plan import SCORED, plan
+from harness.runs.committed_records import committed_files
 
 SCORES = "scores/"
 """The outputs every table is made of: they are always there."""
@@ -44,7 +45,11 @@ class Verified(NamedTuple):
 
 def verify(run: RunDir) -> Verified:
     """Compare the recipe with the stages, the records with themselves and with each other, and every output with its hash."""
-    damage, absent, checked = [*_recipe_damage(run), *_without_stage_file(run)], list[str](), 0
+    try:
+        damage = [*_archive_damage(run), *_recipe_damage(run), *_without_stage_file(run)]
+    except InputError as error:  # the archive cannot be read
+        return Verified([Damage(ARCHIVE, str(error))], [], 0)
+    absent, checked = list[str](), 0
     for path in run.stages():
         try:
             launch, record = run.launch(path), run.record(path)
@@ -65,12 +70,12 @@ def _verify_stage(run: RunDir, path: str, launch: Launch, record: Record) -> Ver
     """The record and the files of a finished stage."""
     damage = [Damage(path, reason) for reason in _record_faults(launch, record)]
     damage += [Damage(f"{path}/{name}", f"is not in {path}/{DONE_FILE}") for name in run.strays(path, record)]
-    there = {name: run.stage_dir(path) / name for name in record.outputs if (run.stage_dir(path) / name).exists()}
-    for name, file in there.items():
-        reason = _file_fault(file, record, name)
+    absent = [name for name in record.outputs if size_of(run.path, f"{path}/{name}") is None]
+    there = [name for name in record.outputs if name not in absent]
+    for name in there:
+        reason = _file_fault(run, f"{path}/{name}", record.outputs[name])
         if reason:
             damage.append(Damage(f"{path}/{name}", reason))
-    absent = [name for name in record.outputs if name not in there]
     damage += [Damage(f"{path}/{name}", "is recorded and not here") for name in absent if name.startswith(SCORES)]
     return Verified(damage, [f"{path}/{name}" for name in absent if not name.startswith(SCORES)], len(there))
 
@@ -90,9 +95,9 @@ def _tasks(stage: Stage) -> list[str]:
     return [task["name"] for task in stage.spec["benchmark"]["tasks"]] if stage.kind in SCORED else []
 
 
-def _file_fault(file: Path, record: Record, name: str) -> str | None:
+def _file_fault(run: RunDir, name: str, recorded: Output) -> str | None:
     try:
-        return None if hash_file(file) == record.outputs[name] else "its bytes differ from the recorded sha256"
+        return None if hash_of(run.path, name) == recorded else "its bytes differ from the recorded sha256"
     except InputError:
         return "is no plain file"
 
@@ -140,6 +145,17 @@ def _other_parts(found: Stage, planned: Stage) -> list[str]:
 
 def _without_stage_file(run: RunDir) -> Iterator[Damage]:
     """Directories with a record of work and nothing that says what work."""
-    for path in sorted(run.path.rglob(DONE_FILE)):
-        if not (path.parent / STAGE_FILE).exists():
-            yield Damage(str(path.parent.relative_to(run.path)), f"holds a {DONE_FILE} and no {STAGE_FILE}")
+    for path in sorted({*stage_paths(run.path, DONE_FILE)} - {*run.stages()}):
+        yield Damage(path, f"holds a {DONE_FILE} and no {STAGE_FILE}")
+
+
+def _archive_damage(run: RunDir) -> Iterator[Damage]:
+    """Where the archive of a run whose stages have directories is no copy of them, and what is in an archive and of no stage."""
+    archive = run.path / ARCHIVE
+    if not archive.exists():
+        return
+    inside = read_archive(archive)
+    if not packed(run.path) and inside != committed_files(run):
+        yield Damage(ARCHIVE, "is not what the stages here are; `harness pack RUN` renews it")
+    known = tuple(f"{path}/" for path in run.stages())
+    yield from (Damage(f"{ARCHIVE}/{name}", "is a file of no stage") for name in inside if not name.startswith(known))

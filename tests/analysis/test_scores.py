@@ -39,13 +39,13 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[str, Path]]:
 
         return call
 
-    monkeypatch.setattr(scores_module, "read_recorded", counted("read_recorded", 1))
+    monkeypatch.setattr(scores_module, "parse_model", counted("parse_model", 2))
     return found
 
 
 def once(runs: list[Path]) -> dict[tuple[str, Path], int]:
     files = [path for run in runs for path in run.rglob("scores/*.json")]
-    return {("read_recorded", path): 1 for path in files}
+    return {("parse_model", path): 1 for path in files}
 
 
 def test_a_runs_table_reads_every_score_once(runs: list[Path], reads: Counter[tuple[str, Path]]) -> None:
@@ -64,7 +64,7 @@ def test_a_comparison_reads_two_rows_alone(runs: list[Path], reads: Counter[tupl
     """Two rows of the same run: nothing else is read."""
     compare(parse_side(f"{runs[0]}:iter1"), parse_side(f"{runs[0]}:sft"), 1)
     files = [path for row in ("iter1", "sft") for path in (runs[0] / row).rglob("scores/*.json")]
-    assert reads == {("read_recorded", path): 1 for path in files}
+    assert reads == {("parse_model", path): 1 for path in files}
 
 
 def test_what_is_not_there_is_none_and_what_changed_is_an_error(runs: list[Path]) -> None:

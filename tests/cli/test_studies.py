@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from harness.analysis.sweep_table import compare_variants
-from harness.artifact import DONE_FILE
 from harness.cli.explain import SweepExplanation, explain_sweep
+from harness.contracts.run_files import ARCHIVE, DONE_FILE, read_archive, write_archive
 from harness.errors import HarnessError
 from harness.files import dump, write_atomic
 from harness.runs.sweeps import SWEEP_FILE, SweepRecord
@@ -65,7 +65,9 @@ def test_bundle_holds_every_run_and_verifies(harness: Cli, study: Path, tmp_path
     assert harness("verify", target).code == 0
     damaged = tmp_path / "damaged"
     shutil.copytree(study, damaged)
-    (damaged / "tiny-hinge-seed1/iter2/eval/distribution" / DONE_FILE).unlink()
+    archive = damaged / "tiny-hinge-seed1" / ARCHIVE
+    left = {name: data for name, data in read_archive(archive).items() if name != f"iter2/eval/distribution/{DONE_FILE}"}
+    write_archive(archive, left)
     done = harness("verify", damaged)
     assert done.code == 1
     assert "tiny-hinge-seed1/iter2/eval/distribution" in done.err

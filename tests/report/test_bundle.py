@@ -13,7 +13,7 @@ from harness.errors import InputError, MachineError, RecipeError
 from harness.machine import available, load, recorded
 from harness.plan import plan
 from harness.report import bundle as bundling
-from harness.report.bundle import MANIFEST, verify_bundle, write_bundle
+from harness.report.bundle import MANIFEST, pack, verify_bundle, write_bundle
 from harness.report.tables import write_tables
 from tests.reported_runs import write_reported_run
 from tests.synthetic_runs import small_recipe
@@ -135,7 +135,7 @@ def bomb(path: Path, gib: int) -> Path:
 @pytest.mark.parametrize("name", ["../x", "/tmp/x", "a/../../x", "a//b", "a/\x1b[31m", "a/" * 20 + "b", "a\\b", "C:x"])
 def test_paths_that_lead_outside_are_refused(tmp_path: Path, name: str) -> None:
     """Before anything is written."""
-    with pytest.raises(InputError, match=r"is not a bundle: it holds .* a path outside itself"):
+    with pytest.raises(InputError, match=r"is refused: it holds .* a path outside itself"):
         verify_bundle(archive(tmp_path / "a.tar.gz", (tarfile.TarInfo(name), b"")))
 
 
@@ -164,13 +164,14 @@ def test_what_does_not_fit_the_disk_is_said_before(tmp_path: Path, bundle: Path,
 
 
 def test_links_do_not_get_into_a_bundle(tmp_path: Path) -> None:
-    """A score that is a link to a file outside of the run, however equal, is not packed."""
+    """A score that is a link to a file outside of the run, however equal, is not packed, nor committed."""
     linked = write_reported_run(tmp_path / "run", small_recipe())
     score = linked / "iter1/eval/open_llm/scores/gsm8k.json"
     score.rename(tmp_path / "private.json")
     score.symlink_to(tmp_path / "private.json")
-    with pytest.raises(InputError, match=r"scores/gsm8k\.json is a link; a bundle takes the run's own files only"):
-        write_bundle(linked)
+    for write in (write_bundle, pack):
+        with pytest.raises(InputError, match=r"scores/gsm8k\.json is a link; an archive takes the run's own files only"):
+            write(linked)
 
 
 def test_names_of_variables_are_recorded_and_secrets_not(tmp_path: Path) -> None:

@@ -474,11 +474,11 @@ def test_committed_files_name_no_place(finished: RunDir) -> None:
     assert [(path.name, word) for path, text in texts.items() for word in private if word in text] == []
 
 
-def test_ignored_are_exactly_weights_and_texts(finished: RunDir) -> None:
-    """The run's own .gitignore keeps weights, model output and the lock out of a commit, and records and scores in."""
-    ignored = (finished.path / ".gitignore").read_text().split()
-    assert {"checkpoint/", "responses/", "samples/", "prompts.jsonl", ".lock", "*.tmp"} <= set(ignored)
-    assert not any(name in ignored for name in ("scores/", "done.json", "stage.json", "log.jsonl", "tables/"))
+def test_ignored_are_exactly_the_stages(finished: RunDir) -> None:
+    """The run's own .gitignore keeps the stages' directories, links and the lock out of a commit; recipe, archive and tables go in."""
+    ignored = {*(finished.path / ".gitignore").read_text().split()}
+    assert {f"/{path.split('/')[0]}/" for path in finished.stages()} == {name for name in ignored if name[-1] == "/"} - {"/local/", "jobs/"}
+    assert {"/local/", ".lock", "*.tmp"} <= ignored
 
 
 def test_run_directory_holds_its_recipe(finished: RunDir, tmp_path: Path) -> None:

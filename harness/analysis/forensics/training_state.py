@@ -17,10 +17,10 @@ from statistics import fmean, median
 from typing import Any, NamedTuple
 
 from harness.artifact import LOG_FILE, RunDir
+from harness.contracts.run_files import read_lines, size_of
 from harness.errors import InputError
 from harness.evaluation.paired import t_interval
 from harness.evaluation.statistics import CONFIDENCE
-from harness.files import read_jsonl
 
 QUANTITIES = {
     "loss": "loss",
@@ -112,10 +112,10 @@ def read_state(path: Path) -> State:
 
 
 def _log(run: RunDir, row: str) -> dict[int, dict[str, Any]]:
-    path = run.stage_dir(f"{row}/train") / LOG_FILE
-    if not path.exists():
-        raise InputError(f"{run.path.name} has no log of {row}'s training ({row}/train/{LOG_FILE}); name a row that was trained here")
-    return {line["step"]: line for line in read_jsonl(path) if "step" in line}
+    name = f"{row}/train/{LOG_FILE}"
+    if size_of(run.path, name) is None:
+        raise InputError(f"{run.path.name} has no log of {row}'s training ({name}); name a row that was trained here")
+    return {line["step"]: line for line in read_lines(run.path, name) if "step" in line}
 
 
 def _points(log: Mapping[int, Mapping[str, Any]], state: State, theirs: str, ours: str) -> list[Point]:
