@@ -68,6 +68,14 @@ def smoke(session: nox.Session) -> None:
 
 
 @check(default=False)
+def browser(session: nox.Session) -> None:
+    """The report in a real browser; needs Debian's chromium and nodejs. AXE_PATH names axe-core's axe.min.js, for accessibility too."""
+    if not (shutil.which("chromium") and shutil.which("node")):
+        session.skip("chromium or node is not installed; run: apt-get install chromium nodejs")
+    run(session, "pytest", "tests/report/test_html_report.py", "-k", "browser", *session.posargs)
+
+
+@check(default=False)
 def slurm(session: nox.Session) -> None:
     """Runs through a real Slurm of this machine, which the tests start and stop; needs root and Debian's slurm-wlm and munge."""
     if not all(shutil.which(program) for program in ("munged", "slurmctld", "slurmd")):

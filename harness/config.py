@@ -163,14 +163,23 @@ def load_module(path: Path, name: str) -> ModuleType:
 def constant(path: Path, name: str, example: str) -> Any:
     """The value of a module-level literal of a Python file, which is not executed; `example` says how it is stated."""
     for node in _parse(path).body:
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-        if any(isinstance(target, ast.Name) and target.id == name for target in targets):
+        if name in _assigned(node):
             assert isinstance(node, (ast.Assign, ast.AnnAssign))
             try:
                 return ast.literal_eval(node.value or ast.Constant(None))
             except ValueError:
                 raise RecipeError(f"{path.name} line {node.lineno}: {name} is not a literal; write `{name} = {example}`") from None
     raise RecipeError(f"{path.name} states no {name}; add `{name} = {example}`")
+
+
+def defines(path: Path, name: str) -> bool:
+    """Whether `path` is a Python file that assigns `name` at module level; it is not executed."""
+    return path.suffix == ".py" and path.is_file() and any(name in _assigned(node) for node in _parse(path).body)
+
+
+def _assigned(node: ast.stmt) -> list[str]:
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
 def functions_in(path: Path) -> dict[str, tuple[str, ...]]:

@@ -28,7 +28,7 @@ from harness import machine as machines
 from harness import recipe as recipes
 from harness.analysis.deviations import Listing, reason_for
 from harness.artifact import RECIPE_FILE, RunDir, Stage, read_recipe
-from harness.config import flatten
+from harness.config import defines, flatten
 from harness.evaluation.judge_shutdowns import judges_of, not_chosen, warning
 from harness.machine import Machine
 from harness.plan import plan, steps_of
@@ -140,15 +140,15 @@ def _measured_hours(run: RunDir, stage: Stage, state: str) -> float | None:
 
 
 def planned_runs(name: str, out_dir: Path | None) -> list[tuple[Recipe, RunDir]]:
-    """The recipe called `name` and its directory, or every recipe of the sweep called so; `name` may also be the directory of either."""
+    """The recipe `name` and its directory, or every recipe of the sweep `name`: its name, its file, or the directory of either."""
     folder = Path(name)
     if is_sweep(folder):
         record = sweeps.read_sweep(folder)
         shipped = {one.name: one for one in (sweeps.load(record.name).recipes if record.name in sweeps.available() else ())}
         return [(shipped.get(run.name) or read_recipe(run), RunDir(run)) for run in record.folders(folder)]
-    if name in sweeps.available() and name not in recipes.available():
-        folder = out_dir or Path("results") / name
-        return [(recipe, RunDir(folder / recipe.name)) for recipe in sweeps.load(name).recipes]
+    if (name in sweeps.available() and name not in recipes.available()) or defines(folder, "sweep"):
+        sweep = sweeps.load(name)
+        return [(recipe, RunDir((out_dir or Path("results") / sweep.name) / recipe.name)) for recipe in sweep.recipes]
     if (folder / RECIPE_FILE).is_file():
         return [(read_recipe(folder), RunDir(folder))]
     loaded = recipes.load(name)

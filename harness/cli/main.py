@@ -154,7 +154,7 @@ def fetch(recipe: RecipeArg, dry_run: DryRunOption = False, format: FormatOption
 
 @app.command(rich_help_panel=LOOK)
 def status(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE|SWEEP", help="A recipe's name or file, a sweep's name, or a directory.")],
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE|SWEEP", help="A name, a Python file or a directory of a recipe or sweep.")],
     out_dir: OutOption = None,
     format: FormatOption = "text",
     watch: Annotated[bool, typer.Option("--watch", help="Keep showing it, with each stage's progress, until all is done.")] = False,

@@ -35,6 +35,20 @@ const { targetId } = await send("Target.createTarget", { url: "about:blank" });
 const { sessionId } = await send("Target.attachToTarget", { targetId, flatten: true });
 const page = (method, params) => send(method, params, sessionId);
 const run = async (expression) => (await page("Runtime.evaluate", { expression, awaitPromise: true, returnByValue: true })).result?.value;
+const press = async (key, windowsVirtualKeyCode, text) => {
+  for (const type of ["keyDown", "keyUp"]) await page("Input.dispatchKeyEvent", { type, key, code: key, windowsVirtualKeyCode, text });
+};
+const SEEN = "[...document.querySelectorAll('.changed')].filter((one) => one.checkVisibility()).length";
+const byKeys = async () => {
+  await run("document.getElementById('side-all')?.focus()");
+  await press("ArrowRight", 39);
+  const filter = await run(`[document.querySelector("[name=side]:checked")?.id, ${SEEN}]`);
+  await run("document.getElementById('side-all')?.click(); document.querySelector('button[popovertarget]')?.focus()");
+  await press("Enter", 13, "\r");
+  const opened = await run("document.querySelectorAll(':popover-open').length");
+  await press("Escape", 27);
+  return { filter, opened, closed: await run("document.querySelectorAll(':popover-open').length === 0") };
+};
 const found = { console: [], requests: [], dialogs: 0, pages: [] };
 let loaded;
 listener = ({ method, params }) => {
@@ -58,8 +72,9 @@ for (const [width, scheme] of VIEWS) {
     .map((one) => one.getAttribute("aria-label"))`);
   const filtered = await run(`["side-all", "side-gained", "side-lost", "task-1"].map((id) => { document.getElementById(id)?.click();
     if (id === "task-1") document.getElementById("side-all")?.click();
-    return [...document.querySelectorAll(".changed")].filter((one) => one.checkVisibility()).length; })`);
+    return ${SEEN}; })`);
   await run("document.getElementById('task-0')?.click()");
+  const keys = await byKeys();
   if (shots) {
     await run("document.querySelector('#responses details')?.setAttribute('open', '')");
     const shot = await page("Page.captureScreenshot", { captureBeyondViewport: true });
@@ -72,7 +87,7 @@ for (const [width, scheme] of VIEWS) {
     violations = JSON.parse(await run(`axe.run(document).then((found) => JSON.stringify(found.violations.map(
       (one) => ({ id: one.id, impact: one.impact, nodes: one.nodes.length, first: one.nodes[0].html.slice(0, 200) }))))`));
   }
-  found.pages.push({ width, scheme, overflow, cut, filtered, violations });
+  found.pages.push({ width, scheme, overflow, cut, filtered, keys, violations });
 }
 await send("Browser.close");
 await new Promise((done) => browser.on("close", done));

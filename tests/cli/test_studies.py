@@ -42,6 +42,21 @@ def test_status_counts_each_run_s_stages(harness: Cli, study: Path) -> None:
     assert "tiny-spin-seed0" in harness("status", study).out
 
 
+def test_status_takes_a_sweep_s_file(harness: Cli, tmp_path: Path) -> None:
+    """Promise: a file that defines `sweep` is a sweep to `status` and `status --watch`; one that defines `recipe` stays a recipe."""
+    two = "{name: (replace(load('tiny'), name=f'mine-{name}'),) for name in 'ab'}"
+    imports = "from harness.recipe import load, replace\nfrom harness.runs.sweeps import Sweep\n"
+    (tmp_path / "mine.py").write_text(f"{imports}sweep = Sweep(name='mine', summary='two', variants={two})\n")
+    rows = json.loads(harness("status", tmp_path / "mine.py", "--out", tmp_path / "runs", "--format", "json").out)
+    assert [(row["run"], row["missing"] == row["stages"]) for row in rows] == [("mine-a", True), ("mine-b", True)]
+    watched = harness("status", tmp_path / "mine.py", "--out", tmp_path / "runs", "--watch").out
+    assert "mine-a" in watched
+    assert "mine-b" in watched
+    (tmp_path / "one.py").write_text(f"{imports}recipe = replace(load('tiny'), name='one')\n")
+    stages = json.loads(harness("status", tmp_path / "one.py", "--out", tmp_path / "runs", "--format", "json").out)
+    assert "iter0/train" in {stage["path"] for stage in stages}
+
+
 def test_explain_traces_a_cell_to_every_seed(harness: Cli, study: Path) -> None:
     """Mean and spread, and each run's own value, file and lineage; another variant's row goes to its runs."""
     found = explain_sweep(study, "hinge iter2", "tiny_pick_choice")

@@ -244,7 +244,8 @@ def test_study_has_a_page(tmp_path: Path) -> None:
 def test_page_in_a_browser(run: Path) -> None:
     """From disk, at 375, 768 and 1440 pixels, light and dark: no message, request, dialog, overflow or cut table; axe-core finds nothing.
 
-    The filter of changed questions leaves those that became better, or worse, and needs no script.
+    The filter of changed questions leaves those that became better, or worse, and needs no script; arrow keys move it, Enter opens a
+    score's facts and Escape closes them.
     """
     command = ["node", str(CHECK), str(run / "report.html"), AXE or "-"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
@@ -259,6 +260,7 @@ def test_page_in_a_browser(run: Path) -> None:
         every, gained, lost, of_task = page["filtered"]
         assert every == gained + lost
         assert 0 < of_task < gained
+        assert page["keys"] == {"filter": ["side-gained", gained], "opened": 1, "closed": True}
 
 
 def test_the_papers_own_errors_and_gaps_are_shown_beside_its_numbers(html: str, tmp_path: Path) -> None:
