@@ -83,6 +83,15 @@ def slurm(session: nox.Session) -> None:
     run(session, "pytest", "-m", "slurm", "tests/slurm", *session.posargs)
 
 
+@check(default=False)
+def gpu(session: nox.Session) -> None:
+    """The paths that only a GPU takes, at 7B shapes, each figure beside the expected one: one card of 80 GB, at most 20 minutes.
+
+    The environment's torch must see the GPU: after `nox -s environment`, `.nox/environment/bin/pip install -U torch`.
+    """
+    run(session, "python", "-m", "bench.gpu", *session.posargs)
+
+
 @nox.session(reuse_venv=True, default=False)
 def vllm(session: nox.Session) -> None:
     """An environment for generation with vLLM on CPUs (4 GB), and the tests that need it; machines/cpu_vllm.py runs stages there."""

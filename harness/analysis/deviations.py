@@ -28,11 +28,16 @@ def deviations(recipe: Recipe, stated: Mapping[str, Any], not_stated: object) ->
     flat = flatten(recipe)
     found = []
     for field, value in stated.items():
-        used = flat.get(field)
+        used = flat.get(field, _parts(flat, field))
         if used != value:
             kind: Literal["deviation", "gap"] = "gap" if value == not_stated else "deviation"
             found.append(Deviation(field, value, used, kind, reason_for(recipe, field)))
     return found
+
+
+def _parts(flat: Mapping[str, Any], field: str) -> dict[str, Any] | None:
+    """Of a setting that has parts, such as adapters: {part: value}; None where there is no such setting."""
+    return {name.removeprefix(f"{field}."): value for name, value in flat.items() if name.startswith(f"{field}.")} or None
 
 
 def reason_for(recipe: Recipe, field: str) -> str | None:

@@ -9,11 +9,16 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, MistralConfig
 
+from harness.errors import MachineError
+from harness.machine import USABLE
 from harness.machine import load as load_machine
 from harness.plan import plan
 from harness.recipe import Lora, Recipe, load, replace
 from harness.runs.needs import memory
+from harness.runs.needs.hardware import machine_for
 from harness.runs.needs.memory import BOUNDARY_BYTES, INSIDE_BYTES, Memory
+from tests import ROOT
+from tests.hardware_tables import computer
 
 ZEPHYR = load("zephyr-7b")
 MISTRAL_7B = {
@@ -87,6 +92,19 @@ def test_state_by_hand() -> None:
     assert found.host == pytest.approx(12 * 7.24)
 
 
+def test_one_card_as_the_page_says() -> None:
+    """Promise: docs/hardware.md states what `zephyr-7b-lora` takes of one card and of the host, by this arithmetic; 12 GB are refused."""
+    recipe, page = load("zephyr-7b-lora"), (ROOT / "docs/hardware.md").read_text()
+    for gigabytes, strategy in ((24, "FSDP2, state on the host"), (40, "FSDP2, state on the host"), (80, "one process")):
+        machine = machine_for(recipe, computer(1, gigabytes))
+        most = max((memory.needed(recipe, stage, machine) for stage in plan(recipe) if stage.kind == "train"), key=lambda one: one.total)
+        values = [most.weights, most.gradients + most.optimizer, most.copies, most.activations, most.total, USABLE * machine.memory_gb]
+        figures = " | ".join(f"{value:.1f}" for value in (*values, most.host))
+        assert f"| {gigabytes} GB | {strategy}, {machine.micro_batch} pairs | {figures} |" in page
+    with pytest.raises(MachineError, match="need 14 GB on each device"):
+        machine_for(recipe, computer(1, 12))
+
+
 def test_adapters_need_a_fraction_of_the_state() -> None:
     """With LoRA neither the gradients nor the state of the base are kept."""
     adapted = replace(ZEPHYR, name="adapted", lora=Lora(rank=16, alpha=32, targets=("q_proj",)), because={"lora": "one GPU"})
@@ -104,6 +122,7 @@ def test_adapters_need_a_fraction_of_the_state() -> None:
         ("zephyr-7b", "a100x8", None),
         ("zephyr-7b", "a100x8-two-nodes", None),
         ("qwen3-0-6b", "h100x1", None),
+        ("zephyr-7b-lora", "h100x1", None),
         ("tulu-2-70b", "a100x8", "need 138 GB on each device (weights 138.0), a device has 80"),
         ("zephyr-7b", "cpu", "a device has 16"),
         ("smollm2-135m", "cpu", None),

@@ -1,0 +1,76 @@
+"""bench/gpu.py runs here, small and on a CPU, through the code it measures with on a GPU."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from accelerate.state import AcceleratorState, GradientState
+
+from bench import gpu
+from bench.gpu_expected import EXPECTED, is_expected, line
+from bench.gpu_workload import Scale
+from tests import ROOT
+
+TINY = Scale(tiny=True)
+NOISE = (
+    "log-probability, packed less padded",
+    "gradient, packed less padded",
+    "the same: mean",
+    "first loss",
+    "steps after loading",
+)
+"""Figures that depend neither on the card nor on its speed."""
+
+
+@pytest.fixture(autouse=True)
+def own_accelerator() -> Iterator[None]:
+    """accelerate's process-wide state would leak from one check to the next."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+@pytest.mark.parametrize("check", gpu.CHECKS)
+def test_every_check_runs_and_measures_what_is_expected_of_it(check: str) -> None:
+    """Promise: each figure has its expected range and is measured; what no card changes is in its range here too."""
+    if check in ("opponent", "adapters", "fsdp2", "state"):
+        pytest.importorskip("peft", reason="peft is not installed")
+    found = gpu.CHECKS[check](TINY)
+    assert found.keys() == EXPECTED[check].keys()
+    assert all(math.isfinite(value) for value in found.values())
+    assert all(is_expected(check, figure, value) for figure, value in found.items() if figure in NOISE)
+    assert all(value > 0 for figure, value in found.items() if figure not in NOISE)
+
+
+def test_what_fails_leaves_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Promise: figures, those out of range, and why a check failed go into one file with card, versions and commit; the exit code tells."""
+    figures = {"parity": dict.fromkeys(EXPECTED["parity"], 1e-9), "state": dict.fromkeys(EXPECTED["state"], 2.0)}
+
+    def in_a_child(check: str, scale: Scale, seconds: float) -> gpu.Figures:
+        if check == "noise":
+            raise RuntimeError("CUDA error: out of memory")
+        return figures[check]
+
+    monkeypatch.setattr(gpu, "in_a_child", in_a_child)
+    assert gpu.main(["--tiny", "--out", str(tmp_path / "gpu.json"), "--only", "parity", "noise", "state"]) == 1
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    assert found["figures"] == figures
+    assert found["failures"] == {"noise": "CUDA error: out of memory"}
+    assert found["out_of_range"] == []
+    assert {"card", "packages", "commit", "minutes"} <= found.keys()
+    assert "noise: failed: CUDA error: out of memory" in capsys.readouterr().out
+    assert line("fsdp2", "share", 0.1).endswith("NOT as expected")
+
+
+def test_the_page_says_what_is_expected_and_that_nothing_ran() -> None:
+    """Promise: docs/benchmarks.md has a row a figure with its expected range, 'not run' until bench/gpu.json is there."""
+    page, ran = (ROOT / "docs/benchmarks.md").read_text(), ROOT / "bench/gpu.json"
+    figures = json.loads(ran.read_text())["figures"] if ran.exists() else {}
+    for check, expected in EXPECTED.items():
+        for figure, one in expected.items():
+            value = figures.get(check, {}).get(figure)
+            assert f"| {check} | {figure} | {one} {one.unit} | {'not run' if value is None else f'{value:.4g}'} |" in page
