@@ -31,7 +31,7 @@ from harness.report.blocks import all_blocks, released_blocks
 from harness.report.effects import WORDS, main_effect, size_text, study_sentence
 from harness.report.evidence import Audit, Check, Evidence, gather
 from harness.report.formatting import Block, heading, questions_text, stacked, value_text, words_of
-from harness.report.head_to_head import Changed, compare, side_of
+from harness.report.head_to_head import Changed, Side, compare, parse_side, side_of
 from harness.report.html_pages import render
 from harness.rows import iteration_of
 from harness.runs.provenance import describe
@@ -111,7 +111,7 @@ def to_html(run: Path, scores: RunScores, table: ResultTable, evidence: Evidence
         blocks=[block for block in blocks if block not in published],
         published=[*published, *released],
         pictures={place: [_picture(plot) for plot in drawn if plot.place == place] for place in plots.PLACES},
-        changes=list(_changes(run, scores, last[0])) if last else [],
+        changes=list(_changes(side_of(run, scores, REFERENCE), side_of(run, scores, last[0]))) if last else [],
         against=REFERENCE,
         row=last[0] if last else "",
         samples=evidence.samples,
@@ -133,6 +133,8 @@ def study_html(folder: Path, table: SeedTable) -> str:
         groups.setdefault(name, []).append(tuple(cells))
     verdict = table.findings[0].verdict if table.findings else "not tested"
     sentence, _, variants = study_sentence(table).partition("; ")
+    main = main_effect(table)
+    sides = [parse_side(f"{folder}:{row}") for row in (main.against, main.row)] if main else []
     return render(
         "study.html",
         table=table,
@@ -143,6 +145,9 @@ def study_html(folder: Path, table: SeedTable) -> str:
         means=stacked(_block(whole, "Mean over seeds")),
         differences=[(name, stacked(Block(name, ("", *last.header[2:]), tuple(rows)))) for name, rows in groups.items()],
         lines=last.lines,
+        changes=list(_changes(*sides)) if sides else [],
+        against=main.against if main else "",
+        row=main.row if main else "",
         pictures=[_picture(plot) for plot in plots.study_plots(table)],
         runs=[(variant, ", ".join(names)) for variant, names in read_sweep(folder).runs.items()],
     )
@@ -159,10 +164,10 @@ def _size_lines(table: ResultTable | SeedTable, others: Sequence[str]) -> list[s
     return [*([size_text(main)] if main else []), *others]
 
 
-def _changes(run: Path, scores: RunScores, row: str) -> Iterator[Changes]:
-    """The last iteration's questions that changed sides against `sft`, task by task; gained is what became better."""
-    columns = {column.label: column for column in scores.columns}
-    for one in compare(side_of(run, scores, REFERENCE), side_of(run, scores, row), SHOWN).tasks:
+def _changes(left: Side, right: Side) -> Iterator[Changes]:
+    """The questions that changed sides, task by task; gained is what is better on the right."""
+    columns = {column.label: column for column in left.scores.columns}
+    for one in compare(left, right, SHOWN).tasks:
         sides = [one.gained_questions, one.lost_questions]
         better, worse = reversed(sides) if columns[one.task].lower_is_better else sides
         listed = [(side, [name[:ID_DIGITS] for name in ids[:LISTED]], max(0, len(ids) - LISTED))

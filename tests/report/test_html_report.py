@@ -231,7 +231,7 @@ def test_study_has_a_page(tmp_path: Path) -> None:
     first = page.read_text()
     text = Page(first).text
     assert "5 seeds: SPIN (iter2) is better than its SFT model on each" in text
-    for words in ("more epochs at iteration 0", "hinge iter2 - iter2", "seed 4"):
+    for words in ("more epochs at iteration 0", "hinge iter2 - iter2", "seed 4", "iter2 against sft, question by question"):
         assert words in text
     assert "tiny-t-spin-seed4" in text
     assert "Mean over tasks: dots are seeds" in first
