@@ -103,3 +103,24 @@ def test_compare_pairs_a_study_s_questions_and_its_seeds(harness: Cli, study: Pa
     other = harness("compare", f"{study}:iter2", f"{study}:hinge iter2")
     assert other.code == 0
     assert "over seeds" in other.out
+
+
+def test_every_command_takes_a_real_study_of_one_seed(harness: Cli, tmp_path: Path) -> None:
+    """Promise: results/smollm2-study, whose one seed has no spread, goes through every command that takes a run, and into the index."""
+    pytest.importorskip("matplotlib", reason="needs the report extra's matplotlib")
+    study = tmp_path / "results" / "smollm2-study"
+    shutil.copytree(ROOT / "results/smollm2-study", study)
+    archive = tmp_path / "study.tar.gz"
+    for command in (
+        ["status", study],
+        ["verify", study],
+        ["explain", study, "hinge iter1", "arc_challenge"],
+        ["compare", f"{study}:sft", f"{study}:iter2"],
+        ["report", study],
+        ["bundle", study, "--out", archive],
+        ["verify", archive],
+        ["index", study.parent],
+    ):
+        assert harness(*command).code == 0, command
+    assert "1 seed: SPIN (iter2) is better than its SFT model" in (study / "report.html").read_text()
+    assert "1 seed: SPIN (iter2) is better than its SFT model" in (study.parent / "index.html").read_text()
