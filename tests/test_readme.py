@@ -12,10 +12,8 @@ import typer
 
 from harness import recipe as recipes
 from harness.analysis import published
-from harness.artifact import RECIPE_FILE, RunDir
 from harness.cli.main import app
 from harness.report import tables
-from harness.runs.verification import verify
 from tests import ROOT
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -64,14 +62,10 @@ RUNS = [path for path in sorted((ROOT / "results").iterdir()) if path.suffix != 
 
 @pytest.mark.parametrize("folder", RUNS, ids=lambda folder: folder.name)
 def test_committed_tables_are_what_the_records_say(folder: Path) -> None:
-    """Rebuilding the tables of a run or a sweep from its records alone gives the committed bytes, and every record verifies."""
+    """Rebuilding the tables of a run or a sweep from its records alone gives the committed bytes; test_commands.py verifies the records."""
     table = tables.read_table([folder])
     for format, name in tables.FILES.items():
         assert tables.render(table, format) == (folder / "tables" / name).read_text()
-    for run in sorted(path.parent for path in folder.rglob(RECIPE_FILE)):
-        damage, _, checked = verify(RunDir(run))
-        assert damage == []
-        assert checked > 0
 
 
 def test_the_paper_s_numbers_are_the_paper_s() -> None:

@@ -73,9 +73,8 @@ def pack(folder: Path) -> list[Path]:
     The stages' directories stay; records that are packed already are left as they are. Raises InputError where a run is damaged.
     """
     for run in _runs(folder):
-        found = verify(RunDir(run)).damage
         if not packed(run):
-            _refuse_damaged(run, [one for one in found if not one.path.startswith(ARCHIVE)])
+            _refuse_damaged(run, [one for one in verify(RunDir(run)).damage if not one.path.startswith(ARCHIVE)])
             files = committed_files(RunDir(run))
             _refuse_links(run, files)
             write_archive(run / ARCHIVE, files)

@@ -82,7 +82,7 @@ def _results(scores: RunScores, table: ResultTable, row: str) -> Iterator[EvalRe
                     "num_few_shot": score.shots,
                     "limit": score.limit,
                     "n": score.n,
-                    "protocol": flatten(score.protocol),
+                    "protocol": {name: list(rule) if isinstance(rule, tuple) else rule for name, rule in flatten(score.protocol).items()},
                 },
                 metric_type=score.metric.split(",")[0],
                 metric_value=round(cell.value, 4),
