@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from harness.config import Strict, find, load_attribute, shipped
-from harness.errors import MachineError, RecipeError
+from harness.errors import MachineError, RecipeError, first_line
 from harness.recipe import Recipe
 
+Tracker = Literal["tensorboard", "wandb", "trackio"]
 StageKind = Literal["model", "prompts", "preferences", "generate", "train", "evaluate", "verdicts"]
 MACHINES_DIR = shipped("machines")
 SHOWN_NAMES = frozenset(("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "TOKENIZERS_PARALLELISM", "TQDM_DISABLE", "RAY_ADDRESS"))
@@ -102,7 +104,7 @@ class Machine(Strict):
     these wait in host memory while they are not used."""
     replica_launcher: tuple[str, ...] = ("{python}",)
     """The same of a generation and an evaluation, whose replicas may need a Ray cluster around them."""
-    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    trackers: tuple[Tracker, ...] = ()
     """What gets every step's metrics beside `log.jsonl`."""
     env: dict[str, str] = {}
     """Environment variables of every stage."""
@@ -173,6 +175,43 @@ def load(name_or_file: str) -> Machine:
     if not isinstance(machine, Machine):
         raise RecipeError(f"{path.name}: `machine` is a {type(machine).__name__}, expected a harness.machine.Machine")
     return machine
+
+
+def with_tracker(machine: Machine, tracker: Tracker | None) -> Machine:
+    """`machine` with one more tracker. Raises `MachineError` where it is not installed, which accelerate would pass over."""
+    if tracker is None or tracker in machine.trackers:
+        return machine
+    if find_spec(tracker) is None:
+        raise MachineError(f"{tracker} is not installed; pip install 'harness-spin[trackers]'")
+    return machine.model_copy(update={"trackers": (*machine.trackers, tracker)})
+
+
+def with_accelerate(machine: Machine, config: str | Path) -> Machine:
+    """`machine` whose trainings start as a file of `accelerate config` says: processes, nodes, and FSDP, which is FSDP2 here.
+
+    Precision, accumulation and wrapping in that file count for nothing: the recipe and harness say them. Under `accelerate launch` a failed
+    training ends with 1 whatever its reason. Raises `MachineError` for a file that is none, or that asks for DeepSpeed or Megatron.
+    """
+    import yaml
+
+    path = Path(config).expanduser().resolve()
+    try:
+        stated = yaml.safe_load(path.read_bytes())
+        kind, processes, nodes = (stated[name] for name in ("distributed_type", "num_processes", "num_machines"))
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise MachineError(
+            f"{path} is no accelerate configuration ({first_line(error)}); expected a file that `accelerate config` wrote"
+        ) from None
+    if kind not in ("NO", "MULTI_GPU", "MULTI_CPU", "FSDP"):
+        raise MachineError(f"{path} asks for {kind}; expected NO, MULTI_GPU, MULTI_CPU or FSDP: weights are divided by FSDP2 alone")
+    offload = kind == "FSDP" and (stated.get("fsdp_config") or {}).get("fsdp_offload_params")
+    update = {
+        "num_devices": processes,
+        "num_nodes": nodes,
+        "sharding": "none" if kind != "FSDP" else "fsdp2_offload" if offload else "fsdp2",
+        "launcher": ("{python}", "-m", "accelerate.commands.launch", "--config_file", str(path).replace("{", "{{").replace("}", "}}")),
+    }
+    return machine.model_copy(update=update)
 
 
 def available() -> dict[str, Path]:

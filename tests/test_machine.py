@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from harness.errors import MachineError, RecipeError
 from harness.machine import Machine, check, launcher, load
 from harness.recipe import Finetuning, Optimizer, Recipe, replace
 from harness.recipe import load as load_recipe
+from tests import ROOT
 
 ZEPHYR = load_recipe("zephyr-7b")
 
@@ -76,3 +80,67 @@ def test_counts_are_positive(field: str) -> None:
     """A batch or device count of 0 is refused where it is written, not where it divides."""
     with pytest.raises(RecipeError, match=rf"Machine\.{field}: Input should be greater than 0 \(found 0\)"):
         load("cpu").model_copy(update={field: 0})
+
+
+ACCELERATE = """
+compute_environment: LOCAL_MACHINE
+distributed_type: '{kind}'
+machine_rank: 0
+mixed_precision: fp16
+num_machines: 1
+num_processes: {processes}
+use_cpu: {cpu}
+"""
+
+
+def configured(folder: Path, kind: str, processes: int = 1, extra: str = "") -> Machine:
+    """The machine `cpu`, or `a100x8`, started as a file of `accelerate config` says."""
+    path = folder / "default_config.yaml"
+    path.write_text(ACCELERATE.format(kind=kind, processes=processes, cpu="true" if kind == "NO" else "false") + extra)
+    return machines.with_accelerate(load("cpu" if kind == "NO" else "a100x8"), path)
+
+
+def test_a_configuration_of_accelerate_is_a_launcher(tmp_path: Path) -> None:
+    """Promise: processes, nodes and FSDP are the file's; accelerate's own parser reads the launcher and our stage behind it."""
+    from accelerate.commands.launch import launch_command_parser
+
+    four = configured(tmp_path, "FSDP", 4, "fsdp_config:\n  fsdp_offload_params: true\n")
+    assert (four.num_devices, four.num_nodes, four.num_replicas, four.sharding) == (4, 1, 4, "fsdp2_offload")
+    assert configured(tmp_path, "MULTI_GPU", 2).sharding == "none"
+    words = [*launcher(four, "train", "python"), "-m", "harness", "stage", "DIR"]
+    assert words[:3] == ["python", "-m", "accelerate.commands.launch"]
+    found = launch_command_parser().parse_args(words[3:])
+    assert (found.module, found.training_script, found.training_script_args) == (True, "harness", ["stage", "DIR"])
+    assert found.config_file == str(tmp_path / "default_config.yaml")
+
+
+def test_it_starts_what_a_stage_is_started_as(tmp_path: Path) -> None:
+    """Promise: `accelerate launch` with that file really runs the package's command line."""
+    command = [*launcher(configured(tmp_path, "NO"), "train", sys.executable), "-m", "harness", "--version"]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("harness ")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("- a", "is no accelerate configuration"), ("a: [", "is no accelerate configuration"), (None, "is no accelerate configuration"),
+     (ACCELERATE.format(kind="DEEPSPEED", processes=8, cpu="false"), "asks for DEEPSPEED; expected NO, MULTI_GPU, MULTI_CPU or FSDP")],
+    ids=["a list", "no YAML", "absent", "DeepSpeed"],
+)  # fmt: skip
+def test_another_file_is_refused(tmp_path: Path, text: str | None, reason: str) -> None:
+    """One line names the file and what was expected."""
+    path = tmp_path / "config.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(MachineError, match=reason):
+        machines.with_accelerate(load("cpu"), path)
+
+
+def test_a_tracker_is_added_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: `--track` adds to the machine's own, once each; one that is not installed is refused with what installs it."""
+    monkeypatch.setattr(machines, "find_spec", lambda name: None if name == "trackio" else object())
+    mine = load("cpu").model_copy(update={"trackers": ("wandb",)})
+    assert machines.with_tracker(machines.with_tracker(mine, "wandb"), "tensorboard").trackers == ("wandb", "tensorboard")
+    assert machines.with_tracker(mine, None) == mine
+    with pytest.raises(MachineError, match=r"trackio is not installed; pip install 'harness-spin\[trackers\]'"):
+        machines.with_tracker(mine, "trackio")

@@ -10,7 +10,7 @@ import typer
 
 from harness import recipe as recipes
 from harness.analysis.anchors import anchor_notes, compare_figures, conclusions_of, figure_rows, require_anchors
-from harness.analysis.forensics import published_answers, response_sets, result_files, training_state
+from harness.analysis.forensics import judge_agreement, published_answers, response_sets, result_files, training_state
 from harness.artifact import RunDir, read_recipe
 from harness.cli import listings
 from harness.cli.doctor import examine, listing, ready_machine
@@ -19,6 +19,7 @@ from harness.cli.printing import (
     CHECK,
     COMPARE,
     LOOK,
+    RUN,
     DryRunOption,
     FormatOption,
     IterationArg,
@@ -38,6 +39,7 @@ from harness.cli.printing import (
 )
 from harness.errors import InputError, MachineError
 from harness.evaluation.mt_bench import ratings
+from harness.evaluation.mt_bench.regrading import regrade
 from harness.report.bundle import verify_bundle, verify_run
 from harness.report.tables import write_tables
 from harness.runs import runner
@@ -123,6 +125,35 @@ def import_judgments(
         show_json(summary)
     else:
         show("judgments, points of 10", ratings.rows(summary), format)
+
+
+@app.command(name="judge-again", rich_help_panel=RUN)
+def judge_again(
+    recipe: RecipeArg,
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="FastChat's *_single.jsonl, plain or .gz.")],
+    out_file: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the new judgments are written, in FastChat's layout.")],
+    protocol: Annotated[str | None, typer.Option("--protocol", help="Of the recipe's mt_bench whose judge is asked.")] = None,
+    machine: MachineOption = None,
+) -> None:
+    """Ask RECIPE's judge what the judges of these judgments were asked: other verdicts on the same answers, none of them made again."""
+    loaded, place = load_to_plan(recipe, machine)
+    judges = {one.protocol: one.judge for one in loaded.benchmarks if one.judge and protocol in (None, one.protocol)}
+    if len(judges) != 1:
+        raise InputError(f"{loaded.name} has {len(judges)} judges under such a protocol ({', '.join(judges)}); choose one by --protocol")
+    announce(f"{out_file}: {plural(len(regrade(files, next(iter(judges.values())), place, out_file)), 'judgment')}, 0 answers generated")
+
+
+@app.command(rich_help_panel=COMPARE)
+def agreement(
+    left: Annotated[str, typer.Argument(metavar="LEFT", help="RUN:ROW:COLUMN, or FILE:MODEL[:JUDGE] of FastChat's judgments.")],
+    right: Annotated[str, typer.Argument(metavar="RIGHT", help="The same of another judge.")],
+    format: FormatOption = "text",
+) -> None:
+    """Show how far two judges agree on the same MT-Bench answers, over all turns and in each category."""
+    found, others = judge_agreement.compare(judge_agreement.read_side(left), judge_agreement.read_side(right))
+    show(f"{left} and {right}, points of 10", [one._asdict() for one in found], format)
+    if others and format == "text":
+        out.print(f"{plural(others, 'turn')} in both, not known to be on the same answers, left out", markup=False)
 
 
 @app.command(name="import-results", rich_help_panel=CHECK)

@@ -31,6 +31,7 @@ from harness.cli.printing import (
     OutOption,
     RecipeArg,
     RunArg,
+    TrackOption,
     announce,
     err,
     load_to_plan,
@@ -47,6 +48,7 @@ from harness.cli.printing import (
 from harness.cli.watch import watch as watch_stages
 from harness.errors import USER_ERROR_EXIT, HarnessError, MachineError, StageError
 from harness.files import is_disk_full
+from harness.machine import with_tracker
 from harness.report.formatting import visible
 from harness.report.tables import print_tables, read_table, render, write_all_tables, write_tables
 from harness.runs import provenance, runner, slurm
@@ -104,6 +106,7 @@ def reproduce(
     out_dir: OutOption = None,
     machine: MachineOption = None,
     only: Annotated[str | None, typer.Option("--only", help="Run only the stages whose path matches this glob.")] = None,
+    track: TrackOption = None,
     dry_run: DryRunOption = False,
     help_: Annotated[bool, typer.Option("--help", help="Show this message, or with RECIPE its iteration schedule.")] = False,
 ) -> None:
@@ -116,7 +119,8 @@ def reproduce(
     if dry_run:
         out.print(plan_tables(listings.plan_list(loaded, run, load_to_plan(recipe, machine)[1])))
         return
-    ran = runner.reproduce(loaded, run, ready_machine(loaded, machine, run.path, only), only, announce)
+    place = with_tracker(ready_machine(loaded, machine, run.path, only), track)
+    ran = runner.reproduce(loaded, run, place, only, announce)
     if only is None:
         write_tables(run.path)
         print_tables(read_table([run.path]), out)

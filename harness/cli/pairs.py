@@ -10,7 +10,20 @@ import typer
 from harness import machine as machines
 from harness.artifact import RunDir, read_recipe
 from harness.cli.doctor import refuse_unready
-from harness.cli.printing import PUBLISH, RUN, IterationArg, MachineOption, OutOption, RecipeArg, RunArg, announce, load_to_plan, out, table
+from harness.cli.printing import (
+    PUBLISH,
+    RUN,
+    IterationArg,
+    MachineOption,
+    OutOption,
+    RecipeArg,
+    RunArg,
+    TrackOption,
+    announce,
+    load_to_plan,
+    out,
+    table,
+)
 from harness.files import hash_content
 from harness.report.tables import print_tables, write_sweep_tables
 from harness.runs import exchange, sweeps
@@ -24,11 +37,12 @@ def sweep(
     file: Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep's name, or a Python file that defines `sweep`.")],
     out_dir: Annotated[Path | None, typer.Option("--out", help="The sweep's directory (default: results/SWEEP).")] = None,
     machine: MachineOption = None,
+    track: TrackOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be made and what is shared, and run nothing.")] = False,
 ) -> None:
     """Run every recipe of SWEEP, each stage that several share only once, and print the variants side by side."""
     loaded = sweeps.load(file)
-    place = machines.load(machine) if machine else sweeps.default_machine(loaded)
+    place = machines.with_tracker(machines.load(machine) if machine else sweeps.default_machine(loaded), track)
     for recipe in loaded.recipes:
         machines.check(place, recipe)
     folder = out_dir or Path("results") / loaded.name
@@ -47,9 +61,10 @@ def export(
     iteration: IterationArg,
     out_dir: Annotated[Path, typer.Option("--out", help="A new directory for the data set.")],
     layout: Annotated[Layout, typer.Option("--layout", help="ucla: real, generated; trl: prompt, chosen, rejected.")] = "ucla",
+    license: Annotated[str, typer.Option("--license", help="Of the data set, as the Hub names it: mit, cc-by-4.0, ...")] = "unknown",
 ) -> None:
     """Write an iteration's pairs as a data set for other tools (parquet, splits train and test)."""
-    count = exchange.export(RunDir(run), read_recipe(run), iteration, layout, out_dir)
+    count = exchange.export(RunDir(run), read_recipe(run), iteration, layout, out_dir, license)
     announce(f"{out_dir}: {', '.join(f'{split} {num} pairs' for split, num in count.items())}")
 
 

@@ -19,7 +19,7 @@ from harness import recipe as recipes
 from harness.analysis.deviations import Listing
 from harness.contracts import check_tasks
 from harness.errors import MachineError
-from harness.machine import Machine
+from harness.machine import Machine, Tracker
 from harness.recipe import Recipe
 from harness.report.formatting import Terminal
 from harness.runs.needs import hardware
@@ -136,6 +136,7 @@ OutOption = Annotated[Path | None, typer.Option("--out", help="The run's directo
 MachineOption = Annotated[
     str | None, typer.Option("--machine", help="A machine's name or file, see `harness machines` (default: what is found here).")
 ]
+TrackOption = Annotated[Tracker | None, typer.Option("--track", help="Send every training step there too (extra `trackers`).")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would run, and run nothing.")]
 FormatOption = Annotated[Format, typer.Option("--format", help="text, or json in a stable layout.")]
 

@@ -26,22 +26,20 @@ from harness.training.pairs import Pair, read_demonstrations, read_pairs, write_
 
 SHARD = 2048
 
-CARD = """\
----
-configs:
-- config_name: default
-  data_files:
-  - split: train
-    path: data/train-*
-  - split: test
-    path: data/test-*
----
-Pairs of {row} of the recipe `{recipe}` ({count} rows): the real response and the one its opponent generated. provenance.json says how.
-"""
+COLUMNS = {
+    "prompt_id": "the prompt's id: its sha256, or the source's own",
+    "real": "messages: the prompt and the response of a human or a stronger model",
+    "generated": "messages: the prompt and the response that the opponent generated",
+    "prompt": "messages: the prompt",
+    "chosen": "a message: the response of a human or a stronger model",
+    "rejected": "a message: the response that the opponent generated",
+    "finish_reason": "'stop' where the generated response ended by itself, 'length' where it was cut",
+}
+"""What a column of either layout holds."""
 
 
-def export(run: RunDir, recipe: Recipe, iteration: int, layout: Layout, folder: Path) -> dict[str, int]:
-    """Write the pairs of one iteration to `folder`, which must be new or empty; return rows by split."""
+def export(run: RunDir, recipe: Recipe, iteration: int, layout: Layout, folder: Path, license: str = "unknown") -> dict[str, int]:
+    """Write the pairs of one iteration to `folder`, which must be new or empty, with a data set card; return rows by split."""
     stage = _generate_stage(recipe, iteration)
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty; name a new directory")
@@ -59,9 +57,48 @@ def export(run: RunDir, recipe: Recipe, iteration: int, layout: Layout, folder: 
         "exported_by": provenance.collect(),
     }
     write_json(folder / "provenance.json", made)
-    card = CARD.format(row=f"iter{iteration}", recipe=recipe.name, count=", ".join(f"{split} {num}" for split, num in count.items()))
-    write_atomic(folder / "README.md", card.encode())
+    write_atomic(folder / "README.md", _card(recipe, iteration, layout, count, license).encode())
     return count
+
+
+def _card(recipe: Recipe, iteration: int, layout: Layout, count: dict[str, int], license: str) -> str:
+    """The Hub's data set card: licence, size and files as metadata; columns, counts and origin as text."""
+    from huggingface_hub import DatasetCardData
+
+    files = [{"split": split, "path": f"data/{split}-*"} for split in count]
+    data = DatasetCardData(
+        license=license,
+        size_categories=_size(sum(count.values())),
+        source_datasets=[recipe.prompts.dataset] if recipe.prompts.source == "hub" else None,
+        task_categories=["text-generation"],
+        tags=["spin", "preference", "synthetic"],
+        pretty_name=f"Pairs of {recipe.name}, iteration {iteration}",
+        configs=[{"config_name": "default", "data_files": files}],
+    )
+    source = f"`{recipe.prompts.dataset}`" + (f" at `{recipe.prompts.revision}`" if recipe.prompts.revision else "")
+    model = f"`{recipe.sft_model.name}`"
+    lines = [
+        f"Pairs of iter{iteration} of the recipe `{recipe.name}`: the real response and the one its opponent generated "
+        "([SPIN](https://arxiv.org/abs/2401.01335)). `provenance.json` says how they were made.",
+        "",
+        "| split | rows |",
+        "|---|---:|",
+        *(f"| {split} | {num} |" for split, num in count.items()),
+        "",
+        "| column | holds |",
+        "|---|---|",
+        *(f"| `{name}` | {COLUMNS[name]} |" for name in pair_files.columns(layout)),
+        "",
+        f"Prompts and real responses are those of {source} and keep its licence; the generated responses are by {model} as trained in the "
+        f"run, whose licence may bind them. Licence as stated at the export: {license}.",
+    ]
+    return f"---\n{data.to_yaml()}\n---\n" + "\n".join([*lines, ""])
+
+
+def _size(rows: int) -> str:
+    """The Hub's word for a number of rows."""
+    bounds = {1000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
+    return next((word for bound, word in bounds.items() if rows < bound), "1M<n<10M")
 
 
 def import_pairs(recipe: Recipe, run: RunDir, machine: Machine, iteration: int, source: str, split: str, because: str) -> int:

@@ -26,7 +26,14 @@ Messages = list[dict[str, str]]
 # as in the released sets: 500 test rows beside 49.8k
 TEST_SHARE = 0.01
 EXPECTED = "columns real and generated (messages), or prompt, chosen and rejected (messages or text)"
+KNOWN = ("prompt_id", "finish_reason")
+"""The columns of text."""
 FORMATS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
+
+
+def columns(layout: Layout) -> tuple[str, ...]:
+    """The columns of a layout, in order."""
+    return ("prompt_id", *(("real", "generated") if layout == "ucla" else ("prompt", "chosen", "rejected")), "finish_reason")
 
 
 def write(pairs: Sequence[Pair], layout: Layout, folder: Path) -> dict[str, int]:
@@ -37,8 +44,7 @@ def write(pairs: Sequence[Pair], layout: Layout, folder: Path) -> dict[str, int]
     splits = {"train": pairs[: len(pairs) - num_test], "test": pairs[len(pairs) - num_test :]}
     message = [{"role": datasets.Value("string"), "content": datasets.Value("string")}]
     text = datasets.Value("string")
-    columns = ("real", "generated") if layout == "ucla" else ("prompt", "chosen", "rejected")
-    features = datasets.Features({"prompt_id": text, **dict.fromkeys(columns, message), "finish_reason": text})
+    features = datasets.Features({name: text if name in KNOWN else message for name in columns(layout)})
     for split, chosen in splits.items():
         rows = [_row(pair, layout) for pair in chosen]
         by_column = {name: [row[name] for row in rows] for name in features}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import datasets
 import pytest
+from huggingface_hub import DatasetCard
 
 from harness.artifact import RECIPE_FILE, RunDir
 from harness.components.sources import procedural
@@ -80,6 +82,17 @@ def test_out_and_in_again(run: RunDir, tmp_path: Path, layout: Layout) -> None:
     assert {item.reason for item in verify(other).damage} == {"is planned by recipe.json and has no stage.json"}
     statistics = json.loads((other.path / "iter0" / "generate" / "statistics.json").read_text())
     assert statistics["num_responses"] == NUM
+
+
+@pytest.mark.parametrize("layout", ["ucla", "trl"])
+def test_an_exported_set_has_a_card(run: RunDir, tmp_path: Path, layout: Layout) -> None:
+    """Promise: huggingface_hub reads licence, size and files; the text counts the rows and explains just the columns that are there."""
+    exchange.export(run, RECIPE, 0, layout, tmp_path / "set", "mit")
+    card = DatasetCard.load(tmp_path / "set" / "README.md")
+    assert (card.data.license, card.data.size_categories, card.data.task_categories) == ("mit", "n<1K", ["text-generation"])
+    assert f"| train | {NUM - 1} |\n| test | 1 |" in card.text
+    rows = datasets.load_dataset(str(tmp_path / "set"), split="train")
+    assert re.findall(r"^\| `(\w+)` \|", card.text, re.MULTILINE) == rows.column_names
 
 
 def test_both_ways_leave_their_provenance(run: RunDir, tmp_path: Path) -> None:

@@ -36,7 +36,8 @@ Ratings = Mapping[str, float | None]
 class Judgment(NamedTuple):
     """One verdict on one turn; `recorded` is the score the file holds beside it, None where it holds FastChat's -1.
 
-    `place` is its file and line, `prompt` what the judge was asked, None where the file does not say.
+    `place` is its file and line, `prompt` what the judge was asked and `template` the name of the judge's prompt that it was asked in,
+    None where the file does not say.
     """
 
     place: str
@@ -47,6 +48,7 @@ class Judgment(NamedTuple):
     prompt: str | None
     text: str
     recorded: float | None
+    template: str | None = None
 
 
 class _Line(BaseModel):
@@ -223,4 +225,5 @@ def _judgment(place: str, text: str) -> Judgment:
         prompt=line.user_prompt,
         text=line.judgment,
         recorded=None if line.score == FASTCHAT_UNREADABLE else line.score,
+        template=line.judge[1] if len(line.judge) > 1 else None,
     )

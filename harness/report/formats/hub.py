@@ -1,4 +1,4 @@
-"""An iteration on the Hub: its model card, and the upload of its checkpoint.
+"""An iteration on the Hub: its model card, its results for the pages of benchmarks, and the upload of its checkpoint.
 
 The card holds `model-index` results with their rules, base model, data, recipe, deviations and provenance; its metadata goes through
 huggingface_hub's own classes, which check it. Only safetensors that are the recorded files are uploaded.
@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from huggingface_hub import CommitOperationAdd, EvalResult, ModelCard, ModelCardData
+from huggingface_hub import CommitOperationAdd, EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.utils import yaml_dump
 
 from harness.analysis.deviations import deviation_list
 from harness.analysis.differences import delta_text
@@ -91,6 +92,20 @@ def _results(scores: RunScores, table: ResultTable, row: str) -> Iterator[EvalRe
             )
 
 
+def to_eval_results(run: Path, row: str) -> str:
+    """`.eval_results/harness.yaml`, which the Hub shows beside others': tasks asked in full whose data set is known there."""
+    scores = load_scores(run)
+    entries = []
+    for column in scores.tasks:
+        score = scores.score(row, column)
+        if score is not None and score.value is not None and column.task.name in DATASETS and not (score.limit or column.task.subtasks):
+            dataset, config = DATASETS[column.task.name]
+            rules = f"{score.metric}, {score.shots}-shot, {score.n} questions, rules {column.benchmark.protocol}"
+            value, notes = round(score.value, 4), f"{rules}; {scores.recipe.name} {row}"
+            entries.append(EvalResultEntry(dataset_id=dataset, task_id=config or "default", value=value, notes=notes))
+    return str(yaml_dump(eval_result_entries_to_yaml(entries)))
+
+
 def _about(recipe: Recipe, row: str) -> Iterator[str]:
     yield f"# {markdown_text(recipe.name)}, {markdown_text(row)}"
     yield ""
@@ -152,6 +167,7 @@ def _provenance(run: Path, row: str) -> Iterator[str]:
 
 
 CHECKPOINT = "checkpoint/"
+EVAL_RESULTS = ".eval_results/harness.yaml"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
 
@@ -177,7 +193,7 @@ def prepare(run: Path, row: str, repo: str) -> Upload:
     record = folder.record(stage)
     if record is None:
         raise InputError(f"{stage} is not finished in {run}; only a finished iteration is uploaded")
-    files: dict[str, bytes | Path] = {"README.md": card}
+    files: dict[str, bytes | Path] = {"README.md": card, EVAL_RESULTS: to_eval_results(run, row).encode()}
     for name, recorded in record.outputs.items():
         if name.startswith(CHECKPOINT):
             path = folder.stage_dir(stage) / name
@@ -186,7 +202,7 @@ def prepare(run: Path, row: str, repo: str) -> Upload:
             if path.suffix in PICKLES:
                 raise InputError(f"{stage}/{name} can run code when loaded; only safetensors are uploaded")
             files[name.removeprefix(CHECKPOINT)] = path
-    if len(files) == 1:
+    if not any(isinstance(file, Path) for file in files.values()):
         raise InputError(f"{stage} recorded no checkpoint; there is nothing to upload")
     return Upload(repo, files)
 

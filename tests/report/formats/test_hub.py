@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub import CommitOperationAdd, ModelCard
+import yaml
+from huggingface_hub import CommitOperationAdd, ModelCard, parse_eval_result_entries
 from huggingface_hub.errors import LocalTokenNotFoundError
 from typer.testing import CliRunner
 
@@ -14,7 +15,7 @@ from harness.cli.main import app
 from harness.errors import HarnessError, InputError
 from harness.plan import plan
 from harness.recipe import replace
-from harness.report.formats.hub import prepare, to_card, upload, write_card
+from harness.report.formats.hub import EVAL_RESULTS, prepare, to_card, to_eval_results, upload, write_card
 from harness.report.tables import collect
 from tests.synthetic_runs import finish, small_recipe, write_run
 
@@ -69,11 +70,19 @@ def test_card_tells_the_recipe_and_where_it_differs(run: Path) -> None:
         to_card(run, "iter11")
 
 
+def test_results_for_the_pages_of_benchmarks(run: Path) -> None:
+    """Promise: huggingface_hub reads them back; a task asked in part, one the Hub has no data set of and an unscored one are not there."""
+    (entry,) = parse_eval_result_entries(yaml.safe_load(to_eval_results(run, "iter1")))
+    cell = collect(run).cell("iter1", "openbookqa")
+    assert (entry.dataset_id, entry.task_id, entry.value) == ("allenai/openbookqa", "main", pytest.approx(cell.value))
+    assert entry.notes == "acc_norm, 1-shot, 40 questions, rules current; synthetic iter1"
+
+
 def test_upload_sends_the_recorded_checkpoint_and_the_card(run: Path) -> None:
     """One commit with the checkpoint's files at the top and the card as README.md, into a private repository."""
     hub = FakeHub()
     upload(prepare(run, "iter1", "me/model"), hub, private=True)
-    assert hub.sent == {"repo": ("me/model", True, True), "files": {"README.md", "model.safetensors", "config.json"}}
+    assert hub.sent == {"repo": ("me/model", True, True), "files": {"README.md", EVAL_RESULTS, "model.safetensors", "config.json"}}
 
 
 def test_what_must_not_be_sent_is_refused(run: Path, tmp_path: Path) -> None:
@@ -92,5 +101,5 @@ def test_push_without_yes_only_lists(run: Path) -> None:
     """The command shows the files and says that nothing was sent."""
     done = CliRunner().invoke(app, ["push", str(run), "iter1", "me/model"])
     assert done.exit_code == 0
-    assert done.output.splitlines()[:3] == ["README.md", "config.json", "model.safetensors"]
+    assert done.output.splitlines()[:4] == [EVAL_RESULTS, "README.md", "config.json", "model.safetensors"]
     assert "nothing was sent" in done.output
