@@ -44,6 +44,7 @@ def docs(session: nox.Session) -> None:
     if "write" in session.posargs:
         target.write_text(text)
         run(session, "python", "-m", "tests.hardware_tables")
+        run(session, "python", "-m", "tests.notebook")
     elif not target.exists() or target.read_text() != text:
         session.error("docs/cli.md is not what the CLI says; run: nox -s docs -- write")
     run(session, "pytest", "tests/test_readme.py", "-k", "not committed_tables")
