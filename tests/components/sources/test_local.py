@@ -24,6 +24,7 @@ from harness.stages import prompts
 from tests.checkpoints import MACHINE
 
 LONG = "long " * 200_000
+NUM_GOOD = 10
 
 
 def spec(path: Path, num: int = 3, **changes: Any) -> PromptSource:
@@ -73,11 +74,18 @@ def test_every_layout_gives_the_same_rows(tmp_path: Path, rows: list[dict[str, A
     assert sorted(found) == sorted(expected)
 
 
-def odd(good: list[Any], bad: Any) -> tuple[list[Any], dict[str, int]]:
-    """20 rows, 12 of them good, with the reasons the others are left out for; `bad(*texts)` writes a dialogue as the layout does."""
-    rows = [*good, None, "text", [], {}, bad(None, "a"), bad("", "a"), bad("q", " "), bad(*good_texts(0))]
+def odd(name: str) -> tuple[list[Any], dict[str, int]]:
+    """20 rows of a layout, the first 10 of them good and one of these of 1 MB, with the reasons the others are left out for."""
+    write = WRITERS[name]
+    good = [write(*good_texts(i)) for i in range(NUM_GOOD)]
+    rows = [*good, None, "text", [], {}, write(None, "a"), write("", "a"), write("q", " "), write(*good_texts(0))]
     counts = {"a row is no object": 3, "content is null": 2, "a prompt is empty": 1, "a response is empty": 1}
-    return rows, {**counts, "its prompt stood in an earlier row": 1}
+    counts["its prompt stood in an earlier row"] = 1
+    if name in TALKS:
+        rows += [TALKS[name]([*say("one"), *say("two", "a")]), TALKS[name](say("hello", "q", "a", names=("assistant", "user")))]
+        return rows, {**counts, "one speaks twice in a row": 1, "the assistant begins": 1}
+    rows += [write({"a": 1}, "a"), write("p", 7)]
+    return rows, {**counts, "a dialogue is no list of messages": 1, "content is not text": 1}
 
 
 def good_texts(i: int) -> tuple[str, str]:
@@ -95,14 +103,25 @@ WRITERS = {
 }
 
 
-@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
-def test_odd_rows_of_every_layout_are_counted_with_reasons(tmp_path: Path, write: Any) -> None:
-    """Of 20 rows, one of 1 MB, in a file with a BOM, CRLF and blank lines, 12 are given; each other one is counted with its reason."""
-    rows, expected = odd([write(*good_texts(i)) for i in range(12)], write)
+TALKS: dict[str, Any] = {
+    "messages": lambda turns: {"messages": turns},
+    "ShareGPT": lambda turns: {
+        "conversations": [{"from": "human" if turn["role"] == "user" else "gpt", "value": turn["content"]} for turn in turns]
+    },
+    "conversational prompt-completion": lambda turns: {"prompt": turns[:-1], "completion": turns[-1:]},
+}
+"""Those of the layouts in which a dialogue can be out of order."""
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_odd_rows_of_every_layout_are_counted_with_reasons(tmp_path: Path, name: str) -> None:
+    """Of 20 rows, one of 1 MB, in a file with a BOM, CRLF and blank lines, 10 are given; each other one is counted with its reason."""
+    rows, expected = odd(name)
+    assert len(rows) == 20
     path = tmp_path / "odd.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + b"\r\n\r\n".join(json.dumps(row).encode() for row in rows) + b"\r\n")
     found = list(local.load(spec(path, 20)))
-    assert sorted((row.prompt[0]["content"], row.real) for row in usable(found)) == sorted(good_texts(i) for i in range(12))
+    assert sorted((row.prompt[0]["content"], row.real) for row in usable(found)) == sorted(good_texts(i) for i in range(NUM_GOOD))
     assert reasons(found) == expected
 
 
