@@ -74,9 +74,10 @@ def check_claims_by(
         yield _finding(claim, [measure(row, against, None) for row, against in pairs])
     if sizes:
         yield _finding(_Claim("the score rises with data", _SIZES), [measure(row, less, None) for row, less in sizes])
-    for column in columns:  # one for each judge's task that the recipe has
-        if column.benchmark == "mt_bench":
-            yield _finding(_Claim("SPIN raises MT-Bench", _MT_BENCH), [measure(last, REFERENCE, column)])
+    judged = [column for column in columns if column.benchmark == "mt_bench"]
+    for column in judged:  # each judge says for itself
+        by = f" by {column.label}" if len(judged) > 1 else ""
+        yield _finding(_Claim(f"SPIN raises MT-Bench{by}", _MT_BENCH), [measure(last, REFERENCE, column)])
 
 
 def _claims(recipe: Recipe, last: str) -> dict[_Claim, list[tuple[str, str]]]:

@@ -16,19 +16,19 @@ class Answered(NamedTuple):
 
     @property
     def prompt(self) -> str:
-        """What was asked, few-shot examples included; of MT-Bench the turn's question alone."""
-        return str(self.line["prompt"] if self.turn is None else self.line["questions"][self.turn])
+        """What was asked, few-shot examples included; of MT-Bench the turn's question alone. Empty where a benchmark does not tell."""
+        return str(self.line.get("prompt", "") if self.turn is None else self.line["questions"][self.turn])
 
     @property
     def said(self) -> str:
-        """What the model said, or which ending it found most likely."""
+        """What the model said, or which ending it found most likely; empty where a benchmark does not tell."""
         if self.turn is not None:
             return str(self.line["answers"][self.turn])
         if "response" in self.line:
             return str(self.line["response"])
-        found = self.line["responses"]
-        if all(isinstance(one[0], str) for one in found):
-            return str(found[0][0])
+        found = self.line.get("responses", ())
+        if not found or all(isinstance(one[0], str) for one in found):
+            return str(found[0][0]) if found else ""
         logps = [float(one[0][0]) for one in found]
         return f"ending {logps.index(max(logps)) + 1} of {len(logps)}; log-probabilities {', '.join(f'{logp:.2f}' for logp in logps)}"
 

@@ -151,7 +151,8 @@ def agreement(
 ) -> None:
     """Show how far two judges agree on the same MT-Bench answers, over all turns and in each category."""
     found, others = judge_agreement.compare(judge_agreement.read_side(left), judge_agreement.read_side(right))
-    show(f"{left} and {right}, points of 10", [one._asdict() for one in found], format)
+    rows = [one._asdict() for one in found] if format == "json" else judge_agreement.shown(found)
+    show(f"{left} and {right}, points of 10", rows, format)
     if others and format == "text":
         out.print(f"{plural(others, 'turn')} in both, not known to be on the same answers, left out", markup=False)
 
@@ -162,8 +163,8 @@ def import_results(
     format: FormatOption = "text",
 ) -> None:
     """Show results that others made: every task's metrics, shots, questions, and how many of these have values of their own."""
-    found = result_files.rows(result_files.read_results(sources))
-    show("results, shares in percent", found, format)
+    found = result_files.read_results(sources)
+    show("results, shares in percent", result_files.rows(found) if format == "json" else result_files.shown(found), format)
 
 
 @app.command(name="compare-results", rich_help_panel=COMPARE)
@@ -175,7 +176,8 @@ def compare_results(
 ) -> None:
     """Hold a row against results that others made, paired question by question: ours less theirs, and how many prompts are the same."""
     found = published_answers.compare(run, row, result_files.read_results(sources))
-    show(f"{run.name} {row} less theirs, in the unit of the task", [one._asdict() for one in found], format)
+    rows = [one._asdict() for one in found] if format == "json" else published_answers.shown(found)
+    show(f"{run.name} {row} and theirs, question by question", rows, format)
 
 
 @app.command(name="machines", rich_help_panel=LOOK)

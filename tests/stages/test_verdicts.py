@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 
+from harness.analysis.run_table import collect
 from harness.analysis.scores import other_rules, task_columns
+from harness.artifact import RECIPE_FILE
 from harness.contracts import Score
 from harness.contracts.stage_specs import EvaluateSpec, VerdictsSpec
 from harness.errors import InputError
-from harness.files import read_jsonl, read_model
+from harness.files import dump, read_jsonl, read_model, write_atomic
 from harness.plan import plan
 from harness.recipe import Benchmark, Judge, Recipe, Task, load, replace
+from harness.runs.needs.costs import estimate
 from harness.stages import evaluate, verdicts
 from tests.checkpoints import MACHINE, save_checkpoint
 from tests.scripted_judge import Reply, serving
@@ -88,6 +91,29 @@ def test_a_second_judge_changes_no_finished_stage() -> None:
     assert new["iter0/eval/judged/strict"].inputs == {"answers": "iter0/eval/mt_bench"}
     assert [column.label for column in task_columns(judged(RULE, again()))] == ["tiny_mt_bench", "judged/strict/tiny_mt_bench"]
     assert "answers_from" not in json.dumps(before["iter0/eval/mt_bench"].spec)
+
+
+def write_recipe_of(path: Path, recipe: Recipe) -> Path:
+    """A run of which nothing is made yet."""
+    write_atomic(path / RECIPE_FILE, dump(recipe))
+    return path
+
+
+def test_each_judge_says_for_itself_whether_a_claim_holds(tmp_path: Path) -> None:
+    """Promise: with two judges the paper's claim about MT-Bench is asked of each, under the judge's own column; of one, without a name."""
+    table = collect(write_recipe_of(tmp_path / "two", judged(RULE, again())))
+    claims = [found.claim for found in table.findings if "MT-Bench" in found.claim]
+    assert claims == ["SPIN raises MT-Bench by tiny_mt_bench", "SPIN raises MT-Bench by judged/strict/tiny_mt_bench"]
+    alone = collect(write_recipe_of(tmp_path / "one", judged()))
+    assert [found.claim for found in alone.findings if "MT-Bench" in found.claim] == ["SPIN raises MT-Bench"]
+
+
+def test_a_plan_counts_the_calls() -> None:
+    """Promise: verdicts cost two calls a question and repeat, and no FLOPs, memory or disk."""
+    recipe = judged(RULE, again())
+    stage = next(stage for stage in plan(recipe) if stage.path == "iter0/eval/judged/strict")
+    cost = estimate(recipe, stage, MACHINE)
+    assert (cost.judge_calls, cost.tokens, cost.flops, cost.memory_gb, cost.disk_gb) == (2 * 5 * 2, 0, 0, 0, 0)
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ compared: a run's samples hold the answers, a judgment the prompt that they stan
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from harness.analysis.samples import answered
 from harness.analysis.scores import load_scores
@@ -148,3 +148,20 @@ def _spearman(pairs: list[tuple[float, float]]) -> float | None:
     from scipy.stats import spearmanr
 
     return float(spearmanr([a for a, _ in pairs], [b for _, b in pairs]).statistic)
+
+
+def shown(found: Sequence[Agreement]) -> list[dict[str, Any]]:
+    """The agreements as a terminal shows them."""
+    return [
+        {
+            "category": one.category,
+            "n": one.n,
+            "left": f"{one.left:.2f}",
+            "right": f"{one.right:.2f}",
+            "left less right": f"{one.difference:+.2f}" + ("" if one.low is None else f" [{one.low:+.2f}, {one.high:+.2f}]"),
+            "equal %": f"{one.equal:.1f}",
+            "within 1 %": f"{one.within_1:.1f}",
+            "Spearman": "" if one.spearman is None else f"{one.spearman:.2f}",
+        }
+        for one in found
+    ]

@@ -6,14 +6,15 @@ byte says how far the two are one evaluation.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from harness.analysis.forensics.result_files import Question, Result, match, short, texts_of
-from harness.analysis.samples import answered
+from harness.analysis.samples import Answered, answered
 from harness.analysis.scores import TaskColumn, load_scores, strata_of
 from harness.contracts import Score
 from harness.errors import InputError, suggest
@@ -79,7 +80,7 @@ def _same(column: TaskColumn, score: Score, results: Sequence[Result]) -> Iterat
     """What the results have of a task: itself, or its subtasks together, a source at a time."""
     metric, task = metric_of(score), column.task.name
     same = [one for one in results if one.questions and one.metric in (metric, metric.partition(",")[0])]
-    whole = [one for one in same if one.task == task]
+    whole = [one for one in same if one.task == column.label] or [one for one in same if one.task == task]
     parts = set(score.details.get("subtasks", {}))
     below = [one for one in same if one.task in parts]
     yield from whole
@@ -95,10 +96,15 @@ def _questions(run: Path, row: str, column: TaskColumn, score: Score) -> dict[st
     found = {}
     for key, value in score.values.items():
         parts, one = OWN_ID.fullmatch(key), asked.get(key)
-        prompt = one.prompt if one else None
+        prompt = _prompt(one) if one else None
         texts = texts_of(one.line.get("question"), prompt) if one else frozenset()
         found[key] = Question(parts["hash"] if parts else short(key.partition("#")[0]), texts, value, prompt)
     return found
+
+
+def _prompt(one: Answered) -> str:
+    """The whole prompt, of MT-Bench the dialogue up to the turn."""
+    return one.prompt if one.turn is None else str(one.line.get("prompts", {one.turn: one.prompt})[one.turn])
 
 
 def _compare(column: TaskColumn, score: Score, ours: Mapping[str, Question], theirs: Result) -> Comparison:
@@ -120,7 +126,7 @@ def _compare(column: TaskColumn, score: Score, ours: Mapping[str, Question], the
         low=found.low,
         high=found.high,
         p=found.p,
-        changed=sum(values[0][key] != values[1][key] for key in both),
+        changed=sum(not math.isclose(float(values[0][key] or 0), float(values[1][key] or 0), abs_tol=1e-9) for key in both),
         same_prompts=sum(a == b for a, b in prompts) if prompts else None,
         source=theirs.source,
     )
@@ -130,3 +136,30 @@ def _strata(score: Score, keys: Sequence[str]) -> Strata | None:
     """The subtasks of the paired questions; all of one sample where only some subtasks have any."""
     strata = strata_of(score)
     return strata if strata and len({strata.of[key] for key in keys}) > 1 else None
+
+
+def shown(found: Sequence[Comparison]) -> list[dict[str, Any]]:
+    """The comparisons as a terminal shows them."""
+    return [
+        {
+            "task": one.task,
+            "metric": one.metric,
+            "ours": _short(one.ours),
+            "theirs": _short(one.theirs),
+            "ours less theirs": "" if one.difference is None else f"{one.difference:+.2f}{_interval(one)}",
+            "paired": one.paired,
+            "only ours": one.only_ours,
+            "only theirs": one.only_theirs,
+            "changed": one.changed,
+            "same prompts": one.same_prompts,
+        }
+        for one in found
+    ]
+
+
+def _interval(one: Comparison) -> str:
+    return "" if one.low is None or one.high is None else f" [{one.low:+.2f}, {one.high:+.2f}]"
+
+
+def _short(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"

@@ -211,8 +211,18 @@ def match(ours: Mapping[str, Question], theirs: Sequence[Question]) -> dict[str,
 
 
 def rows(results: Iterable[Result]) -> list[dict[str, Any]]:
-    """The results as a listing."""
+    """The results as a listing, questions as their number."""
     return [{**result._asdict(), "questions": len(result.questions)} for result in results]
+
+
+def shown(results: Iterable[Result]) -> list[dict[str, Any]]:
+    """The listing as a terminal shows it."""
+    texts = {"value", "stderr"}
+    return [{name: _short(value) if name in texts else value for name, value in row.items() if name != "source"} for row in rows(results)]
+
+
+def _short(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 def _number(value: Any) -> float | None:
@@ -221,4 +231,4 @@ def _number(value: Any) -> float | None:
 
 def _scaled(value: Any, scale: float) -> float | None:
     number = _number(value)
-    return None if number is None else number * scale
+    return None if number is None else round(number * scale, 10)

@@ -23,7 +23,6 @@ from harness.contracts import Score
 from harness.errors import InputError, suggest
 from harness.files import read_jsonl, write_json, write_jsonl
 
-SHARE = 0.01
 NOT_A_NAME = re.compile(r"[\"<>:/|\\?*\[\]]+")
 """What lm-eval replaces by '__' in the name of a file."""
 
@@ -42,9 +41,9 @@ class _Task(NamedTuple):
         return metric, chosen or str(self.score.protocol.get("filter", "none"))
 
     @property
-    def scale(self) -> float:
-        """What one of our values is multiplied by."""
-        return SHARE if self.shown.unit == "percent" and self.score.protocol.get("unit") != "lm-eval's" else 1.0
+    def divisor(self) -> float:
+        """What one of our values is divided by."""
+        return 100.0 if self.shown.unit == "percent" and self.score.protocol.get("unit") != "lm-eval's" else 1.0
 
 
 def write_results(run: Path, row: str, folder: Path, now: datetime) -> list[Path]:
@@ -112,7 +111,8 @@ def _results(tasks: list[_Task]) -> dict[str, Any]:
             found["n-shot"][name] = score.shots
             found["higher_is_better"][name] = {task.key[0]: not lower_is_better(score.metric, task.column.task.name)}
         found["n-samples"][task.name] = {"original": score.n, "effective": score.n}
-        metadata = {"unit": task.shown.unit, "n_unscored": score.n_unscored, "limit": score.limit, "protocol": score.protocol}
+        unit = task.shown.unit if task.divisor != 1 or task.shown.unit != "percent" else "lm-eval's"
+        metadata = {"unit": unit, "n_unscored": score.n_unscored, "limit": score.limit, "protocol": score.protocol}
         found["configs"][task.name] = {"task": task.name, "num_fewshot": score.shots, "metadata": metadata}
     return {name: value for name, value in found.items() if value or name != "groups"}
 
@@ -120,7 +120,7 @@ def _results(tasks: list[_Task]) -> dict[str, Any]:
 def _metrics(task: _Task, value: float | None, stderr: float | None) -> dict[str, Any]:
     metric, chosen = task.key
     values = {f"{metric},{chosen}": value, f"{metric}_stderr,{chosen}": stderr}
-    return {name: "N/A" if found is None else found * task.scale for name, found in values.items()}
+    return {name: "N/A" if found is None else found / task.divisor for name, found in values.items()}
 
 
 def _samples(run: Path, row: str, task: _Task) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -148,7 +148,7 @@ def _samples(run: Path, row: str, task: _Task) -> Iterator[tuple[str, dict[str, 
                 "doc_hash": identity[1],
                 "prompt_hash": _hash(prompt),
                 "target_hash": _hash(target),
-                metric: None if value is None else value * task.scale,
+                metric: None if value is None else value / task.divisor,
             },
         )
 

@@ -17,7 +17,7 @@ from harness.artifact import RECIPE_FILE, RunDir
 from harness.contracts import Score
 from harness.errors import InputError
 from harness.files import dump, write_atomic
-from harness.plan import plan
+from harness.plan import folder_of, plan
 from harness.recipe import Benchmark, Judge, Recipe, Task, replace
 from harness.report.formats.lm_eval_files import write_results
 from tests.synthetic_runs import finish, questions, score_of, small_recipe
@@ -25,6 +25,7 @@ from tests.synthetic_runs import finish, questions, score_of, small_recipe
 NOW = datetime(2026, 11, 26, 12, 0, 0, 5)
 MT = Task(name="mt_bench", metric="points of 10")
 MMLU = Task(name="mmlu", shots=5, metric="acc", subtasks=("mmlu_anatomy", "mmlu_virology"))
+JUDGED = "judged/again/mt_bench"
 OWN = Task(name="letters", metric="first")
 
 
@@ -38,14 +39,16 @@ def recipe() -> Recipe:
     judged = Benchmark(name="mt_bench", protocol="single", tasks=(MT,), judge=Judge(name="mt_bench_single"))
     kl = Benchmark(name="distribution", protocol="exact", tasks=(Task(name="kl", metric="nats", limit=40),))
     own = Benchmark(name="lm_eval", protocol="own", tasks=(OWN,))
-    return replace(small_recipe(), name="synthetic", benchmarks=(open_llm, judged, kl, own))
+    again = judged.model_copy(update={"protocol": "again", "answers_from": "single", "judge": Judge(model="b")})
+    return replace(small_recipe(), name="synthetic", benchmarks=(open_llm, judged, kl, own, again))
 
 
 def evaluated(row: str, benchmark: Benchmark, task: Task) -> tuple[Score, list[dict[str, Any]]]:
     """A score with ids as its benchmark names questions, and its samples."""
     known = dict(questions(row, task) or {})
     if task == MT:
-        rated = {f"{81 + i // 2}-{i % 2 + 1}": 4.0 + (i + len(row)) % 5 for i in range(16)}
+        lower = 1.0 if benchmark.answers_from else 0.0
+        rated = {f"{81 + i // 2}-{i % 2 + 1}": 4.0 - lower + (i + len(row)) % 5 for i in range(16)}
         lines = [
             {"question_id": str(q), "category": "writing", "questions": ["a", "b"], "prompts": ["a", "a b"], "answers": [row, f"{row} {q}"]}
             for q in range(81, 89)
@@ -78,8 +81,8 @@ def write(path: Path, *, with_samples: bool = True) -> Path:
     write_atomic(path / RECIPE_FILE, dump(made))
     for stage in plan(made):
         files: dict[str, bytes] = {}
-        if stage.kind == "evaluate":
-            benchmark = next(one for one in made.benchmarks if one.name == stage.path.split("/eval/")[1])
+        if "/eval/" in stage.path:
+            benchmark = next(one for one in made.benchmarks if folder_of(one, made.benchmarks) == stage.path.split("/eval/")[1])
             for task in benchmark.tasks:
                 score, lines = evaluated(stage.path.split("/")[0], benchmark, task)
                 files[f"scores/{task.name}.json"] = dump(score)
@@ -116,7 +119,7 @@ def test_lm_evals_own_loaders_read_them(run: Path, tmp_path: Path) -> None:
     assert utils.get_latest_filename([results]) == results
     assert Path(results).parent.name == utils.sanitize_model_name("synthetic-iter1")
     names = {utils.get_file_task_name(Path(path).name): path for path in samples}
-    assert set(names) == {"gsm8k", "mmlu_anatomy", "mmlu_virology", "mt_bench", "kl", "letters"}
+    assert set(names) == {"gsm8k", "mmlu_anatomy", "mmlu_virology", "mt_bench", "kl", "letters", "judged__again__mt_bench"}
     read = json.loads(Path(results).read_text())
     table = utils.make_table(read)
     score, _ = evaluated("iter1", recipe().benchmarks[0], recipe().benchmarks[0].tasks[0])
@@ -144,13 +147,14 @@ def test_a_row_against_anothers_files_is_the_runs_own_difference(run: Path, tmp_
     write_results(run, "sft", tmp_path, NOW)
     found = {one.task: one for one in published_answers.compare(run, "iter1", read_results([tmp_path]))}
     table = collect(run)
-    assert set(found) == {"gsm8k", "mmlu", "mt_bench", "kl", "letters"}
+    assert set(found) == {"gsm8k", "mmlu", "mt_bench", "kl", "letters", JUDGED}
+    assert found[JUDGED].ours == (found["mt_bench"].ours or 0) - 1
     for label, one in found.items():
         delta = table.cell("iter1", label).delta
         assert delta is not None
         assert (one.difference, one.low, one.p) == pytest.approx((delta.difference, delta.low, delta.p), rel=1e-4)
         assert (one.paired, one.only_ours, one.only_theirs) == (delta.n, 0, 0)
-    assert found["gsm8k"].same_prompts == 40
+    assert (found["gsm8k"].same_prompts, found["mt_bench"].same_prompts) == (40, 16)
     itself = {one.task: one for one in published_answers.compare(run, "sft", read_results([tmp_path]))}
     assert {one.changed for one in itself.values()} == {0}
 
