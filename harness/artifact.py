@@ -25,7 +25,7 @@ from harness.contracts.run_files import DONE_FILE as DONE_FILE
 from harness.contracts.run_files import STAGE_FILE as STAGE_FILE
 from harness.contracts.run_files import output_names, read_file, size_of, stage_paths
 from harness.errors import InputError
-from harness.files import Hashes, Output, digest, dump, parse_model, read_model, write_atomic
+from harness.files import Hashes, JsonObject, Output, digest, dump, parse_model, read_model, write_atomic
 from harness.machine import Machine, recorded
 from harness.recipe import Recipe
 
@@ -43,7 +43,7 @@ class Stage(Strict):
 
     path: InnerPath
     kind: str
-    spec: dict[str, Any]
+    spec: JsonObject
     versions: dict[str, int] = {}
     inputs: dict[str, InnerPath] = {}
     input_fingerprints: dict[str, str] = {}

@@ -17,9 +17,9 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from harness.config import Model, Strict
 from harness.errors import InputError, MachineError
@@ -52,6 +52,15 @@ class Output(Strict):
 def canonical(value: Any) -> str:
     """JSON that is the same for equal values; what cannot be encoded the same way twice is an error."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def _has_canonical(value: dict[str, Any]) -> dict[str, Any]:
+    canonical(value)
+    return value
+
+
+JsonObject = Annotated[dict[str, Any], AfterValidator(_has_canonical)]
+"""Read from JSON; what its values are is not known, but numbers are finite (pydantic's own check does not look into `Any`)."""
 
 
 def digest(value: Any) -> str:

@@ -11,6 +11,7 @@ from harness.artifact import RunDir, difference, make_stage
 from harness.errors import InputError, MachineError
 from harness.files import canonical, write_atomic
 from harness.recipe import Sampling
+from harness.runs.verification import verify
 
 CPU = machine.load("cpu")
 
@@ -83,6 +84,17 @@ def test_damaged_record_is_named(tmp_path: Path) -> None:
     (run.stage_dir(made.path) / "stage.json").write_text('{"stage": {')
     with pytest.raises(InputError, match=r"stage\.json is not a readable launch"):
         run.state(made)
+
+
+@pytest.mark.parametrize("number", ["Infinity", "NaN", "1e999"])
+def test_a_spec_without_a_fingerprint_is_named(tmp_path: Path, number: str) -> None:
+    """A number that is not finite, anywhere in a recorded spec, is damage in one line; verify recomputes the fingerprint from it."""
+    run = RunDir(tmp_path)
+    path = run.stage_dir(finished(run).path) / "stage.json"
+    path.write_text(path.read_text().replace('"temperature": 1.0', f'"temperature": {number}'))
+    found = verify(run).damage
+    assert [damage.path for damage in found] == ["iter0/generate"]
+    assert "stage.json is not a readable launch" in found[0].reason
 
 
 def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
