@@ -207,6 +207,34 @@ def test_stopped_at_any_step_ends_in_the_same_bytes(inputs: dict[str, Path], tmp
         assert {path.name for path in out.iterdir()} == LEFT
 
 
+@pytest.mark.parametrize("objective", ["spin", "sft"])
+def test_killed_twice_within_one_epoch(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: str
+) -> None:
+    """Promise: two ends in one epoch, before a new state and after one, by SIGTERM or at once: log and files of an undisturbed run.
+
+    'sft' is what pretraining runs.
+    """
+    roles = inputs if objective == "spin" else {role: inputs[role] for role in ("policy", "prompts")}
+    settings = spec(objective=objective, global_batch_size=2)  # five steps an epoch
+    _, expected = train(roles, tmp_path / "undisturbed", settings, machine())
+    paths = sorted(path.relative_to(tmp_path / "undisturbed") for path in (tmp_path / "undisturbed").rglob("*") if path.is_file())
+    step = harness.stages.train._step
+    ends = [(failing_at, 2, failing_at, 0), (failing_at, 2, failing_at, 2), (told_to_stop, 1, failing_at, 1)]
+    for number, (first, when, second, later) in enumerate(ends):
+        out = tmp_path / str(number)
+        for end, call in ((first, when), (second, later)):
+            with monkeypatch.context() as patch:
+                patch.setattr(harness.stages.train, "_step", end(step, call))
+                with pytest.raises((KeyboardInterrupt, SystemExit)):
+                    train(roles, out, settings, machine(checkpoint_every_seconds=0.0))
+        _, log = train(roles, out, settings, machine())
+        assert without_clock(log) == without_clock(expected)
+        assert sorted(path.relative_to(out) for path in out.rglob("*") if path.is_file()) == paths
+        for path in set(paths) - {Path("log.jsonl")}:
+            assert hash_file(out / path) == hash_file(tmp_path / "undisturbed" / path), (number, path)
+
+
 def failing_at(function: Callable[..., Any], when: int) -> Callable[..., Any]:
     """`function`, interrupted at its call number `when`."""
     calls = iter(range(1_000_000))
@@ -252,12 +280,12 @@ def test_sigterm_saves_and_leaves(inputs: dict[str, Path], tmp_path: Path, monke
         assert hash_file(out / weights) == hash_file(tmp_path / "undisturbed" / weights)
 
 
-def told_to_stop(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, told to stop at its second call."""
+def told_to_stop(function: Callable[..., Any], when: int = 1) -> Callable[..., Any]:
+    """`function`, told to stop at its call number `when`."""
     calls = iter(range(1_000_000))
 
     def told(*args: Any) -> Any:
-        if next(calls) == 1:
+        if next(calls) == when:
             os.kill(os.getpid(), signal.SIGTERM)
         return function(*args)
 
