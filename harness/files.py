@@ -8,12 +8,14 @@ as a name says what the bytes are, it does not matter which of the folders has t
 from __future__ import annotations
 
 import errno
+import gzip
 import hashlib
 import json
 import os
 import re
 import shutil
 import time
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +38,10 @@ FULL_DISK_WORDS = (
     "Not enough disk space",
     "inline_container.cc",  # torch's writer, which does not say why it could not write
 )
+DAMAGED_GZIP = (gzip.BadGzipFile, EOFError, zlib.error)
+"""What unpacking raises where a byte was changed or the end is missing."""
+NO_JSON = (ValueError, RecursionError)
+"""What `json` raises at text that is no JSON, or is nested too deeply to be read."""
 SETTLED_SECONDS = 2.0
 """More than the coarsest clock of a file system in use."""
 
@@ -206,7 +212,7 @@ def parse_jsonl(lines: Iterable[bytes], path: Path) -> Iterator[tuple[int, dict[
     for number, line in enumerate(lines, 1):
         try:
             yield offset, json.loads(line)
-        except ValueError:
+        except NO_JSON:
             raise InputError(
                 f"{path.parent.name}/{path.name} line {number} is not whole JSON (cut or damaged); remove the file and run again"
             ) from None

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from harness.files import canonical, hash_file, naming_full_disk
+from harness.errors import InputError
+from harness.files import NO_JSON, canonical, hash_file, naming_full_disk
 
 
 def hash_checkpoint(folder: Path) -> str:
@@ -40,7 +41,10 @@ class Answers:
             complete = whole[: whole.rfind(b"\n") + 1]
             if len(complete) < len(whole):
                 self.path.write_bytes(complete)
-            self._found = {int(unit): answers for unit, answers in map(json.loads, complete.splitlines())}
+            try:
+                self._found = {int(unit): answers for unit, answers in map(json.loads, complete.splitlines())}
+            except (*NO_JSON, TypeError):
+                raise InputError(f"the answers kept in {self.path} are damaged; remove the file and run again") from None
 
     def get(self, unit: int) -> Any | None:
         """The answers of a unit, or None."""

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.components.sources.local import kind_of
+from harness.components.sources import local
 from harness.contracts import LeftOut
-from harness.errors import InputError
+from harness.errors import InputError, first_line
 from harness.files import hash_content
 from harness.training.instructions import REPEATED, left_out, message, prompt_id, text_of, turns_of
 from harness.training.pairs import Pair
@@ -28,7 +28,6 @@ TEST_SHARE = 0.01
 EXPECTED = "columns real and generated (messages), or prompt, chosen and rejected (messages or text)"
 KNOWN = ("prompt_id", "finish_reason")
 """The columns of text."""
-FORMATS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
 
 
 def columns(layout: Layout) -> tuple[str, ...]:
@@ -79,26 +78,28 @@ def hash_source(source: str) -> str:
     return hash_content(path) if path.exists() else source.rpartition("@")[2]
 
 
-def _rows(source: str, split: str) -> Iterator[Mapping[str, Any]]:
-    """The rows of each part of `split`. Local files are read each time: the datasets cache may hold an earlier state of them."""
-    import datasets
-
+def _rows(source: str, split: str) -> Iterator[Any]:
+    """The rows of each part of `split`; what is here is read by the reader of `local` sources, which a damaged file cannot end."""
     path = Path(source).expanduser()
     name, _, revision = source.rpartition("@")
-    if path.is_file() and kind_of(path) not in FORMATS:
-        raise InputError(f"{source} is not one of {', '.join(FORMATS)}, plain or .gz")
-    if not path.exists() and not (name and len(revision) == 40):
-        raise InputError(f"{source} is no file or directory here; name a Hub set as OWNER/NAME@REVISION with its 40-hex commit")
-    try:
+    if path.is_file():
+        yield from local.rows_of(path, split, source)
+    elif path.exists():
         for part in split.split("+"):
-            if path.is_file():
-                yield from datasets.load_dataset(FORMATS[kind_of(path)], data_files={part: str(path)}, split=part, streaming=True)
-            elif path.is_dir():
-                yield from datasets.load_dataset(str(path), split=part, streaming=True)
-            else:
-                yield from datasets.load_dataset(name, revision=revision, split=part)
-    except (datasets.exceptions.DatasetsError, FileNotFoundError, ConnectionError, ValueError) as error:
-        raise InputError(f"{source} [{split}] cannot be read: {str(error).splitlines()[0]}") from None
+            yield from local.rows_of(path, part, source)
+    elif name and len(revision) == 40:
+        yield from _hub_rows(name, revision, split)
+    else:
+        raise InputError(f"{source} is no file or directory here; name a Hub set as OWNER/NAME@REVISION with its 40-hex commit")
+
+
+def _hub_rows(name: str, revision: str, split: str) -> Iterator[Any]:
+    import datasets
+
+    try:
+        yield from datasets.load_dataset(name, revision=revision, split=split)
+    except Exception as error:  # datasets, pyarrow and the Hub's client raise what they like
+        raise InputError(f"{name} [{split}] cannot be read: {first_line(error)}") from None
 
 
 def _row(pair: Pair, layout: Layout) -> dict[str, Any]:
@@ -113,7 +114,9 @@ def _answer(text: str) -> Messages:
     return [{"role": "assistant", "content": text}]
 
 
-def _pair(row: Mapping[str, Any]) -> Pair:
+def _pair(row: Any) -> Pair:
+    if not isinstance(row, Mapping):
+        raise ValueError("it is no object")
     if "real" in row:
         (prompt, real), (other, generated) = _divide(row["real"]), _divide(row["generated"])
     elif row.get("prompt"):
@@ -126,7 +129,10 @@ def _pair(row: Mapping[str, Any]) -> Pair:
         raise ValueError("its two responses do not answer one prompt")
     if row.get("finish_reason") not in (None, "stop", "length"):
         raise ValueError(f"finish_reason is {str(row['finish_reason'])[:40]!r}, expected 'stop' or 'length'")
-    return Pair(row.get("prompt_id") or prompt_id(prompt), prompt, real, generated, row.get("finish_reason"))
+    identity = row.get("prompt_id") or prompt_id(prompt)
+    if not isinstance(identity, str):
+        raise ValueError(f"prompt_id is {str(identity)[:40]!r}, expected text")
+    return Pair(identity, prompt, real, generated, row.get("finish_reason"))
 
 
 def _divide(value: Any) -> tuple[Messages, str]:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from harness.contracts import Demonstration, LeftOut, Preference
 from harness.errors import InputError, suggest
-from harness.files import canonical
+from harness.files import NO_JSON, canonical
 from harness.recipe import PromptSource
 
 ID_DIGITS = 16
@@ -80,7 +80,7 @@ def turns_of(value: Any) -> list[Mapping[str, Any]]:
 def _json(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except NO_JSON:
         return text
 
 

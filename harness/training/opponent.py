@@ -20,7 +20,7 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from harness.errors import InputError, TrainingError
-from harness.files import digest, write_atomic
+from harness.files import NO_JSON, digest, write_atomic
 from harness.lm.group_logps import Group
 from harness.lm.progress import progress
 from harness.lm.token_batches import batches
@@ -124,7 +124,7 @@ def _read(path: Path, identity: str) -> dict[str, Logps]:
     try:
         saved = json.loads(path.read_bytes())
         return {key: tuple(row) for key, row in saved["logps"].items()} if saved["identity"] == identity else {}
-    except (ValueError, KeyError) as error:
+    except (*NO_JSON, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path.name} is damaged ({error}); remove it and run again") from None
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from harness.errors import InputError
 from harness.evaluation.answer_cache import Answers, hash_checkpoint, identity
 
 
@@ -26,6 +29,16 @@ def test_a_line_cut_by_a_kill_is_dropped_and_the_file_goes_on(tmp_path: Path) ->
     assert (again.get(0), again.get(1)) == (["whole"], None)
     again.add(1, ["asked again"])
     assert Answers(tmp_path, "a").get(1) == ["asked again"]
+
+
+@pytest.mark.parametrize("line", [b"[0, [1]", b"5", b"[1]", b'["x", 1]', b"\xff", b"[" * 100_000])
+def test_a_line_that_is_no_answer_is_named(tmp_path: Path, line: bytes) -> None:
+    """A whole line that holds no unit and its answers is damage: one line that names the file."""
+    kept = Answers(tmp_path, "a")
+    kept.add(0, ["whole"])
+    kept.path.write_bytes(kept.path.read_bytes() + line + b"\n")
+    with pytest.raises(InputError, match=r"a\.jsonl are damaged; remove the file and run again"):
+        Answers(tmp_path, "a")
 
 
 def test_the_name_changes_with_the_model_and_with_every_request(tmp_path: Path) -> None:

@@ -100,11 +100,13 @@ def test_packed_files_are_read_and_hashed(tmp_path: Path) -> None:
         ({"prompt": "x", "chosen": "a", "rejected": None}, "content is null"),
         ({"prompt": "x", "chosen": [{"role": "assistant", "content": None}], "rejected": "b"}, "content is null"),
         ({"prompt": "x", "chosen": "a", "rejected": "b", "finish_reason": "done"}, "finish_reason is 'done', expected 'stop' or 'length'"),
+        ({"prompt": "x", "chosen": "a", "rejected": "b", "prompt_id": 5}, "prompt_id is '5', expected text"),
+        ([1, 2], "row 1 is not a pair .*it is no object"),
         ({"real": [*QUESTION], "generated": [*QUESTION]}, "last message is by 'user'"),
         ({"prompt": "x", "chosen": [*QUESTION, {"role": "assistant", "content": "a"}], "rejected": "b"}, "do not answer one prompt"),
     ],
 )
-def test_what_is_no_pair_is_named(tmp_path: Path, row: dict[str, Any], message: str) -> None:
+def test_what_is_no_pair_is_named(tmp_path: Path, row: Any, message: str) -> None:
     """A wrong file, row or name is one line with what was expected."""
     path = tmp_path / "others.jsonl"
     path.write_text(json.dumps(row) + "\n")
@@ -112,6 +114,17 @@ def test_what_is_no_pair_is_named(tmp_path: Path, row: dict[str, Any], message: 
         pair_files.read(str(path), "train")
     with pytest.raises(InputError, match="40-hex commit"):
         pair_files.read("UCLA-AGI/SPIN_iter0", "train")
+
+
+@pytest.mark.parametrize("content", [b"", b"[" * 100_000, b'{"prompt": ' + b"[" * 5000 + b"]" * 5000 + b"}\n", b"\xff"])
+def test_a_damaged_file_is_one_line_alone_or_in_a_folder(tmp_path: Path, content: bytes) -> None:
+    """Nothing in it, and JSON so deep that it ended the library that read folders (a segmentation fault of pyarrow's), are told."""
+    path = tmp_path / "train.jsonl"
+    path.write_bytes(content)
+    for source in (path, tmp_path):
+        with pytest.raises(InputError) as caught:
+            pair_files.read(str(source), "train")
+        assert len(str(caught.value).splitlines()) == 1
 
 
 def test_dialogues_that_end_alike_are_two_prompts(tmp_path: Path) -> None:

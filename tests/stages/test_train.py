@@ -208,9 +208,7 @@ def test_stopped_at_any_step_ends_in_the_same_bytes(inputs: dict[str, Path], tmp
 
 
 @pytest.mark.parametrize("objective", ["spin", "sft"])
-def test_killed_twice_within_one_epoch(
-    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: str
-) -> None:
+def test_killed_twice_within_one_epoch(inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: str) -> None:
     """Promise: two ends in one epoch, before a new state and after one, by SIGTERM or at once: log and files of an undisturbed run.
 
     'sft' is what pretraining runs.

@@ -65,10 +65,18 @@ def read_results(paths: Sequence[Path]) -> list[Result]:
     """Every metric of every task in the files, and in the files of directories. Raises InputError where there is none."""
     files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
     known = [file for file in files if _is_results(file) or file.suffix == ".parquet"]
-    found = list(chain.from_iterable(_lm_eval(file) if file.suffix == ".json" else _details(file) for file in known))
+    found = [result for file in known for result in _read(file)]
     if not found:
         raise InputError(f"no results in {', '.join(map(str, paths))}; expected {EXPECTED}")
     return found
+
+
+def _read(file: Path) -> list[Result]:
+    """The metrics of one file. What it holds may be anything, so whatever reading it raises is an `InputError`."""
+    try:
+        return [*(_lm_eval(file) if file.suffix == ".json" else _details(file))]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, NotImplementedError, RecursionError) as error:
+        raise InputError(f"{file} cannot be read ({type(error).__name__}: {first_line(error)}); expected {EXPECTED}") from None
 
 
 def _is_results(file: Path) -> bool:
@@ -80,13 +88,10 @@ def _is_results(file: Path) -> bool:
 
 def _lm_eval(file: Path) -> Iterator[Result]:
     """The metrics of one results file. Subtasks of a group are results too; the group's questions are theirs."""
-    try:
-        read = json.loads(file.read_bytes())
-        tables: dict[str, dict[str, Any]] = {**read.get("groups", {}), **read["results"]}
-        subtasks = read.get("group_subtasks", {})
-        samples = {name: _samples(file, name) for name in {*tables, *chain.from_iterable(subtasks.values())}}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{file} cannot be read ({first_line(error) or type(error).__name__}); expected {EXPECTED}") from None
+    read = json.loads(file.read_bytes())
+    tables: dict[str, dict[str, Any]] = {**read.get("groups", {}), **read["results"]}
+    subtasks = read.get("group_subtasks", {})
+    samples = {name: _samples(file, name) for name in {*tables, *chain.from_iterable(subtasks.values())}}
     for task, metrics in tables.items():
         lines = list(chain.from_iterable(samples.get(name, ()) for name in _leaves(task, subtasks)))
         for key, value in metrics.items():
@@ -145,11 +150,8 @@ def _details(file: Path) -> Iterator[Result]:
     import pyarrow.parquet as parquet
 
     named = DETAILS.search(file.name)
-    try:
-        columns = {name for name in parquet.read_schema(file).names if name not in ("input_tokens", "cont_tokens", "pred_logits")}
-        rows = parquet.read_table(file, columns=sorted(columns)).to_pylist()
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read ({first_line(error)}); expected {EXPECTED}") from None
+    columns = {name for name in parquet.read_schema(file).names if name not in ("input_tokens", "cont_tokens", "pred_logits")}
+    rows = parquet.read_table(file, columns=sorted(columns)).to_pylist()
     if named is None or not {*TEXTS} & columns:
         raise InputError(f"{file} is no details file: its name or columns are not a leaderboard's; expected {EXPECTED}")
     for row in rows:

@@ -21,6 +21,7 @@ from harness.contracts.run_files import read_lines, size_of
 from harness.errors import InputError
 from harness.evaluation.paired import t_interval
 from harness.evaluation.statistics import CONFIDENCE
+from harness.files import NO_JSON
 
 QUANTITIES = {
     "loss": "loss",
@@ -106,7 +107,7 @@ def read_state(path: Path) -> State:
         return State(lines, _number(found.get("max_steps")), _number(found.get("num_train_epochs")))
     except FileNotFoundError:
         raise InputError(f"{path} is not here; expected the trainer_state.json of a checkpoint") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (*NO_JSON, KeyError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise InputError(f"{path.name} is no trainer state ({reason}); expected the trainer's JSON with `log_history`") from None
 

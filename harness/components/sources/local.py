@@ -20,7 +20,7 @@ import numpy as np
 
 from harness.contracts import Demonstration, LeftOut, Preference
 from harness.errors import InputError, first_line, suggest
-from harness.files import DIGITS, hash_content, kept_as
+from harness.files import DAMAGED_GZIP, DIGITS, NO_JSON, hash_content, kept_as
 from harness.recipe import PromptSource
 from harness.training.instructions import find_layout, instructions, preference_layouts, preferences, select
 
@@ -49,7 +49,9 @@ def _rows(spec: PromptSource) -> list[Any]:
     found = hash_content(path)
     if found != spec.revision:
         raise InputError(f"{spec.dataset} has the sha256 {found}, the recipe pins {spec.revision}; put it back, or pin what it is now")
-    rows = [row for file in _files(path, spec) for row in read(file)] if not _is_saved(path) else _saved(path, spec)
+    if path.is_file() and spec.split != "train":
+        raise InputError(f"{spec.dataset} is one file, whose split is called 'train'; the recipe asks for {spec.split!r}")
+    rows = rows_of(path, spec.split, spec.dataset)
     if not rows:
         raise InputError(f"{spec.dataset} [{spec.split}] holds no row; check the file")
     return rows
@@ -74,16 +76,19 @@ def _in_order(rows: list[Any], spec: PromptSource) -> Iterator[Any]:
     return (rows[i] for i in order)
 
 
-def _files(path: Path, spec: PromptSource) -> list[Path]:
-    if path.is_file():
-        if spec.split != "train":
-            raise InputError(f"{spec.dataset} is one file, whose split is called 'train'; the recipe asks for {spec.split!r}")
-        return [path]
-    known = sorted(file for file in path.rglob("*") if kind_of(file) in KINDS)
-    chosen = [file for file in known if file.name.startswith((f"{spec.split}-", f"{spec.split}.", f"{spec.split}_"))]
+def rows_of(path: Path, split: str, name: str) -> list[Any]:
+    """Every row of a file, or of a split of a folder; messages call it `name`."""
+    if _is_saved(path):
+        return _saved(path, split, name)
+    return [row for file in ([path] if path.is_file() else _files(path, split, name)) for row in read(file)]
+
+
+def _files(folder: Path, split: str, name: str) -> list[Path]:
+    known = sorted(file for file in folder.rglob("*") if kind_of(file) in KINDS)
+    chosen = [file for file in known if file.name.startswith((f"{split}-", f"{split}.", f"{split}_"))]
     if not chosen:
-        names = ", ".join(str(file.relative_to(path)) for file in known) or "none"
-        raise InputError(f"{spec.dataset} holds no data file whose name begins with {spec.split!r} (data files: {names})")
+        names = ", ".join(str(file.relative_to(folder)) for file in known) or "none"
+        raise InputError(f"{name} holds no data file whose name begins with {split!r} (data files: {names})")
     return chosen
 
 
@@ -96,15 +101,18 @@ def _is_saved(path: Path) -> bool:
     return any((path / name).is_file() for name in ("dataset_info.json", "dataset_dict.json"))
 
 
-def _saved(path: Path, spec: PromptSource) -> list[Any]:
+def _saved(path: Path, split: str, name: str) -> list[Any]:
     import datasets
 
-    found = datasets.load_from_disk(str(path))
-    if isinstance(found, datasets.DatasetDict):
-        if spec.split not in found:
-            raise InputError(f"{spec.dataset} has no split {spec.split!r}{suggest(spec.split, found)}")
-        found = found[spec.split]
-    return list(found.to_list())
+    try:
+        found = datasets.load_from_disk(str(path))
+        splits = found if isinstance(found, datasets.DatasetDict) else {split: found}
+        if split in splits:
+            splits[split].data.validate(full=True)
+            return list(splits[split].to_list())
+    except Exception as error:  # datasets and pyarrow raise what they like at a damaged folder
+        raise InputError(f"{name} cannot be read: {first_line(error)}; make it again") from None
+    raise InputError(f"{name} has no split {split!r}{suggest(split, splits)}")
 
 
 def read(path: Path) -> Iterator[Any]:
@@ -114,10 +122,17 @@ def read(path: Path) -> Iterator[Any]:
     if kind in (".parquet", ".arrow"):
         yield from _arrow(path)
     elif kind in readers:
-        data = path.read_bytes()
-        yield from readers[kind](path, _text(path, gzip.decompress(data) if path.suffix == ".gz" else data))
+        yield from readers[kind](path, _text(path, _unpacked(path)))
     else:
         raise InputError(f"{path.name} is not one of {', '.join(KINDS)}, nor a folder that `save_to_disk` wrote")
+
+
+def _unpacked(path: Path) -> bytes:
+    data = path.read_bytes()
+    try:
+        return gzip.decompress(data) if path.suffix == ".gz" else data
+    except DAMAGED_GZIP as error:
+        raise InputError(f"{path.name} cannot be unpacked: {first_line(error)}; pack the file again") from None
 
 
 def _text(path: Path, data: bytes) -> str:
@@ -133,15 +148,15 @@ def _json_lines(path: Path, text: str) -> Iterator[Any]:
         if line.strip():
             try:
                 yield json.loads(line)
-            except ValueError:
-                raise InputError(f"{path.name} line {number} is not whole JSON; correct the file and pin it again") from None
+            except NO_JSON:
+                raise InputError(f"{path.name} line {number} is not whole JSON; correct the file") from None
 
 
 def _json(path: Path, text: str) -> Iterator[Any]:
     """A list of rows, an object that holds one list, or lines, as some files of this name have."""
     try:
         value = json.loads(text)
-    except ValueError:
+    except NO_JSON:
         yield from _json_lines(path, text)
         return
     if isinstance(value, dict):
@@ -156,7 +171,7 @@ def _csv(path: Path, text: str) -> Iterator[Any]:
         for row in csv.DictReader(io.StringIO(text, newline=""), strict=True):
             yield {name: value for name, value in row.items() if name is not None}
     except csv.Error as error:
-        raise InputError(f"{path.name} is not readable CSV: {first_line(error)}; correct the file and pin it again") from None
+        raise InputError(f"{path.name} is not readable CSV: {first_line(error)}; correct the file") from None
 
 
 def _arrow(path: Path) -> Iterator[Any]:
@@ -169,10 +184,11 @@ def _arrow(path: Path) -> Iterator[Any]:
         else:
             with pyarrow.memory_map(str(path)) as file:
                 table = _table(pyarrow.ipc, file)
-    except (pyarrow.ArrowInvalid, OSError) as error:
+        table.validate(full=True)  # else a damaged offset is read from wherever it leads
+        for batch in table.to_batches(max_chunksize=1024):
+            yield from batch.to_pylist()
+    except (pyarrow.ArrowException, OSError, ValueError) as error:  # ValueError: text that is not UTF-8
         raise InputError(f"{path.name} cannot be read: {first_line(error)}; make it again") from None
-    for batch in table.to_batches(max_chunksize=1024):
-        yield from batch.to_pylist()
 
 
 def _table(ipc: Any, file: Any) -> Any:

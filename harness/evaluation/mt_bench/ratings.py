@@ -21,6 +21,7 @@ from harness.config import first_fault
 from harness.contracts import load
 from harness.errors import InputError
 from harness.evaluation.statistics import bootstrap, estimate, question_of, t_of
+from harness.files import DAMAGED_GZIP
 
 FASTCHAT_UNREADABLE = -1
 FASTCHAT_RULE, STRICT_RULE = "mt_bench_single", "mt_bench_strict"
@@ -203,7 +204,7 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield f"{path}, line {number}", line
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, *DAMAGED_GZIP) as error:
         raise InputError(f"{path} cannot be read ({type(error).__name__}); expected FastChat's model_judgment file, plain or .gz") from None
 
 

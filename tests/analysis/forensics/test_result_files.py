@@ -123,3 +123,19 @@ def test_what_is_no_result_is_refused(tmp_path: Path, name: str, content: bytes,
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=rf"{reason}.*expected lm-eval's results_\*\.json"):
         read_results([tmp_path])
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        5, [], {"results": 5}, {"results": {"a": 5}}, {"results": {"a": {"acc": 1}}, "configs": []},
+        {"results": {"a": {"acc": 1}}, "n-shot": 5},
+        {"results": {"a": {"acc": 1}}, "group_subtasks": {"a": ["b"], "b": ["a"]}}, {"results": {"a": {"acc": 1}}, "n-samples": {"a": 5}},
+    ],
+)  # fmt: skip
+def test_odd_results_are_one_line(tmp_path: Path, read: Any) -> None:
+    """Promise: JSON of another shape, a group that holds itself too, is named and no traceback."""
+    (tmp_path / "results_odd.json").write_text(json.dumps(read))
+    with pytest.raises(InputError, match=r"results_odd\.json cannot be read \(\w+Error: ") as caught:
+        read_results([tmp_path])
+    assert len(str(caught.value).splitlines()) == 1

@@ -120,11 +120,13 @@ def test_what_is_no_judgment_is_named(tmp_path: Path, text: str, says: str) -> N
 
 
 def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
-    """Half a .gz is not silently half the judgments."""
+    """Half a .gz is not silently half the judgments, and a changed byte, wherever it stands, is one line."""
     whole = gzip.compress("".join(line(81, 1, f"[[{i % 9 + 1}]] {i * 7919}", 1) for i in range(400)).encode())
-    (tmp_path / "x.gz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match="cannot be read"):
-        read_judgments([tmp_path / "x.gz"])
+    changed = [bytes([*whole[:place], whole[place] ^ 255, *whole[place + 1 :]]) for place in range(20, len(whole), len(whole) // 40)]
+    for data in (whole[: len(whole) // 2], *changed):
+        (tmp_path / "x.gz").write_bytes(data)
+        with pytest.raises(InputError, match=r"cannot be read|is no judgment"):
+            read_judgments([tmp_path / "x.gz"])
 
 
 def test_categories_by_number_are_the_real_ones(hf_cache: Path) -> None:
