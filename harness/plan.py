@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from harness.artifact import Stage, make_stage
-from harness.contracts import DTYPES, branches, functions, parameters, version
+from harness.contracts import DTYPES, OWN_ENGINE, branches, functions, parameters, version
 from harness.contracts.own_files import pinned, pinned_parts
 from harness.contracts.stage_specs import (
     EvaluateSpec,
@@ -256,6 +256,8 @@ def _evaluate(recipe: Recipe, policy: _Policy, trained: Stage | None) -> list[St
             encoding=encoding,
         )
         versions = {**_versions("evaluate"), "benchmark": version("benchmarks", benchmark.name, benchmark.protocol)}
+        if engine != OWN_ENGINE:
+            versions["engine"] = version("engines", recipe.engine)
         if benchmark.judge:
             versions["judge"] = version("judges", benchmark.judge.name)
         path = f"{policy.row}/eval/{folder_of(benchmark, recipe.benchmarks)}"

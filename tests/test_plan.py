@@ -161,3 +161,15 @@ def test_no_other_row_is_called_like_an_iteration() -> None:
     recipe = small_recipe()
     with pytest.raises(RecipeError, match="a control or rival is called 'iter9'"):
         replace(recipe, name="changed", controls={"iter9": recipe.controls["control"]})
+
+
+def test_another_engine_is_part_of_what_it_answered() -> None:
+    """Promise: an evaluation states the VERSION of the engine that generates its texts; with hf, whose part lm-eval's tasks are given by
+    the evaluation itself, it is what it always was.
+    """
+    recipe = small_recipe()
+    stated = {}
+    for engine in ("hf", "vllm"):
+        stages = plan(replace(recipe, name=engine, engine=engine, because={"engine": "to compare"}))
+        stated[engine] = {"engine" in stage.versions for stage in stages if stage.kind == "evaluate"}
+    assert stated == {"hf": {False}, "vllm": {True}}

@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 OWN_MODULE = "harness_own_"
 """What the name of a module that is not harness's own begins with."""
 Kind = Literal["sources", "engines", "objectives", "benchmarks", "judges"]
+OWN_ENGINE = "hf"
+"""The engine whose answers to lm-eval's tasks harness/evaluation/lm_eval_model.py gives itself, faster: prompts of a task begin alike.
+Any other is asked, and its VERSION is part of an evaluation's identity."""
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 """torch's name of each precision of a recipe."""
 
@@ -77,7 +80,10 @@ class LeftOut(NamedTuple):
 
 
 class Request(NamedTuple):
-    """A prompt as token ids and how to answer it. `seed` alone decides the random draws; temperature 0 is greedy."""
+    """A prompt as token ids and how to answer it. `seed` alone decides the random draws; temperature 0 is greedy.
+
+    An engine may end a response once it has said one of the texts `stops`; who asks cuts it there, whether or not the engine did.
+    """
 
     request_id: str
     token_ids: list[int]
@@ -85,6 +91,7 @@ class Request(NamedTuple):
     temperature: float
     top_p: float
     seed: int
+    stops: tuple[str, ...] = ()
 
 
 class Response(NamedTuple):

@@ -24,7 +24,7 @@ from transformers.utils import logging as transformers_logging
 from harness.contracts import Job, Result, Score
 from harness.errors import RecipeError, suggest
 from harness.evaluation import tiny_tasks as procedural_tasks
-from harness.evaluation.lm_eval_model import SharedPromptLM
+from harness.evaluation.lm_eval_model import SharedPromptLM, backend_of
 from harness.evaluation.lm_eval_tasks import Definition, load_definition, set_up
 from harness.recipe import Task
 
@@ -57,7 +57,7 @@ def open_suite(job: Job, protocols: Mapping[str, Mapping[str, Definition]]) -> C
     machine = job.machine
     lm = SharedPromptLM(
         job.checkpoint, job.precision, machine.device, machine.evaluate_batch, job.seed,
-        workspace=job.workspace / "answers", machine=machine,
+        workspace=job.workspace / "answers", machine=machine, engine=job.engine,
     )  # fmt: skip
     suite = Suite(lm, job, protocols)
 
@@ -169,7 +169,7 @@ def _summary(
             "lm_eval": metadata.version("lm_eval"),
             "task_version": versions if len(set(versions.values())) > 1 else next(iter(versions.values())),
             "filter": definition.filter,
-            "backend": "hf, shared prefixes computed once",
+            "backend": backend_of(job.engine, generates=_generates(subtasks)),
             "dtype": job.precision,
             "add_bos": False,
             "chat_template": "tokenizer's" if chat else None,
@@ -190,10 +190,14 @@ def _by_subtask(scored: Mapping[str, Sequence[float]], questions: Sequence[Quest
 
 
 def _max_new_tokens(subtasks: Mapping[str, ConfigurableTask], cap: int | None) -> int | str | None:
-    first = next(iter(subtasks.values()))
-    if first.OUTPUT_TYPE != "generate_until":
+    if not _generates(subtasks):
         return None
+    first = next(iter(subtasks.values()))
     return cap if cap is not None else first.config.generation_kwargs.get("max_gen_toks", "lm-eval's 256")
+
+
+def _generates(subtasks: Mapping[str, ConfigurableTask]) -> bool:
+    return any(subtask.OUTPUT_TYPE == "generate_until" for subtask in subtasks.values())
 
 
 def standard_error(strata: Sequence[Sequence[float]], *, by_size: bool = False) -> float | None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from harness.lm.prefix_forward import PrefixForward, windowed
+from harness.lm.prefix_forward import PrefixForward, is_supported, windowed
 from harness.lm.prefix_tree import Row, Trunk, end_of, trunks_of
 from harness.lm.prompt_lookup import PromptLookup
 from harness.lm.trunk_attention import IMPLEMENTATION, States
@@ -29,11 +29,31 @@ LONGEST_GUESS = 4
 """Longer guesses saved few steps more and made each slower (SmolLM2-135M, GSM8K and Big-Bench Hard)."""
 ROOM = 64
 """Places by which the buffers grow."""
+NEUTRAL: dict[str, Any] = {
+    "repetition_penalty": 1.0,
+    "encoder_repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "num_beams": 1,
+    "min_length": 0,
+    "min_new_tokens": 0,
+    **dict.fromkeys(
+        ("bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id", "forced_eos_token_id", "sequence_bias",
+         "exponential_decay_length_penalty", "guidance_scale", "stop_strings")
+    ),
+}  # fmt: skip
+"""Settings of a generation_config that change greedy decoding, at the values (or None) that do not."""
 
 Draw = Callable[[list[int], Tensor], Tensor]
 """(indices of prompts, logits (B, V)) -> token ids (B,). Called once for each token of an answer, in their order."""
 Ends = Callable[[list[int]], bool]
 """Whether the tokens said so far end an answer."""
+
+
+def decodes_as_itself(model: PreTrainedModel) -> bool:
+    """Whether `decode` says what the model's own `generate` would."""
+    config = model.generation_config.to_dict()
+    return is_supported(model) and all(config.get(name) in (None, neutral) for name, neutral in NEUTRAL.items())
 
 
 def cache_bytes(model: PreTrainedModel) -> int:

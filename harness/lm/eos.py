@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoTokenizer, GenerationConfig
 
 from harness.contracts import Request, Response
 from harness.errors import InputError
+
+STOP_MARGIN = 2
+"""A stop string is looked for in as many last tokens as it has, and these more, as lm-eval does."""
 
 
 def eos_ids(checkpoint: Path) -> tuple[int, ...]:
@@ -30,6 +34,17 @@ def cut(request: Request, generated: list[int], eos: Collection[int]) -> Respons
     generated = generated[: request.max_new_tokens]
     end = next((i for i, token in enumerate(generated) if token in eos), None)
     return Response(request.request_id, generated[:end], "length" if end is None else "stop")
+
+
+def says_a_stop(tokenizer: Any, stops: Collection[str]) -> Callable[[list[int]], bool]:
+    """Whether the tokens said so far end with one of the texts `stops`, or with a token that says more than that."""
+    window = max((len(tokenizer.encode(stop, add_special_tokens=False)) for stop in stops), default=0) + STOP_MARGIN
+
+    def says(tokens: list[int]) -> bool:
+        tail = tokenizer.decode(tokens[-window:])
+        return any(stop in tail for stop in stops)
+
+    return says
 
 
 def require_prompts(requests: Iterable[Request]) -> None:

@@ -46,16 +46,20 @@ class Answer(NamedTuple):
 
 
 class Replicas:
-    """The replicas of `machine`, opened when first asked and kept until closed. `build` must be picklable where there are several."""
+    """The replicas of `machine`, opened when first asked and kept until closed. `build` must be picklable where there are several.
 
-    def __init__(self, build: Callable[[], Replica], machine: Machine) -> None:
+    A single one is in this process unless it shall be `apart`, in one that gives its devices back when it ends.
+    """
+
+    def __init__(self, build: Callable[[], Replica], machine: Machine, *, apart: bool = False) -> None:
         self._build, self._machine = build, machine
+        self._elsewhere = apart or machine.num_replicas > 1 or machine.replicas_on == "ray"
         self._here: Replica | None = None
         self._workers: _Processes | _Actors | None = None
 
     def answer(self, shards: Sequence[Shard]) -> Iterator[Answer]:
         """The answer to each shard, in the order they are finished."""
-        if self._machine.num_replicas > 1 or self._machine.replicas_on == "ray":
+        if self._elsewhere:
             yield from self._shared(shards)
         else:
             self._here = self._here or self._build()

@@ -27,7 +27,10 @@ def _bench() -> ModuleType:
 def test_both_backends_agree_and_a_wrong_answer_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Scored and generated tasks: answers and metrics are equal for a random model; one falsified log-probability is reported."""
     bench, checkpoint = _bench(), byte_checkpoint(tmp_path)
-    options = argparse.Namespace(threads=None, max_new_tokens=6, precision="fp32", device="cpu", our_batch=2, batches=[1, 2], pilot=1)
+    options = argparse.Namespace(
+        threads=None, max_new_tokens=6, precision="fp32", device="cpu", our_batch=2, batches=[1, 2], pilot=1,
+        engine="hf", engine_batch=2,
+    )  # fmt: skip
     falsify = False
 
     def in_this_process(backend: str, task: object, options: argparse.Namespace) -> object:
@@ -41,6 +44,7 @@ def test_both_backends_agree_and_a_wrong_answer_is_seen(tmp_path: Path, monkeypa
     for name in ("truthfulqa_mc2", "bbh_sports_understanding"):
         line = bench.compare(bench.TASKS[name].model_copy(update={"limit": 2}), options)
         assert (line["questions"], line["metrics_equal"], line["answers_equal"]) == (2, True, line["answers"])
+        assert (line["engine_answers_equal"], line["engine_metrics_equal"]) == (2, True)
         assert line["logp_difference"] is None or line["logp_difference"] < bench.TOLERANCE
     falsify = True
     line = bench.compare(bench.TASKS["truthfulqa_mc2"].model_copy(update={"limit": 2}), options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,8 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from transformers import GenerationConfig
 
-from harness.errors import InputError
+from harness.contracts import Request
+from harness.errors import InputError, RecipeError
 from harness.evaluation import lm_eval_model as lm_model
 from harness.evaluation.lm_eval_model import SharedPromptLM
 from harness.lm.decoding import cache_bytes, decode
@@ -205,3 +207,68 @@ def test_a_directory_without_a_model_is_one_clear_line(tmp_path: Path) -> None:
     """A missing checkpoint names the directory and what was expected."""
     with pytest.raises(InputError, match=r"holds no config\.json"):
         SharedPromptLM(tmp_path, "fp32", "cpu", 1, seed=0)
+
+
+OF_THE_USER = "from harness.components.engines.hf import VERSION, open_engine\n"
+"""transformers' own generation as an engine of another name: so it is asked, where engine hf itself never is."""
+
+
+def test_another_engine_generates_what_lm_eval_does(checkpoint: Path, tmp_path: Path) -> None:
+    """Promise: text comes from the recipe's engine, equal to lm-eval's `hf` backend's where that is transformers; scores never do; a
+    launch after the last answer asks none.
+    """
+    engine = tmp_path / "transformers_again.py"
+    engine.write_text(OF_THE_USER)
+    settings = {"until": ["e"], "max_gen_toks": 12, "do_sample": False, "temperature": 0.0}
+    requests = _requests("generate_until", [(context, settings) for context, _ in QUESTIONS[:3]] * 3)
+    theirs = HFLM(pretrained=str(checkpoint), device="cpu", dtype="float32", batch_size=2, add_bos_token=False)
+    expected = theirs.generate_until(requests, disable_tqdm=True)
+    for asked in (len(requests), 0):
+        ours = SharedPromptLM(checkpoint, "fp32", "cpu", 2, seed=0, workspace=tmp_path, machine=MACHINE, engine=str(engine))
+        assert ours.generate_until(requests) == expected
+        assert ours.asked == asked
+    pairs = _requests("loglikelihood", [(context, ending) for context, endings in QUESTIONS for ending in endings])
+    engine.write_text("raise RuntimeError\n")
+    assert ours.loglikelihood(pairs) == SharedPromptLM(checkpoint, "fp32", "cpu", 2, seed=0).loglikelihood(pairs)
+
+
+SPY = """
+import json
+from pathlib import Path
+
+from harness.contracts import Response
+
+VERSION = 1
+
+
+class Engine:
+    def generate(self, requests):
+        Path(__file__).with_suffix(".json").write_text(json.dumps(requests))
+        return [Response(request.request_id, request.token_ids[:5], "length") for request in requests]
+
+
+def open_engine(checkpoint, dtype, machine):
+    return Engine()
+"""
+
+
+def test_an_engine_is_told_all_that_a_task_asks(checkpoint: Path, tmp_path: Path) -> None:
+    """Promise: prompt, temperature, top_p, length, stops and a seed of prompt and recipe reach the engine; further settings are refused."""
+    engine = tmp_path / "spy.py"
+    engine.write_text(SPY)
+    settings = {"until": ["stop here"], "max_gen_toks": 7, "do_sample": True, "temperature": 0.5, "top_p": 0.9}
+    requests = _requests("generate_until", [(context, settings) for context, _ in QUESTIONS[:3]])
+    seeds = []
+    for seed in (0, 1):
+        ours = SharedPromptLM(checkpoint, "fp32", "cpu", 2, seed=seed, machine=MACHINE, engine=str(engine))
+        said = ours.generate_until(requests)
+        asked = [Request(*fields) for fields in json.loads((tmp_path / "spy.json").read_text())]
+        assert [(one.max_new_tokens, one.temperature, one.top_p) for one in asked] == [(7, 0.5, 0.9)] * 3
+        assert all("stop here" in one.stops for one in asked)
+        assert [one.token_ids for one in asked] == [ours.tok_encode(request.args[0]) for request in requests]
+        assert said == [ours.tok_decode(one.token_ids[:5]) for one in asked]
+        seeds += [one.seed for one in asked]
+    assert len({*seeds}) == 6
+    requests = _requests("generate_until", [("a", {**settings, "top_k": 3, "typical_p": 0.2})])
+    with pytest.raises(RecipeError, match="a task asks for top_k, typical_p, which engines are not told; take engine hf for it"):
+        ours.generate_until(requests)

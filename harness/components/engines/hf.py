@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
+    AutoTokenizer,
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
@@ -29,7 +31,7 @@ from transformers import (
 
 from harness.contracts import Request, Response
 from harness.errors import InputError, MachineError
-from harness.lm.eos import cut, eos_ids, require_prompts
+from harness.lm.eos import cut, eos_ids, require_prompts, says_a_stop
 from harness.lm.token_batches import batches
 from harness.machine import USABLE, Machine
 
@@ -41,11 +43,14 @@ RANKED = 1024
 class Engine:
     """A loaded model that answers requests, `batch_size` at a time, or so many that they have `batch_tokens` with their longest answers.
 
-    `eos_ids` end a response and are never part of it.
+    `eos_ids` end a response and are never part of it; `tokenizer` reads what the `stops` of requests are looked for in.
     """
 
-    def __init__(self, model: PreTrainedModel, eos_ids: Sequence[int], batch_size: int, batch_tokens: float = math.inf) -> None:
+    def __init__(
+        self, model: PreTrainedModel, eos_ids: Sequence[int], batch_size: int, batch_tokens: float = math.inf, tokenizer: Any = None
+    ) -> None:
         self.model = model
+        self.tokenizer = tokenizer
         self.eos_ids = tuple(eos_ids)
         self.batch_size = batch_size
         self.batch_tokens = batch_tokens
@@ -74,7 +79,7 @@ class Engine:
                 position_ids=(mask.cumsum(-1) - 1).clamp_min(0),
                 generation_config=self._config(int(limits.max())),
                 logits_processor=_processors(requests, self.model.device),
-                stopping_criteria=StoppingCriteriaList([_PerRowLimit(limits, width)]),
+                stopping_criteria=StoppingCriteriaList([_PerRowLimit(limits, width), *self._stops(requests, width)]),
             )
         except torch.OutOfMemoryError:
             raise MachineError(
@@ -82,6 +87,11 @@ class Engine:
                 "or its memory_gb where other programs use the device"
             ) from None
         return [cut(request, ids, self.eos_ids) for request, ids in zip(requests, sequences[:, width:].tolist(), strict=True)]
+
+    def _stops(self, requests: Sequence[Request], width: int) -> list[StoppingCriteria]:
+        if not any(request.stops for request in requests):
+            return []
+        return [_PerRowStops([says_a_stop(self.tokenizer, request.stops) for request in requests], width)]
 
     def _config(self, max_new_tokens: int) -> GenerationConfig:
         """Greedy and nothing else: our processor has already chosen where a request samples."""
@@ -99,6 +109,17 @@ class _PerRowLimit(StoppingCriteria):  # type: ignore[misc]
 
     def __call__(self, input_ids: Tensor, scores: object, **kwargs: object) -> Tensor:
         return self.limits <= input_ids.shape[1] - self.width
+
+
+class _PerRowStops(StoppingCriteria):  # type: ignore[misc]
+    """Ends row i once `says_a_stop[i]` of its new tokens; `width` is the padded prompt length."""
+
+    def __init__(self, says_a_stop: Sequence[Callable[[list[int]], bool]], width: int) -> None:
+        self.says_a_stop, self.width = says_a_stop, width
+
+    def __call__(self, input_ids: Tensor, scores: object, **kwargs: object) -> Tensor:
+        new = input_ids[:, self.width :].tolist()
+        return torch.tensor([says(row) for says, row in zip(self.says_a_stop, new, strict=True)], device=input_ids.device)
 
 
 class _SeededSampling(LogitsProcessor):  # type: ignore[misc]
@@ -162,7 +183,8 @@ def open_engine(checkpoint: Path, dtype: str, machine: Machine) -> Engine:
         raise InputError(f"{checkpoint} cannot be loaded as a model ({reason}); rebuild the stage that makes it") from None
     model.generation_config = GenerationConfig()
     model = model.to(torch.device(machine.device)).eval()
-    return Engine(model, eos_ids(checkpoint), machine.generate_batch, batch_tokens(model, machine))
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
+    return Engine(model, eos_ids(checkpoint), machine.generate_batch, batch_tokens(model, machine), tokenizer)
 
 
 def batch_tokens(model: PreTrainedModel, machine: Machine) -> float:

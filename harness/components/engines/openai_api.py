@@ -72,6 +72,7 @@ class Engine:
                 temperature=request.temperature,
                 top_p=request.top_p,
                 seed=request.seed & SEED_MASK,
+                stop=[*request.stops] or openai.omit,
                 extra_body={**NEUTRAL, "stop_token_ids": list(self.eos)},
             )
         except openai.OpenAIError as error:

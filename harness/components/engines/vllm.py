@@ -76,7 +76,7 @@ class Engine:
 
 
 def sampling_params(request: Request, eos: Sequence[int]) -> Any:
-    """The request in vLLM's terms; text is ours to make, so vLLM does not detokenize."""
+    """The request in vLLM's terms; text is ours to make, so vLLM detokenizes only to find stops."""
     from vllm import SamplingParams
 
     return SamplingParams(
@@ -85,7 +85,8 @@ def sampling_params(request: Request, eos: Sequence[int]) -> Any:
         top_p=request.top_p,
         seed=request.seed & SEED_MASK,
         stop_token_ids=list(eos),
-        detokenize=False,
+        stop=list(request.stops),
+        detokenize=bool(request.stops),
     )
 
 

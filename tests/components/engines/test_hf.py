@@ -186,3 +186,17 @@ def test_a_batch_ends_with_its_longest_response(engine: Engine) -> None:
     handle.remove()
     assert len(responses) > 1
     assert len(calls) == max(len(response.token_ids) for response in responses) + 1 < 40
+
+
+def test_a_response_ends_soon_after_a_stop(engine: Engine) -> None:
+    """Promise: a text of its `stops` ends a response, whatever the others of its batch are told; what was said up to there is unchanged."""
+    asked = [request._replace(max_new_tokens=11) for request in requests(0.0, 8)]
+    free = engine.generate(asked)
+    long = max(range(8), key=lambda i: len(free[i].token_ids))
+    word = engine.tokenizer.decode(free[long].token_ids[2:3])
+    stopped = engine.generate([request._replace(stops=(word,) if i == long else ()) for i, request in enumerate(asked)])
+    found = stopped[long]
+    assert word in engine.tokenizer.decode(found.token_ids)
+    assert found.token_ids == free[long].token_ids[: len(found.token_ids)]
+    assert (len(found.token_ids) <= 3, found.finish_reason) == (True, "stop")
+    assert [*stopped[:long], *stopped[long + 1 :]] == [*free[:long], *free[long + 1 :]]

@@ -148,3 +148,11 @@ def test_a_reply_that_is_no_completion_is_named(server: Server, checkpoint: Path
     server.choices = choices
     with pytest.raises(MachineError, match=r"the server's reply to request r0 is no completion \(choices.*\); expected one choice"):
         openai_api.open_engine(checkpoint, "float32", machine_of(server)).generate(ASKED[:1])
+
+
+def test_stops_are_sent_where_there_are_some(server: Server, checkpoint: Path) -> None:
+    """Promise: a request's `stops` are the protocol's `stop`, which is left out where there are none."""
+    asked = [ASKED[0], ASKED[1]._replace(stops=("one", "two"))]
+    openai_api.open_engine(checkpoint, "float32", machine_of(server)).generate(asked)
+    stops = {body["prompt"][1]: body.get("stop") for body in server.seen}
+    assert stops == {5: None, 6: ["one", "two"]}
