@@ -29,6 +29,9 @@ FOLLOW_UPS = {"t_spin": ("follow_up/tspin_zephyr", "follow_up/tspin_zephyr_witho
 SAME_METRIC = {("truthfulqa_mc2", "acc", "mc2")}
 """(task, metric in lm-eval 0.4, metric in the paper) of one and the same quantity."""
 
+SAME_TASK = {f"leaderboard_{name}": name.removesuffix("_hard") for name in ("math_hard", "musr", "mmlu_pro", "gpqa", "bbh", "ifeval")}
+"""Task of lm-eval -> its name in T-SPIN's tables, which do not say which of lm-eval's tasks they are of."""
+
 FULL_SETS = {"hellaswag": 10042, "mmlu": 14042, "truthfulqa_mc2": 817}
 """Questions of a whole set, where the published values do not tell how many were asked."""
 

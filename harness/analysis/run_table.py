@@ -9,6 +9,7 @@ from typing import Any, Literal
 from harness.analysis.claims import check_claims
 from harness.analysis.comparability import (
     AVERAGE,
+    SAME_TASK,
     Reasons,
     claim_for,
     evaluation_against,
@@ -162,7 +163,7 @@ def _published(claim: Claim | None, reasons: Reasons) -> dict[str, Any]:
 
 
 def _published_tables(scores: RunScores) -> Iterator[PublishedTable]:
-    by_task = {column.task.name: column for column in scores.tasks}
+    by_task = {SAME_TASK.get(column.task.name, column.task.name): column for column in scores.tasks}
     for name in shown_tables(scores.recipe):
         cells = claims(name)
         printed: dict[str, dict[str, float]] = {}

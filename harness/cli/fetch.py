@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -87,6 +87,9 @@ def _of_benchmark(benchmark: Benchmark) -> Iterator[Repository]:
             wanted = (questions.QUESTIONS_FILE, questions.REFERENCES_FILE, questions.JUDGE_PROMPTS_FILE)
             yield Repository("space", questions.SPACE, questions.SPACE_REVISION, wanted)
         return
+    if benchmark.name == "lm_eval":
+        yield from _of_any_task(benchmark)
+        return
     protocols = vars(load("benchmarks", benchmark.name)).get("PROTOCOLS", {})
     for task in benchmark.tasks:
         definition = protocols.get(benchmark.protocol, {}).get(task.name)
@@ -100,9 +103,37 @@ def _of_task(task: Task, pattern: str) -> Iterator[Repository]:
 
     for path in sorted(Path(lm_eval.tasks.__file__).parent.glob(pattern)):
         if not task.subtasks or path.stem in task.subtasks:
-            config = load_yaml(path, resolve_func=False)
-            revision = (config.get("dataset_kwargs") or {}).get("revision")
-            yield Repository("dataset", config["dataset_path"], revision, config=config.get("dataset_name"))
+            yield _of_config(load_yaml(path, resolve_func=False))
+
+
+def _of_any_task(benchmark: Benchmark) -> Iterator[Repository]:
+    """The data sets of the Hub that lm-eval's tasks, groups and tags name; a task of the user's own may read files beside it instead."""
+    from lm_eval.tasks import TaskManager
+
+    index = TaskManager(include_path=benchmark.task_folder).task_index
+    for task in benchmark.tasks:
+        for name, config in _leaves(task.name, index).items():
+            if (not task.subtasks or name in task.subtasks) and "/" in config.get("dataset_path", ""):
+                yield _of_config(config)
+
+
+def _leaves(name: str, index: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """{task: its settings} of all tasks below a name of lm-eval's index; below a tag those that bear it."""
+    entry = index[name]
+    config = entry.cfg or {"task": sorted(entry.tags)}
+    children = config.get("task")
+    if not isinstance(children, list):
+        return {name: config}
+    found: dict[str, dict[str, Any]] = {}
+    for child in children:
+        named = child if isinstance(child, str) else child.get("group", child.get("task"))
+        found |= _leaves(named, index) if named in index else {str(named): child}
+    return found
+
+
+def _of_config(config: Mapping[str, Any]) -> Repository:
+    revision = (config.get("dataset_kwargs") or {}).get("revision")
+    return Repository("dataset", config["dataset_path"], revision, config=config.get("dataset_name"))
 
 
 def _ask_hub(repository: Repository, *, dry_run: bool) -> Any:

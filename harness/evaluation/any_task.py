@@ -1,13 +1,15 @@
 """lm-eval's `simple_evaluate` on any of its tasks, as a benchmark's score: its own numbers, whichever model answers.
 
-Multiple choice, log-likelihoods and generation are answered by `SharedPromptLM`; tasks of another output type (rolling log-likelihood)
-by lm-eval's own `hf` backend, and the score's protocol says so. `simple_evaluate` seeds, builds prompts, filters and aggregates.
+Multiple choice and log-likelihoods are answered by `SharedPromptLM`, generation by it or the recipe's engine; tasks of another output type
+(rolling log-likelihood) by lm-eval's own `hf` backend, and the score's protocol says so. `simple_evaluate` seeds, builds prompts, filters
+and aggregates.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
+import random
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from numbers import Real
@@ -22,7 +24,7 @@ from lm_eval.tasks import TaskManager
 
 from harness.contracts import Job, Result, Score
 from harness.errors import InputError, RecipeError, first_line, suggest
-from harness.evaluation.lm_eval_model import SharedPromptLM
+from harness.evaluation.lm_eval_model import SharedPromptLM, backend_of
 from harness.evaluation.lm_eval_suite import silence, standard_error
 from harness.evaluation.units import scale_of
 from harness.recipe import Chat, Task
@@ -30,6 +32,8 @@ from harness.recipe import Chat, Task
 SERVED = ("multiple_choice", "loglikelihood", "generate_until")
 """Output types that `SharedPromptLM` answers."""
 FIRST = "first"
+LM_EVAL_SEED = 0
+"""What `simple_evaluate` seeds Python's own generator with."""
 
 
 class Tasks:
@@ -50,6 +54,7 @@ class Tasks:
 
     def load(self, task: Task) -> dict[str, Any]:
         """lm-eval's tasks and groups of this name. Paths to data in a folder's YAML files are relative to that folder."""
+        random.seed(LM_EVAL_SEED)  # as `simple_evaluate` does before it loads tasks: GPQA shuffles its choices then, once for a cache
         try:
             with contextlib.chdir(self.folder or Path.cwd()):
                 found: dict[str, Any] = self._index(task).load([task.name])
@@ -66,7 +71,7 @@ class Tasks:
             if served:
                 self._models[served] = SharedPromptLM(
                     job.checkpoint, job.precision, machine.device, machine.evaluate_batch, job.seed,
-                    workspace=job.workspace / "answers", machine=machine,
+                    workspace=job.workspace / "answers", machine=machine, engine=job.engine,
                 )  # fmt: skip
             else:
                 settings = {"dtype": job.dtype, "device": machine.device, "batch_size": machine.evaluate_batch}
@@ -106,7 +111,8 @@ def _score(tasks: Tasks, task: Task) -> Result:
     assert found is not None
     metric, chosen = metric_of(task, subtasks, found["results"])
     samples = [(name, one) for name in subtasks for one in found["samples"][name] if one["filter"] == chosen]
-    backend = "hf, shared prefixes computed once" if served else f"hf, lm-eval's own ({', '.join(types)})"
+    own = backend_of(job.engine, generates="generate_until" in types)
+    backend = own if served else f"hf, lm-eval's own ({', '.join(types)})"
     score = _summary(job, task, found, metric, chosen, backend, samples, is_group=whole is not None)
     return Result(score, [_line(name, one, metric, score) for name, one in samples])
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import datasets
 import huggingface_hub
+import lm_eval.tasks
 import pytest
 from huggingface_hub.errors import OfflineModeIsEnabled
 from typer.testing import CliRunner
@@ -19,8 +20,9 @@ from typer.testing import CliRunner
 from harness.cli import fetch
 from harness.cli.main import app
 from harness.errors import InputError
-from harness.recipe import load
+from harness.recipe import Benchmark, Task, load
 from tests import SMALL
+from tests.components.benchmarks.test_lm_eval import only_own
 from tests.fake_hub import serving
 from tests.tiny_checkpoints import word_checkpoint
 
@@ -58,6 +60,23 @@ def test_every_repository_of_the_paper_is_found_once() -> None:
     assert {"allenai/ai2_arc", "lmsys/mt-bench", "cais/mmlu"} <= set(by_name)
     assert len([repository for repository in found if repository.name == "cais/mmlu"]) == 57
     assert by_name["allenai/ai2_arc"].config == "ARC-Challenge"
+
+
+def test_the_data_sets_of_any_lm_eval_task_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: a group's or tag's tasks are asked for with their configurations, only the subtasks named where some are."""
+    only_own(monkeypatch)
+    folder = Path(lm_eval.tasks.__file__).parent / "leaderboard"
+    tasks = (
+        Task(name="leaderboard_gpqa"),
+        Task(name="leaderboard_bbh", subtasks=("leaderboard_bbh_snarks",)),
+        Task(name="leaderboard_ifeval"),
+    )
+    found = fetch._of_benchmark(Benchmark(name="lm_eval", protocol="p", tasks=tasks, task_folder=str(folder)))
+    assert {(one.name, one.config) for one in found} == {
+        *(("Idavidrein/gpqa", f"gpqa_{part}") for part in ("diamond", "extended", "main")),
+        ("SaylorTwift/bbh", "snarks"),
+        ("wis-k/instruction-following-eval", None),
+    }
 
 
 def test_procedural_recipe_needs_nothing() -> None:

@@ -62,7 +62,7 @@ class Cost(NamedTuple):
     paper_hours: float | None
 
 
-REPLICATED_BENCHMARKS = ("open_llm", "big_bench")
+REPLICATED_BENCHMARKS = ("open_llm", "big_bench", "lm_eval")
 """Those whose requests the machine's replicas share; the others run on one device."""
 
 
