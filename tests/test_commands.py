@@ -14,6 +14,7 @@ import pytest
 
 from harness.analysis.scores import task_columns
 from harness.artifact import RECIPE_FILE, read_recipe
+from harness.runs.committed_records import UNCOMMITTED
 from harness.runs.sweeps import SWEEP_FILE, is_sweep, read_sweep
 from tests import ROOT
 from tests.cli.test_main import Cli, harness
@@ -40,6 +41,10 @@ NOT_RUN = {
     "harness compare-responses ITERATION SET RUN...": ANSWERS,
     "harness compare-results RUN ROW SOURCE...": "needs published files; tests/analysis/forensics/test_result_files.py",
     "harness export-results RUN ROW --out DIR": ANSWERS,
+    "harness judge-again RECIPE gpt-4_single.jsonl --out ours_single.jsonl": "needs a judge; tests/evaluation/mt_bench/test_regrading.py",
+    "harness agreement LEFT RIGHT": "needs published judgments; tests/analysis/forensics/test_judge_agreement.py",
+    "harness reproduce RECIPE --track tensorboard|wandb|trackio": "minutes; tests/stages/test_train.py",
+    "harness export RUN ITERATION --out DIR --license ID": ANSWERS,
     "harness import-judgments FILE...": "needs published judgments; tests/evaluation/mt_bench/test_ratings.py",
     "harness import-results SOURCE...": "needs published files; tests/analysis/forensics/test_result_files.py",
     "harness push RUN ITERATION OWNER/NAME --yes": "would upload; without --yes it is run below",
@@ -98,9 +103,10 @@ def is_template(text: str) -> bool:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the committed runs, a run called mine, and the files the pages have their reader write."""
     folder = tmp_path_factory.mktemp("place")
+    uncommitted = shutil.ignore_patterns(*(name.rstrip("/") for name in UNCOMMITTED), ".*")  # where a run was made again in this checkout
     for run in COMMITTED:
-        shutil.copytree(ROOT / run, folder / run)
-    shutil.copytree(ROOT / "results/tiny", folder / "results/mine")
+        shutil.copytree(ROOT / run, folder / run, ignore=uncommitted)
+    shutil.copytree(folder / "results/tiny", folder / "results/mine")
     sweep = next(block for kind, block in FENCE.findall((ROOT / "docs/sweeps.md").read_text()) if kind == "python")
     (folder / "mine.py").write_text(sweep)
     (folder / "data").mkdir()
