@@ -160,8 +160,11 @@ def load_module(path: Path, name: str) -> ModuleType:
     return module
 
 
-def constant(path: Path, name: str, example: str) -> Any:
-    """The value of a module-level literal of a Python file, which is not executed; `example` says how it is stated."""
+def constant(path: Path, name: str, example: str, absent: Any = None) -> Any:
+    """The value of a module-level literal of a Python file, which is not executed; `example` says how it is stated.
+
+    Where it is not stated: `absent`, or a `RecipeError` where that is None.
+    """
     for node in _parse(path).body:
         if name in _assigned(node):
             assert isinstance(node, (ast.Assign, ast.AnnAssign))
@@ -169,6 +172,8 @@ def constant(path: Path, name: str, example: str) -> Any:
                 return ast.literal_eval(node.value or ast.Constant(None))
             except ValueError:
                 raise RecipeError(f"{path.name} line {node.lineno}: {name} is not a literal; write `{name} = {example}`") from None
+    if absent is not None:
+        return absent
     raise RecipeError(f"{path.name} states no {name}; add `{name} = {example}`")
 
 

@@ -34,3 +34,20 @@ def test_a_benchmark_has_a_version_for_each_protocol() -> None:
     assert components.version("benchmarks", "big_bench", "lm-eval@46c7966") == 2
     assert components.version("benchmarks", "mt_bench", "single-answer") == components.version("benchmarks", "mt_bench")
     assert components.version("benchmarks", "open_llm", "a protocol of another time") == 1
+
+
+@pytest.mark.parametrize(("benchmark", "wrong", "near"), [("open_llm", "mmul", "mmlu"), ("big_bench", "bbh_navigat", "bbh_navigate")])
+def test_a_task_that_is_none_is_named_before_anything_runs(benchmark: str, wrong: str, near: str) -> None:
+    """Promise: the names are read from the benchmark's source, nothing is imported, and the near one is told."""
+    found = next(one for one in load("zephyr-7b").benchmarks if one.name == benchmark)
+    components.check_tasks((found,))
+    misspelt = found.model_copy(update={"tasks": (found.tasks[0].model_copy(update={"name": wrong}),)})
+    with pytest.raises(RecipeError, match=rf"benchmark {benchmark} has no task '{wrong}'; did you mean '{near}'"):
+        components.check_tasks((misspelt,))
+
+
+@pytest.mark.parametrize(("benchmark", "table"), [("open_llm", "CURRENT"), ("held_out", "TASKS"), ("distribution", "METRICS")])
+def test_stated_task_names_are_the_tasks_there_are(benchmark: str, table: str) -> None:
+    """Promise: what is checked before a run is what the benchmark then looks up."""
+    module = components.load("benchmarks", benchmark)
+    assert tuple(name for name in module.TASK_NAMES if name != "tiny_*") == tuple(getattr(module, table))

@@ -19,8 +19,9 @@ from packaging.requirements import Requirement
 
 from harness import machine as machines
 from harness.artifact import RunDir, Stage
+from harness.contracts import check_tasks
 from harness.contracts.stage_specs import ModelSpec, PromptsSpec
-from harness.errors import MachineError, first_line
+from harness.errors import MachineError, RecipeError, first_line
 from harness.machine import Machine
 from harness.recipe import ModelRef, Recipe
 from harness.runs import committed_records
@@ -84,6 +85,7 @@ def recipe_checks(context: Context) -> Iterator[Finding]:
     else:
         yield from _machine(recipe, machine, stages)
         yield from _extras(recipe, machine)
+    yield _tasks(recipe)
     yield _disk(recipe, stages, context)
     for stage in stages:
         if stage.kind == "model":
@@ -152,6 +154,15 @@ def _launcher(machine: Machine) -> Finding:
     good = started == machine.num_devices
     todo = "" if good else "write {num_devices} (or {node_devices}) in place of the number in the machine file's launcher"
     return Finding("launcher", "ok" if good else "error", f"starts {started} processes for {machine.num_devices} devices", todo)
+
+
+def _tasks(recipe: Recipe) -> Finding:
+    """Whether the benchmarks have the tasks that the recipe names, as far as they can say so without being loaded."""
+    try:
+        check_tasks(recipe.benchmarks)
+    except RecipeError as error:
+        return Finding("tasks", "error", str(error), "correct the recipe")
+    return Finding("tasks", "ok", f"{sum(len(benchmark.tasks) for benchmark in recipe.benchmarks)} known by name")
 
 
 def _extras(recipe: Recipe, machine: Machine) -> Iterator[Finding]:

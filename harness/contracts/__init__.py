@@ -18,6 +18,7 @@ group `harness.KIND` (`harness.objectives`). What is not harness's own has the s
                          loss(logps: PairLogps, beta: float, *, mu: float) -> Tensor (B,), one loss per pair;
                          the recipe's `parameters` give each keyword-only argument ("mu") its value
     benchmarks/NAME.py   open_benchmark(job: Job) -> Callable[[Task], Result]; the model is loaded once, then tasks are scored
+                         TASK_NAMES: tuple[str, ...]     the tasks it has, where they can be listed ("tiny_*": any that begins so); else
                          check(benchmark: Benchmark) -> None, where names can be checked before anything runs and without heavy imports
     judges/NAME.py       NEEDS_MODEL: bool; parse(verdict: str) -> float | None
                          is_fallback(verdict: str) -> bool       whether that rating was read by a looser rule; and to get the verdict
@@ -30,12 +31,13 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from harness.config import Strict, constant, functions_in, load_module, title
 from harness.contracts.own_files import component_file, is_shipped, offered
-from harness.errors import RecipeError
+from harness.errors import RecipeError, suggest
 from harness.files import bare_name, pin
 from harness.machine import Machine
 from harness.recipe import Benchmark, Chat
@@ -183,6 +185,10 @@ def check_tasks(benchmarks: tuple[Benchmark, ...]) -> None:
     for benchmark in benchmarks:
         if "check" in functions("benchmarks", benchmark.name):
             load("benchmarks", benchmark.name).check(benchmark)
+        known = constant(component_file("benchmarks", benchmark.name), "TASK_NAMES", '("kl",)', ())
+        for task in benchmark.tasks if known else ():
+            if not any(fnmatchcase(task.name, name) for name in known):
+                raise RecipeError(f"benchmark {benchmark.title} has no task {task.name!r}{suggest(task.name, known)}")
 
 
 def version(kind: Kind, name: str, protocol: str | None = None) -> int:

@@ -17,13 +17,15 @@ from harness.recipe import Task
 
 VERSION = {"current": 1, "lm-eval@46c7966": 2}
 
-NAMES = (
-    "boolean_expressions", "causal_judgement", "date_understanding", "disambiguation_qa", "dyck_languages", "formal_fallacies",
-    "geometric_shapes", "hyperbaton", "logical_deduction_five_objects", "logical_deduction_seven_objects",
-    "logical_deduction_three_objects", "movie_recommendation", "multistep_arithmetic_two", "navigate", "object_counting",
-    "penguins_in_a_table", "reasoning_about_colored_objects", "ruin_names", "salient_translation_error_detection", "snarks",
-    "sports_understanding", "temporal_sequences", "tracking_shuffled_objects_five_objects",
-    "tracking_shuffled_objects_seven_objects", "tracking_shuffled_objects_three_objects", "web_of_lies", "word_sorting",
+TASK_NAMES = (
+    "bbh_boolean_expressions", "bbh_causal_judgement", "bbh_date_understanding", "bbh_disambiguation_qa", "bbh_dyck_languages",
+    "bbh_formal_fallacies", "bbh_geometric_shapes", "bbh_hyperbaton", "bbh_logical_deduction_five_objects",
+    "bbh_logical_deduction_seven_objects", "bbh_logical_deduction_three_objects", "bbh_movie_recommendation",
+    "bbh_multistep_arithmetic_two", "bbh_navigate", "bbh_object_counting", "bbh_penguins_in_a_table",
+    "bbh_reasoning_about_colored_objects", "bbh_ruin_names", "bbh_salient_translation_error_detection", "bbh_snarks",
+    "bbh_sports_understanding", "bbh_temporal_sequences", "bbh_tracking_shuffled_objects_five_objects",
+    "bbh_tracking_shuffled_objects_seven_objects", "bbh_tracking_shuffled_objects_three_objects", "bbh_web_of_lies", "bbh_word_sorting",
+    "tiny_*",
 )  # fmt: skip
 QUESTION = "Q: {{input}}\nA: Let's think step by step."
 
@@ -37,7 +39,11 @@ def _examples_end(end: str) -> dict[str, Any]:
     return {"doc_to_text": QUESTION, "fewshot_config": {"doc_to_text": QUESTION + end}}
 
 
-CURRENT = {f"bbh_{name}": Definition(f"bbh/cot_fewshot/{name}.yaml", filter="get-answer") for name in NAMES}
+CURRENT = {
+    name: Definition(f"bbh/cot_fewshot/{name.removeprefix('bbh_')}.yaml", filter="get-answer")
+    for name in TASK_NAMES
+    if name.startswith("bbh_")
+}
 ON_ONE_LINE = ("bbh_sports_understanding",)
 """Tasks whose worked examples go on in the line of 'step by step.' at 46c7966, as in the original prompts."""
 PAPER = {name: definition._replace(changes=_examples_end(" " if name in ON_ONE_LINE else "\n")) for name, definition in CURRENT.items()}

@@ -26,6 +26,7 @@ from harness.recipe import Task
 from harness.training.pairs import Encoding, Pair, encode_pair, prompt_ids
 
 VERSION = 1
+TASK_NAMES = ("kl", "invalid_mass")
 
 METRICS = {"kl": "nats", "invalid_mass": "percent"}
 SPLIT = "test"

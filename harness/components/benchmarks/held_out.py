@@ -34,6 +34,10 @@ from harness.training.batches import encode
 from harness.training.pairs import Pair, read_demonstrations, read_pairs
 
 VERSION = 1
+TASK_NAMES = (
+    "held_out_nll_per_token", "held_out_nll", "held_out_margin", "held_out_accuracy", "held_out_margin_like_length",
+    "held_out_accuracy_like_length",
+)  # fmt: skip
 
 LIKE_LENGTH = 0.8
 """Two responses are of like length where the shorter has at least this share of the longer one's tokens."""

@@ -20,6 +20,7 @@ from harness.evaluation.lm_eval_tasks import Definition
 from harness.recipe import Task
 
 VERSION = {"current": 1, "lm-eval@46c7966": 1, "open-llm-leaderboard-v1": 2}
+TASK_NAMES = ("arc_challenge", "hellaswag", "truthfulqa_mc2", "mmlu", "winogrande", "gsm8k", "openbookqa", "tiny_*")
 
 
 def split_at_first_false(doc: Mapping[str, Any], results: list[tuple[float, bool]]) -> dict[str, float]:
