@@ -30,7 +30,7 @@ from harness.machine import Machine, recorded
 from harness.recipe import Recipe
 
 State = Literal["missing", "partial", "done", "stale"]
-RECIPE_FILE, LOG_FILE = "recipe.json", "log.jsonl"
+RECIPE_FILE, LOG_FILE, REHEARSAL_FILE = "recipe.json", "log.jsonl", "rehearsal.json"
 
 
 class Stage(Strict):
@@ -71,6 +71,7 @@ class Provenance(TypedDict, total=False):
     platform: str
     processor: str
     num_cpus: int | None
+    gpus: list[str]
     threads: dict[str, str]
     shared_from: str
     imported: dict[str, Any]
@@ -270,23 +271,23 @@ def difference(recorded: Stage, planned: Stage) -> list[tuple[str, Any, Any]]:
 
 
 def _compared(stage: Stage) -> dict[str, Any]:
-    parts = {"kind": stage.kind, "spec": _identity(stage.spec), "versions": stage.versions, "inputs": stage.input_fingerprints}
-    return flatten(parts)
+    return flatten({"kind": stage.kind, "spec": _identity(stage.spec), "versions": stage.versions, "inputs": stage.input_fingerprints})
 
 
 def _identity(spec: Mapping[str, Any]) -> dict[str, Any]:
     """`spec` without the sha256 that a model's file is checked against: name and version say which file it is."""
     model = spec.get("model")
-    if not isinstance(model, dict):
-        return dict(spec)
-    return {**spec, "model": {name: value for name, value in model.items() if name != "sha256"}}
+    named = {"model": {name: value for name, value in model.items() if name != "sha256"}} if isinstance(model, dict) else {}
+    return {**spec, **named}
 
 
-def read_recipe(run: Path) -> Recipe:
-    """The recipe a run was made from."""
+def read_recipe(run: Path, *, or_rehearsal: bool = False) -> Recipe:
+    """The recipe a run was made from. Raises `InputError` where there is no run, or a rehearsal of one."""
     path = run / RECIPE_FILE
     if not path.exists():
         raise InputError(f"{run} holds no {RECIPE_FILE}; expected the directory of a run such as results/tiny")
+    if (run / REHEARSAL_FILE).exists() and not or_rehearsal:
+        raise InputError(f"{run} is a rehearsal, not a run: no result can be read from it; expected a directory such as results/tiny")
     look_in(run)
     return read_model(Recipe, path)
 

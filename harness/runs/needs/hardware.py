@@ -1,17 +1,12 @@
 """What this computer has, and the machine that follows from it: devices, strategy and batch sizes, or why a recipe cannot run here.
 
-GPUs are asked of nvidia-smi, and of torch in a process of its own where the driver's program is missing, so that nothing here imports
-torch. CUDA_VISIBLE_DEVICES counts. Speeds are vendors' figures for dense bf16 and for memory, which feed estimates and decide nothing.
+Speeds are vendors' figures for dense bf16 and for memory, which feed estimates and decide nothing.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, get_args
@@ -20,10 +15,11 @@ from harness import machine as machines
 from harness.artifact import Stage
 from harness.errors import MachineError
 from harness.machine import Machine
+from harness.plan import plan
 from harness.recipe import Recipe
-from harness.runs.needs import memory
+from harness.runs.needs import gpus, memory
+from harness.runs.needs.gpus import GB, Gpu
 
-GB = 1e9
 NAME = "detected"
 BF16_SINCE = 8.0
 """The compute capability that first had it (Ampere)."""
@@ -41,18 +37,6 @@ CPU_TFLOPS, CPU_TOKENS = 0.0335, 5.5
 ONE_THREAD, NEEDS_GPU = 1e6, 1e7
 """Parameters below which a second thread only waits, and below which a GPU would."""
 MICRO_BATCHES = (16, 8, 4, 2, 1)
-PROBE = (
-    "import json, torch; cards = map(torch.cuda.get_device_properties, range(torch.cuda.device_count())); "
-    "print(json.dumps([(c.name, c.total_memory / 1e9, float(f'{c.major}.{c.minor}')) for c in cards]))"
-)
-
-
-class Gpu(NamedTuple):
-    """A card: its name, GB of memory, compute capability."""
-
-    name: str
-    memory_gb: float
-    capability: float
 
 
 class Hardware(NamedTuple):
@@ -71,7 +55,7 @@ class Hardware(NamedTuple):
 
 def look() -> Hardware:
     """What is here."""
-    return Hardware(gpus=_gpus(), num_cpus=len(os.sched_getaffinity(0)), memory_gb=_memory_gb())
+    return Hardware(gpus=gpus.look(), num_cpus=len(os.sched_getaffinity(0)), memory_gb=_memory_gb())
 
 
 def machine_for(recipe: Recipe, here: Hardware) -> Machine:
@@ -79,9 +63,9 @@ def machine_for(recipe: Recipe, here: Hardware) -> Machine:
     if not here.gpus or recipe.sizes.num_parameters < NEEDS_GPU:
         return _cpu(recipe, here)
     _refuse_old(recipe, here)
-    reasons = []
+    stages, reasons = plan(recipe), []
     for machine in _machines(recipe, here):
-        reason = misfit(recipe, machine, here)
+        reason = misfit(recipe, machine, here, stages)
         if reason is None:
             return machine
         reasons.append(reason)
@@ -126,6 +110,7 @@ def _gpu_machine(recipe: Recipe, here: Hardware, num: int, sharding: str, micro_
     card = here.gpus[0]
     memory_gb = min(gpu.memory_gb for gpu in here.gpus)
     tflops, bandwidth = next((speed for part, speed in SPEEDS.items() if part in card.name), UNKNOWN_SPEED)
+    tflops, bandwidth = tflops * card.share, bandwidth * card.share
     shared_by = _tensor_parallel(recipe, num, memory_gb)
     changes = {
         "name": NAME,
@@ -155,7 +140,7 @@ def _weights_gb(recipe: Recipe) -> float:
 
 
 def _cpu(recipe: Recipe, here: Hardware) -> Machine:
-    if recipe.precision == "bf16":
+    if recipe.precision == "bf16" and recipe.sizes.num_parameters >= NEEDS_GPU:
         raise MachineError(
             f"{recipe.name} computes in bf16, which needs a GPU, and here is {here}; "
             "name a machine to plan for (`harness machines` lists them)"
@@ -171,10 +156,10 @@ def _cpu(recipe: Recipe, here: Hardware) -> Machine:
         "generate_tokens_per_second": CPU_TOKENS * threads,
         "memory_gb": here.memory_gb,
     }
-    machine = machines.load("cpu").model_copy(update=changes)
+    machine, stages = machines.load("cpu").model_copy(update=changes), plan(recipe)
     for micro_batch in (machine.micro_batch, 4, 2, 1):
         machine = machine.model_copy(update={"micro_batch": micro_batch})
-        reason = misfit(recipe, machine, here)
+        reason = misfit(recipe, machine, here, stages)
         if reason is None:
             return machine
     raise MachineError(f"{recipe.name} does not fit here ({here}): {reason}; use a computer with more memory, or with a GPU")
@@ -187,32 +172,6 @@ def _refuse_old(recipe: Recipe, here: Hardware) -> None:
             f"{recipe.name} computes in bf16, which needs compute capability {BF16_SINCE}; here is {old[0].name} with {old[0].capability}: "
             "use an Ampere GPU or a newer one"
         )
-
-
-def _gpus() -> tuple[Gpu, ...]:
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return _asked_of_torch() if any(Path(driver).exists() for driver in ("/dev/nvidiactl", "/dev/kfd")) else ()
-    query = [program, "--query-gpu=index,uuid,name,memory.total,compute_cap", "--format=csv,noheader,nounits"]
-    done = subprocess.run(query, capture_output=True, text=True)
-    if done.returncode != 0:
-        return ()
-    rows = [[value.strip() for value in line.split(",")] for line in done.stdout.splitlines() if line.count(",") == 4]
-    return tuple(Gpu(name, float(mib) * 2**20 / GB, float(capability)) for _, _, name, mib, capability in _visible(rows))
-
-
-def _visible(rows: list[list[str]]) -> list[list[str]]:
-    """Those CUDA_VISIBLE_DEVICES names, by index or by the beginning of their uuid; all where it is not set."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        return rows
-    names = [name.strip() for name in visible.split(",") if name.strip()]
-    return [row for name in names for row in rows if row[0] == name or (name.startswith("GPU-") and row[1].startswith(name))]
-
-
-def _asked_of_torch() -> tuple[Gpu, ...]:
-    done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True)
-    return tuple(Gpu(*card) for card in json.loads(done.stdout)) if done.returncode == 0 else ()
 
 
 def _memory_gb() -> float:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -15,53 +11,12 @@ from harness import recipe as recipes
 from harness.errors import MachineError
 from harness.machine import Machine
 from harness.recipe import Recipe
-from harness.runs.needs import hardware, memory
-from harness.runs.needs.hardware import Gpu, Hardware, look, machine_for, misfit
-from tests import ROOT
+from harness.runs.needs import memory
+from harness.runs.needs.gpus import Gpu
+from harness.runs.needs.hardware import Hardware, machine_for, misfit
 from tests.hardware_tables import CARDS, NUMBERS, PAGE, computer, renewed
 
 ZEPHYR = recipes.load("zephyr-7b")
-
-
-def nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
-    """Put a stand-in for the driver's program that prints `lines` first on PATH."""
-    program = folder / "nvidia-smi"
-    program.write_text("#!/bin/sh\n" + "".join(f"echo '{line}'\n" for line in lines))
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-
-
-FOUR = [f"{i}, GPU-{i}a2b, NVIDIA A100-SXM4-80GB, 81920, 8.0" for i in range(4)]
-
-
-def test_gpus_are_asked_of_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Number, name, memory and compute capability, without importing torch."""
-    nvidia_smi(tmp_path, monkeypatch, *FOUR)
-    assert look().gpus == (Gpu("NVIDIA A100-SXM4-80GB", 81920 * 2**20 / 1e9, 8.0),) * 4
-    code = "import sys, harness.cli.main; from harness.runs.needs.hardware import look; look(); print('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT).stdout == "False\n"
-
-
-@pytest.mark.parametrize(("visible", "number"), [("0,2", 2), ("", 0), ("GPU-3a2b", 1), ("7", 0), ("-1", 0)])
-def test_only_visible_gpus_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible: str, number: int) -> None:
-    """CUDA_VISIBLE_DEVICES names them by index or uuid, and may hide all."""
-    nvidia_smi(tmp_path, monkeypatch, *FOUR)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert len(look().gpus) == number
-
-
-def test_a_driver_that_fails_is_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """nvidia-smi on a node without a card exits with an error."""
-    nvidia_smi(tmp_path, monkeypatch)
-    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'\nexit 9\n")
-    assert look().gpus == ()
-
-
-def test_torch_is_asked_where_the_driver_s_program_is_missing() -> None:
-    """The probe runs in a process of its own and gives what a Gpu holds; here torch finds as many cards as the driver shows."""
-    done = subprocess.run([sys.executable, "-c", hardware.PROBE], capture_output=True, text=True, check=True)
-    assert len(json.loads(done.stdout)) == len(look().gpus)
 
 
 def found(recipe: Recipe, here: Hardware) -> tuple[Machine | None, str]:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import pytest
 import torch
-from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, MistralConfig
 
 from harness.errors import MachineError
 from harness.machine import USABLE
@@ -19,50 +15,15 @@ from harness.runs.needs.hardware import machine_for
 from harness.runs.needs.memory import BOUNDARY_BYTES, INSIDE_BYTES, Memory
 from tests import ROOT
 from tests.hardware_tables import computer
+from tests.meta_device import counted
 
 ZEPHYR = load("zephyr-7b")
-MISTRAL_7B = {
-    "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
-    "vocab_size": 32000,
-}  # fmt: skip
-TOKENS = 64
-
-
-class Counted(NamedTuple):
-    """Of a model on the meta device: parameters, and bytes that a token leaves behind for the backward pass, by layer and channel."""
-
-    parameters: int
-    bytes_a_token: float
 
 
 def training(recipe: Recipe, name: str) -> Memory:
     """What the largest training of `recipe` needs on the machine of that name."""
     found = [memory.needed(recipe, stage, load_machine(name)) for stage in plan(recipe) if stage.kind == "train"]
     return max(found, key=lambda one: one.total)
-
-
-def counted(dtype: torch.dtype, *, checkpointing: bool) -> Counted:
-    """zephyr-7b's architecture, a forward pass over TOKENS tokens; what attention itself keeps grows with their square and is little."""
-    config = MistralConfig(**MISTRAL_7B, sliding_window=None)
-    with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=dtype)
-        ids, mask = torch.zeros(1, TOKENS, dtype=torch.long), torch.ones(1, 1, TOKENS, TOKENS, dtype=torch.bool)
-    if checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        model.train()
-    weights = {id(weight) for weight in model.parameters()}
-    kept: dict[int, Tensor] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        base = tensor if tensor._base is None else tensor._base
-        if not isinstance(tensor, nn.Parameter) and id(base) not in weights:
-            kept[id(tensor.untyped_storage())] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        model.model(input_ids=ids, use_cache=False, attention_mask=mask)
-    total = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    return Counted(sum(weight.numel() for weight in model.parameters()), total / TOKENS / config.num_hidden_layers / config.hidden_size)
 
 
 @pytest.mark.parametrize(("size", "dtype"), [(2, torch.bfloat16), (4, torch.float32)])
