@@ -6,7 +6,9 @@ Layouts (stable; a new field may be added, none is renamed):
     machines  {shipped: [{name, summary, devices, device_gb, sharding, micro_batch}],
               found: {gpus: [{name, memory_gb, capability}], num_cpus, memory_gb}}
     plan      {recipe, machine, stages: [{path, kind, state, fingerprint, inputs, tokens, flops, hours, device_hours, memory_gb,
-              disk_gb, judge_calls, paper_hours, measured_hours: of a finished stage}], totals: {the same summed, memory_gb the largest},
+              disk_gb, judge_calls, paper_hours: all estimates; measured_hours: of a finished stage; rehearsed_hours,
+              rehearsed_memory_gb: foretold by a rehearsal on this machine}],
+              totals: {estimates summed, hours and device_hours as they are known best, memory_gb the largest},
               assumptions: [what the estimates rest on], warnings: [too little memory, no judge, or one past or near its shutdown],
               schedule, deviations}
     schedule  [{iteration, opponent, pairs_from, pairs, beta, learning_rate, epochs, steps}]
@@ -19,10 +21,10 @@ Layouts (stable; a new field may be added, none is renamed):
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from harness import machine as machines
 from harness import recipe as recipes
@@ -37,6 +39,7 @@ from harness.rows import opponent_of
 from harness.runs import lock, sweeps
 from harness.runs.needs import memory
 from harness.runs.needs.costs import Cost, checkpoint_gb, estimate
+from harness.runs.rehearsal.foretold import quoted
 from harness.runs.runner import survey
 from harness.runs.slurm import queued
 from harness.runs.sweeps import is_sweep
@@ -96,9 +99,9 @@ def schedule(recipe: Recipe) -> Listing:
 
 def plan_list(recipe: Recipe, run: RunDir, machine: Machine) -> dict[str, Any]:
     """Every stage with its state, lineage and estimated cost, and the sums."""
-    stages = []
+    stages, rehearsed = [], quoted(recipe, machine)
     for stage, state in survey(recipe, run):
-        cost = estimate(recipe, stage, machine)
+        cost, line = estimate(recipe, stage, machine), rehearsed.get(stage.fingerprint)
         stages.append(
             {
                 "path": stage.path,
@@ -108,14 +111,25 @@ def plan_list(recipe: Recipe, run: RunDir, machine: Machine) -> dict[str, Any]:
                 "inputs": stage.inputs,
                 **cost._asdict(),
                 "measured_hours": _measured_hours(run, stage, state),
+                "rehearsed_hours": line.foretold_hours if line else None,
+                "rehearsed_memory_gb": line.memory_gb if line and line.is_device else None,
             }
         )
     totals: dict[str, float] = {name: sum(stage[name] or 0 for stage in stages) for name in Cost._fields}
-    totals["memory_gb"] = max(stage["memory_gb"] for stage in stages)
+    totals["memory_gb"] = max(stage["rehearsed_memory_gb"] or stage["memory_gb"] for stage in stages)
+    for name in ("hours", "device_hours"):
+        totals[name] = sum(known(stage, name) for stage in stages)
     judges = [warning(judge, date.today()) for judge in judges_of(recipe.benchmarks)]
     warnings = list(filter(None, (memory.refusal(recipe, machine), not_chosen(recipe.benchmarks), *judges)))
     told = {"assumptions": assumptions(recipe, machine), "warnings": warnings}
     return {"recipe": recipe.name, "machine": machine.name, "stages": stages, "totals": totals, **told}
+
+
+def known(row: Mapping[str, Any], name: Literal["hours", "device_hours"]) -> float:
+    """The hours of a stage of `plan_list`, the best there are: measured of a finished stage, foretold by a rehearsal, estimated."""
+    best = row["measured_hours"] or row["rehearsed_hours"]
+    estimated: float = row[name]
+    return best * (row["device_hours"] / row["hours"] if name == "device_hours" and row["hours"] else 1.0) if best else estimated
 
 
 def assumptions(recipe: Recipe, machine: Machine) -> list[str]:

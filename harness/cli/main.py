@@ -15,7 +15,7 @@ import typer
 from harness import recipe as recipes
 from harness.analysis.deviations import deviation_list
 from harness.artifact import RunDir
-from harness.cli import checks, listings, pairs, publish
+from harness.cli import checks, listings, pairs, publish, rehearse
 from harness.cli import fetch as fetching
 from harness.cli.doctor import ready_machine
 from harness.cli.explain import explain as explain_cell
@@ -58,6 +58,7 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(pairs.app)
 app.add_typer(checks.app)
 app.add_typer(publish.app)
+app.add_typer(rehearse.app)
 
 DISK_FULL = "disk full; nothing finished is lost: free space and run the same command again"
 UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)

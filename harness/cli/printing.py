@@ -17,6 +17,7 @@ from rich.text import Text
 from harness import machine as machines
 from harness import recipe as recipes
 from harness.analysis.deviations import Listing
+from harness.cli.listings import known
 from harness.contracts import check_tasks
 from harness.errors import MachineError
 from harness.machine import Machine, Tracker
@@ -34,6 +35,8 @@ COSTS = {
     "judge_calls": "judge calls",
     "paper_hours": "paper hours",
 }
+
+MARKS = {"*": "* measured, of a finished stage", "+": "+ what `harness rehearse` measured on this machine foretells"}
 
 
 def table(title: str, rows: Listing) -> Table:
@@ -53,19 +56,26 @@ def plan_tables(found: Mapping[str, Any]) -> Group:
     lineage = [{"stage": row["path"], "state": row["state"], "made from": lineage_of(row["inputs"])} for row in stages]
     sums = [*stages, {"path": "total", **found["totals"]}]
     costs = [{"stage": row["path"], **{title: quantity(row[name]) for name, title in COSTS.items()}} for row in sums]
-    measured = any(row["measured_hours"] for row in stages)
-    for row, cost in zip(stages, costs, strict=False):
-        cost["hours"] = f"{quantity(row['measured_hours'])}*" if row["measured_hours"] else cost["hours"]
+    marks = [_mark(row["measured_hours"], row["rehearsed_hours"]) for row in stages]
+    for row, cost, mark in zip(stages, costs, marks, strict=False):
+        for name in ("hours", "device_hours"):
+            cost[COSTS[name]] = f"{quantity(known(row, name))}{mark}"
+        if row["rehearsed_memory_gb"]:
+            cost[COSTS["memory_gb"]] = f"{quantity(row['rehearsed_memory_gb'])}+"
     shown = [name for name in ("stage", *COSTS.values()) if any(row[name] for row in costs)]
     return Group(
         table(f"{found['recipe']}: stages", lineage),
         "",
         right_aligned(table(f"{found['recipe']} on {found['machine']}: estimates", [{n: row[n] for n in shown} for row in costs])),
-        *([Text("* measured, of a finished stage; the total adds up the estimates")] if measured else []),
+        *(Text(meaning) for mark, meaning in MARKS.items() if mark in marks),
         *(Text(line) for line in found["assumptions"]),
         *(Text(f"warning: {line}") for line in found["warnings"]),
         "",
     )
+
+
+def _mark(measured: float | None, rehearsed: float | None) -> str:
+    return "*" if measured else "+" if rehearsed else ""
 
 
 def lineage_of(inputs: Mapping[str, str]) -> str:

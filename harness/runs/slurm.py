@@ -115,7 +115,7 @@ class StageJob:
         return {str(path): path.stat().st_size for path in files}
 
     def _run(self, run: RunDir) -> None:
-        stage = {stage.path: stage for stage in plan(read_recipe(run.path))}.get(self.stage_path)
+        stage = {stage.path: stage for stage in plan(read_recipe(run.path, or_rehearsal=True))}.get(self.stage_path)
         if stage is None:
             raise InputError(f"the recipe of {run.path} has no stage {self.stage_path} any more; it changed since the job was submitted")
         state = run.state(stage)

@@ -212,10 +212,11 @@ def test_json_of_listings_has_the_documented_layout(harness: Cli, name: str) -> 
 def test_json_of_a_plan_has_the_documented_layout(harness: Cli) -> None:
     """The plan's JSON holds stages with lineage and costs, their sums, the schedule and the deviations."""
     found = json.loads(harness("plan", "zephyr-7b", "--format", "json").out)
-    costs = {"tokens", "flops", "hours", "device_hours", "memory_gb", "disk_gb", "judge_calls", "paper_hours", "measured_hours"}
+    costs = {"tokens", "flops", "hours", "device_hours", "memory_gb", "disk_gb", "judge_calls", "paper_hours"}
+    known = {"measured_hours", "rehearsed_hours", "rehearsed_memory_gb"}
     assert set(found) == {"recipe", "machine", "stages", "totals", "assumptions", "warnings", "schedule", "deviations"}
-    assert set(found["totals"]) == costs - {"measured_hours"}
-    assert {frozenset(row) for row in found["stages"]} == {frozenset({"path", "kind", "state", "fingerprint", "inputs", *costs})}
+    assert set(found["totals"]) == costs
+    assert {frozenset(row) for row in found["stages"]} == {frozenset({"path", "kind", "state", "fingerprint", "inputs", *costs, *known})}
     assert set(found["schedule"][0]) == {"iteration", "opponent", "pairs_from", "pairs", "beta", "learning_rate", "epochs", "steps"}
     assert set(found["deviations"][0]) == {"field", "kind", "stated", "used", "source", "where", "reason"}
 
