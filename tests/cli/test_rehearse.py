@@ -63,7 +63,7 @@ def test_every_stage_of_the_recipe_ran(folder: Path) -> None:
     stages += ["iter0/generate", "iter0/train", "iter0/eval/held_out"]
     assert [line["path"] for line in found["stages"]] == stages
     assert all(line["seconds"] > 0 and line["memory_gb"] > 0 and line["foretold_hours"] is None for line in found["stages"])
-    assert "vllm is not installed here: the engine is hf, where the recipe says vllm" in (folder / "said.txt").read_text()
+    assert "vLLM is not installed here: the engine is hf, where the recipe says vllm" in (folder / "said.txt").read_text()
 
 
 @pytest.mark.parametrize("command", ["tables", "verify", "report", "bundle"])
