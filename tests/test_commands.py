@@ -29,6 +29,10 @@ ANSWERS = "needs responses or samples, which are not committed"
 NOT_RUN = {
     "harness reproduce tiny": "minutes; tests/smoke runs and kills a whole pipeline",
     "harness reproduce zephyr-7b": "needs eight GPUs",
+    "harness rehearse zephyr-7b": "needs eight GPUs",
+    "harness rehearse zephyr-7b --random-weights": "needs the Hub; tests/cli/test_rehearse.py",
+    "harness rehearse zephyr-7b --random-weights --files DIRECTORY": "minutes; tests/cli/test_rehearse.py",
+    "harness rehearse RECIPE": "minutes; tests/cli/test_rehearse.py",
     "harness reproduce ./judged.py": "needs a judge; tests/stages/test_verdicts.py",
     "harness reproduce ./again.py --out results/tiny --only '*/eval/judged/*'": "needs a judge; tests/stages/test_verdicts.py",
     "harness reproduce my_recipe.py --machine my_box.py": "minutes; tests/test_own_files.py",
