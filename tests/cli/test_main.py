@@ -67,6 +67,7 @@ SELECTING = {
     "card": {"out_file"},
     "push": {"yes", "public"},
     "index": set(),
+    "rehearse": {"machine", "out_dir", "files", "format", "random_weights"},
 }
 
 
@@ -153,7 +154,7 @@ def test_stage_is_hidden_and_the_rest_is_listed(harness: Cli) -> None:
     named = dict(zip(panels[::2], inside, strict=True))
     assert named == {
         "Options": set(),
-        "Run": {"reproduce", "sweep", "import-pairs", "judge-again", "pin", "fetch", "cancel"},
+        "Run": {"reproduce", "rehearse", "sweep", "import-pairs", "judge-again", "pin", "fetch", "cancel"},
         "Look": {"plan", "status", "recipes", "machines", "tables", "explain", "report", "index"},
         "Compare": {"diff", "anchors", "compare", "compare-training", "compare-responses", "compare-results", "agreement"},
         "Publish": {"export", "export-results", "bundle", "pack", "card", "push"},
