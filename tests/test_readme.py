@@ -15,6 +15,7 @@ from harness.analysis import published
 from harness.cli.main import app
 from harness.report import tables
 from tests import ROOT
+from tests.committed import committed_table
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 FENCE = re.compile(r"```(?:bash|sh|console)\n(.*?)```", re.DOTALL)
@@ -63,7 +64,7 @@ RUNS = [path for path in sorted((ROOT / "results").iterdir()) if path.suffix != 
 @pytest.mark.parametrize("folder", RUNS, ids=lambda folder: folder.name)
 def test_committed_tables_are_what_the_records_say(folder: Path) -> None:
     """Rebuilding the tables of a run or a sweep from its records alone gives the committed bytes; test_commands.py verifies the records."""
-    table = tables.read_table([folder])
+    table = committed_table(folder)
     for format, name in tables.FILES.items():
         assert tables.render(table, format) == (folder / "tables" / name).read_text()
 

@@ -9,13 +9,10 @@ import pytest
 
 from harness.analysis.claims import summarize
 from harness.analysis.differences import GOAL_MET, NOISE, direction
-from harness.analysis.run_table import collect
-from harness.analysis.sweep_table import compare_variants
 from harness.analysis.table_schema import Delta, ResultTable, SeedTable
 from harness.runs.sweeps import SWEEP_FILE
-from tests import ROOT
+from tests.committed import RESULTS, committed_table
 
-RESULTS = ROOT / "results"
 SWEEPS = sorted(path.parent for path in RESULTS.glob(f"*/{SWEEP_FILE}"))
 RUNS = sorted(path.parent for pattern in ("*", "*/*") for path in RESULTS.glob(f"{pattern}/recipe.json"))
 Named = tuple[tuple[str, str, str], Delta]
@@ -48,7 +45,8 @@ def check(difference: Delta) -> None:
 @pytest.mark.parametrize("run", RUNS, ids=lambda path: path.relative_to(RESULTS).as_posix())
 def test_a_runs_tables_agree(run: Path) -> None:
     """One difference has one interval and one p in all tables; no 'better' beside a p above 0.05."""
-    table = collect(run)
+    table = committed_table(run)
+    assert isinstance(table, ResultTable)
     seen: dict[tuple[str, str, str], Delta] = {}
     for name, difference in differences(table):
         check(difference)
@@ -66,7 +64,8 @@ def test_a_runs_tables_agree(run: Path) -> None:
 @pytest.mark.parametrize("sweep", SWEEPS, ids=lambda path: path.name)
 def test_a_sweeps_verdicts_agree(sweep: Path) -> None:
     """A comparison's verdict and a claim's are those of the interval over seeds, where there are several."""
-    table: SeedTable = compare_variants(sweep)
+    table = committed_table(sweep)
+    assert isinstance(table, SeedTable)
     for one in table.comparisons:
         for difference in (one.pooled, one.over_seeds, *one.per_run):
             if difference:

@@ -7,13 +7,13 @@ import pytest
 from harness.analysis.table_schema import Delta, ResultTable, SeedTable
 from harness.report.effects import effects, main_effect, size_block, size_text, study_sentence
 from harness.report.tables import read_table, render
-from tests import ROOT
+from tests.committed import RESULTS, committed_table
 from tests.synthetic_runs import small_recipe, write_run
 
 
 @pytest.fixture(scope="module")
 def real() -> ResultTable:
-    found = read_table([ROOT / "results/smollm2-135m"])
+    found = committed_table(RESULTS / "smollm2-135m")
     assert isinstance(found, ResultTable)
     return found
 
@@ -80,7 +80,7 @@ def test_published_model_gives_the_cell_s_own_reasons(tmp_path: Path) -> None:
 
 def test_study_is_told_in_a_sentence() -> None:
     """On how many seeds the last iteration beats each baseline, and the variants the last iteration."""
-    table = read_table([ROOT / "results/tiny-study"])
+    table = committed_table(RESULTS / "tiny-study")
     assert isinstance(table, SeedTable)
     assert study_sentence(table) == (
         "5 seeds: SPIN (iter2) is better than its SFT model on each, than iter0-longer on 4, than dpo on 1, "

@@ -9,8 +9,8 @@ import pytest
 
 from harness.recipe import replace
 from harness.report.latex import escape
-from harness.report.tables import collect, combine, read_table, render
-from tests import ROOT
+from harness.report.tables import collect, combine, render
+from tests.committed import RESULTS, committed_table
 from tests.synthetic_runs import small_recipe, write_run
 
 DOCUMENT = r"\documentclass{article}\usepackage[T1]{fontenc}\usepackage{booktabs}\begin{document}\input{tables}\end{document}"
@@ -37,7 +37,7 @@ def test_tables_compile(tmp_path: Path) -> None:
 
 def test_every_table_has_a_short_caption_a_label_and_minus_signs() -> None:
     """Captions are titles, what must be read with a table stands under it, labels differ, and a loss has a minus sign."""
-    text = render(read_table([ROOT / "results/tiny"]), "latex")
+    text = render(committed_table(RESULTS / "tiny"), "latex")
     captions = re.findall(r"\\caption\{(.*)\}\\label\{(tab:[a-z0-9-]+)\}", text)
     assert len(captions) == text.count(r"\begin{table}") > 5
     assert max(len(caption) for caption, _ in captions) < 80
@@ -51,11 +51,11 @@ def test_every_table_has_a_short_caption_a_label_and_minus_signs() -> None:
 def test_paper_table_is_one_narrow_table() -> None:
     """Ours with its interval, the paper's gain, the share: one table, no line too long for a column."""
     for run in ("smollm2-135m", "tiny-study"):
-        text = render(read_table([ROOT / "results" / run]), "paper")
+        text = render(committed_table(RESULTS / run), "paper")
         assert text.count(r"\begin{table}") == 1
         assert r"\toprule" in text
         assert rf"\label{{tab:{run}}}" in text
-    text = render(read_table([ROOT / "results/smollm2-135m"]), "paper")
+    text = render(committed_table(RESULTS / "smollm2-135m"), "paper")
     assert r"& cannot tell \\" in text
     assert "Cannot tell: the interval contains both 0" in text
 
