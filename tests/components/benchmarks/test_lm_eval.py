@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lm_eval
+import lm_eval.tasks
 import pytest
 import yaml
 from lm_eval.tasks import TaskManager
@@ -19,7 +20,7 @@ from harness.errors import RecipeError
 from harness.files import KEPT_IN, keep, pin
 from harness.recipe import Benchmark, Task
 from tests.checkpoints import MACHINE
-from tests.tiny_checkpoints import word_checkpoint
+from tests.tiny_checkpoints import byte_checkpoint, word_checkpoint
 
 WORDS = ["ka", "lo", "mi", "so", "ne", "tu"]
 NUM = 4
@@ -106,7 +107,9 @@ def job(checkpoint: Path, tasks: Path, folder: Path, *named: Task, chat: bool = 
 def test_ten_tasks_of_each_output_type_are_lm_evals(
     kind: str, tasks: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Value, standard error and every question's answer are those of `lm_eval.simple_evaluate`, from another working directory."""
+    """Value, standard error and every question's answer are those of `lm_eval.simple_evaluate`, from another working directory; the metrics
+    of the output type are asked for in turn.
+    """
     only_own(monkeypatch)
     names = [f"{kind}_{number}" for number in range(10)]
     settings = {"pretrained": str(checkpoint), "dtype": "float32", "add_bos_token": False}
@@ -115,13 +118,16 @@ def test_ten_tasks_of_each_output_type_are_lm_evals(
         bootstrap_iters=0, limit=3,
     )  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    metric = METRICS[kind][0]["metric"]
-    named = tuple(Task(name=name, limit=3) for name in names)
+    metrics = [METRICS[kind][number % len(METRICS[kind])]["metric"] for number in range(10)]
+    named = tuple(
+        Task(name=name, limit=3, metric=metric if number else "first")
+        for number, (name, metric) in enumerate(zip(names, metrics, strict=True))
+    )
     score = component.open_benchmark(job(checkpoint, tmp_path, tasks, *named))
-    for task in named:
+    for task, metric in zip(named, metrics, strict=True):
         result = score(task)
         reported = theirs["results"][task.name]
-        scale = 100.0 if metric in ("acc", "exact_match") else 1.0
+        scale = 100.0 if metric in ("acc", "acc_norm", "exact_match") else 1.0
         assert result.score.metric == f"{metric},none"
         assert result.score.value == pytest.approx(scale * reported[f"{metric},none"], rel=1e-4)
         error = reported[f"{metric}_stderr,none"]
@@ -130,6 +136,34 @@ def test_ten_tasks_of_each_output_type_are_lm_evals(
         answers_are_equal(result, theirs["samples"][task.name])
     backend = str(result.score.protocol["backend"])
     assert backend == ("hf, lm-eval's own (loglikelihood_rolling)" if "rolling" in kind else "hf, shared prefixes computed once")
+
+
+@pytest.mark.usefixtures("hf_cache")
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("arc", "arc_challenge"),
+        ("winogrande", "winogrande"),
+        ("truthfulqa", "truthfulqa_mc2"),
+        ("gsm8k", "gsm8k"),
+        ("bbh/cot_fewshot", "bbh_cot_fewshot_causal_judgement"),
+    ],
+)
+def test_real_sets_are_lm_evals(folder: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: lm-eval's own tasks over their real sets, examples and all, have the value and the answers of `simple_evaluate`."""
+    only_own(monkeypatch)
+    shipped, checkpoint = Path(lm_eval.tasks.__file__).parent / folder, byte_checkpoint(tmp_path / "model", max_length=512)
+    one = job(checkpoint, tmp_path, shipped, Task(name=name, limit=2))
+    result = component.open_benchmark(one._replace(benchmark=one.benchmark.model_copy(update={"max_new_tokens": 6})))(
+        Task(name=name, limit=2)
+    )
+    theirs = lm_eval.simple_evaluate(
+        "hf", model_args={"pretrained": str(checkpoint), "dtype": "float32", "add_bos_token": False}, tasks=[name], limit=2, device="cpu",
+        task_manager=TaskManager(include_path=str(shipped)), batch_size=4, bootstrap_iters=0, gen_kwargs={"max_gen_toks": 6},
+    )  # fmt: skip
+    reported, chosen = theirs["results"][name], result.score.metric.split(",")[1]
+    assert result.score.value == pytest.approx(100 * reported[result.score.metric], rel=1e-4)
+    answers_are_equal(result, [sample for sample in theirs["samples"][name] if sample["filter"] == chosen])
 
 
 def answers_are_equal(result: Result, theirs: list[dict[str, Any]]) -> None:
