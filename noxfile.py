@@ -77,6 +77,12 @@ def browser(session: nox.Session) -> None:
 
 
 @check(default=False)
+def damage(session: nox.Session) -> None:
+    """What kills, changed bytes, sick judges, odd files and hostile archives do to a run; a line a kind says how many of how many held."""
+    run(session, "pytest", "-m", "damage", "tests/damage", *session.posargs)
+
+
+@check(default=False)
 def slurm(session: nox.Session) -> None:
     """Runs through a real Slurm of this machine, which the tests start and stop; needs root and Debian's slurm-wlm and munge."""
     if not all(shutil.which(program) for program in ("munged", "slurmctld", "slurmd")):

@@ -150,6 +150,7 @@ class RunDir:
 
     def refuse_changed_inputs(self, stage: Stage) -> None:
         """Raise `InputError` unless the inputs are still what they were when `stage` began; what it made is then never built upon."""
+        # what was put back meanwhile is not noticed: dates would tell, but they also differ in a copied run and on network file systems
         launch = self.launch(stage.path)
         if launch is None:
             raise InputError(f"{self.stage_dir(stage.path)} was removed while {stage.path} ran; run again to make it")

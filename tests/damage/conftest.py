@@ -1,0 +1,43 @@
+"""A judge on loopback whose ratings follow from what it is asked, and figures that reach the terminal."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.damage import Told, launch
+from tests.scripted_judge import Reply, Server, serving
+
+
+def healthy(prompt: str, times: int) -> Reply:
+    """A rating from 1 to 10."""
+    return Reply(f"Rating: [[{zlib.crc32(prompt.encode()) % 10 + 1}]]")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def judge() -> Iterator[Server]:
+    """A healthy judge, which the environment names."""
+    with serving(healthy) as server, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENAI_BASE_URL", server.url)
+        patch.setenv("OPENAI_API_KEY", "sk-not-for-anyone")
+        yield server
+
+
+@pytest.fixture
+def told(capsys: pytest.CaptureFixture[str]) -> Told:
+    def tell(line: str) -> None:
+        with capsys.disabled():
+            print(f"\n{line}", flush=True)
+
+    return tell
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole run that nobody hurt; not to be changed."""
+    out = tmp_path_factory.mktemp("undisturbed") / "whole"
+    launch(out)
+    return out
