@@ -93,7 +93,7 @@ def _lm_eval(file: Path) -> Iterator[Result]:
     subtasks = read.get("group_subtasks", {})
     samples = {name: _samples(file, name) for name in {*tables, *chain.from_iterable(subtasks.values())}}
     for task, metrics in tables.items():
-        lines = list(chain.from_iterable(samples.get(name, ()) for name in _leaves(task, subtasks)))
+        lines = list(chain.from_iterable(samples.get(name, ()) for name in _leaves(task, subtasks))) or samples.get(task, [])
         for key, value in metrics.items():
             metric, _, chosen = key.partition(",")
             if metric.endswith("_stderr") or metric in ("alias", "name", "sample_len", "sample_count"):

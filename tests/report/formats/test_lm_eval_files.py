@@ -85,6 +85,8 @@ def write(path: Path, *, with_samples: bool = True) -> Path:
             benchmark = next(one for one in made.benchmarks if folder_of(one, made.benchmarks) == stage.path.split("/eval/")[1])
             for task in benchmark.tasks:
                 score, lines = evaluated(stage.path.split("/")[0], benchmark, task)
+                if not with_samples:  # as older records: which question is of which subtask is not told
+                    score = score.model_copy(update={"details": {k: v for k, v in score.details.items() if k != "questions"}})
                 files[f"scores/{task.name}.json"] = dump(score)
                 if with_samples:
                     files[f"samples/{task.name}.jsonl"] = "".join(json.dumps(line) + "\n" for line in lines).encode()
