@@ -19,6 +19,7 @@ from harness.rows import baselines, opponent_of
 
 Verdict = Literal["supported", "contradicted", "within noise", "not tested"]
 Spec = dict[str, Any]
+FURTHER_SFT = "SPIN improves on further SFT"
 HEADLINES = {
     "supported": "SPIN helped",
     "contradicted": "SPIN did harm",
@@ -87,7 +88,7 @@ def _claims(recipe: Recipe, last: str) -> dict[_Claim, list[tuple[str, str]]]:
     return {
         _Claim("SPIN improves on its SFT model", _LEADERBOARD): [(last, REFERENCE)],
         _Claim("each iteration improves on the one before", _LEADERBOARD): _steps(recipe),
-        _Claim("SPIN improves on further SFT", f"{_LEADERBOARD}, SFT + 1 epoch"): [(last, row) for row in _trained_with(others, "sft")],
+        _Claim(FURTHER_SFT, f"{_LEADERBOARD}, SFT + 1 epoch"): [(last, row) for row in _trained_with(others, "sft")],
         _Claim("SPIN from iteration 1 on beats DPO", _LEADERBOARD): [(row, dpo) for dpo in _trained_with(others, "dpo") for row in later],
         _Claim("more epochs at iteration 0 do not reach iteration 1", _EPOCHS): [
             ("iter1", longer) for longer in _longer_than(first, others) if later
@@ -167,15 +168,22 @@ class Summary(NamedTuple):
     numbers: list[str]
 
 
+def overall(findings: Sequence[Finding]) -> Verdict:
+    """The first claim's verdict; what helped, but less than further SFT did, counts as within noise."""
+    verdicts = {finding.claim: finding.verdict for finding in findings}
+    first = findings[0].verdict if findings else "not tested"
+    return "within noise" if first == "supported" and verdicts.get(FURTHER_SFT) == "contradicted" else first
+
+
 def summarize(table: ResultTable) -> Summary:
     """What the run says about the first claim, and beside it about further SFT."""
     claims = {finding.claim: finding for finding in table.findings}
     first = next(iter(table.findings), Finding(claim="", where="", verdict="not tested", evidence=("no iteration",)))
     numbers = list(first.evidence)
-    further = claims.get("SPIN improves on further SFT")
+    further = claims.get(FURTHER_SFT)
     if further and further.verdict != "not tested":
         than = {"supported": "more than", "contradicted": "less than", "within noise": "within noise of"}[further.verdict]
         numbers.append(f"{than} further SFT: {'; '.join(further.evidence)}")
     if first.verdict == "supported" and further and further.verdict == "contradicted":
-        return Summary("SPIN helped, but less than further SFT", "within noise", numbers)
+        return Summary("SPIN helped, but less than further SFT", overall(table.findings), numbers)
     return Summary(HEADLINES[first.verdict], first.verdict, numbers)

@@ -33,7 +33,7 @@ WORDS = (
 
 
 class Effect(NamedTuple):
-    """`row - against`, ours and the paper's, over `what`. `reasons` say why the two may not be compared; `paper` None: not printed.
+    """`row - against`, ours and the paper's, over `what`. `reasons` say why the two may not be compared; `paper` None: it prints none.
 
     `same_tasks`: both are about the same tasks, so that a share of the paper's gain means something.
     """
@@ -82,17 +82,19 @@ def main_effect(table: ResultTable | SeedTable) -> Effect | None:
 
 
 def size_text(effect: Effect) -> str:
-    """'+1.70 [+0.60, +2.80] of the paper's +4.83 (35 %; the paper's value lies outside our interval)'."""
+    """'+1.70 [+0.60, +2.80] of the paper's +4.83 (35 %; the paper's value lies outside our interval)', and why they may not be compared."""
     ours = f"{effect.row} - {effect.against}: {delta_text(effect.ours, effect.column)}"
     if effect.ours is None or effect.paper is None:
         return f"{ours} ({effect.what}); the paper prints no such gain"
     if effect.share is None:
         return f"{ours} ({effect.what}); no share of the paper's {effect.paper:+.2f}: {', '.join(effect.reasons)}"
+    not_comparable = f"; not comparable: {', '.join(effect.reasons)}" if effect.reasons else ""
     if effect.cannot_tell:
-        return f"{ours} beside the paper's {effect.paper:+.2f}: our interval contains both 0 and the paper's value ({effect.what})"
+        what = f"{effect.what}{not_comparable}"
+        return f"{ours} beside the paper's {effect.paper:+.2f}: our interval contains both 0 and the paper's value ({what})"
     inside = _is_inside(effect)
     where = "" if inside is None else f"; the paper's value lies {'inside' if inside else 'outside'} our interval"
-    return f"{ours} of the paper's {effect.paper:+.2f} ({effect.share:z.0f} %{where}; {effect.what})"
+    return f"{ours} of the paper's {effect.paper:+.2f} ({effect.share:z.0f} %{where}; {effect.what}{not_comparable})"
 
 
 def size_block(table: ResultTable | SeedTable) -> Block:
@@ -135,26 +137,45 @@ def paper_cells(effect: Effect) -> tuple[str, str, str]:
 
 
 def study_sentence(table: SeedTable) -> str:
-    """'5 seeds: SPIN (iter2) is better than its SFT model on each, than dpo on 1, than control on none', by each seed's own interval."""
+    """'5 seeds: SPIN (iter2) is better than its SFT model on each, than dpo on 1; worse than control on 3', by each seed's own interval."""
     means = [one for one in table.comparisons if one.column == MEAN]
     last = next((one.row for one in means if iteration_of(one.row) is not None), None)
-    seeds = f"{len(table.runs)} {'seed' if len(table.runs) == 1 else 'seeds'}"
+    num_runs = len(table.runs)
+    seeds = f"{num_runs} {'seed' if num_runs == 1 else 'seeds'}"
     if last is None:
         return f"{seeds}: no comparison yet"
     own = {"its SFT model" if one.against == REFERENCE else one.against: one for one in means if one.row == last}
     variants = {one.row: one for one in means if one.against == last and one.row != last}
-    sentence = f"{seeds}: SPIN ({last}) is better {', '.join(_by_count(own, len(table.runs), 'than '))}"
-    return f"{sentence}; better than {last}: {', '.join(_by_count(variants, len(table.runs)))}" if variants else sentence
+    sentence = (
+        f"{seeds}: SPIN ({last}) is {'; '.join(_sides(own, num_runs, ('better', 'worse', 'within noise'), ('than ', 'than ', 'of ')))}"
+    )
+    if not variants:
+        return sentence
+    return f"{sentence}; against {last}, {'; '.join(_sides(variants, num_runs, ('better:', 'worse:', 'within noise:'), ('', '', '')))}"
 
 
-def _by_count(found: Mapping[str, SeedComparison], num_runs: int, word: str = "") -> Iterator[str]:
-    """The names that are beaten on each seed, on some, on none, in this order."""
-    groups: dict[int, list[str]] = {}
-    for name, one in found.items():
-        better = sum(delta is not None and delta.low is not None and delta.low > 0 for delta in one.per_run)
-        groups.setdefault(better, []).append(name)
-    for count in sorted(groups, reverse=True):
-        yield f"{word}{' and '.join(groups[count])} on {'none' if not count else 'each' if count == num_runs else count}"
+def _sides(found: Mapping[str, SeedComparison], num_runs: int, words: tuple[str, str, str], links: tuple[str, str, str]) -> Iterator[str]:
+    """Which names are beaten on how many seeds, which beat on how many, and which do neither on any."""
+    counts = {name: _better_and_worse(one) for name, one in found.items()}
+    neither = {name: num_runs for name, both in counts.items() if not any(both)}
+    better, worse = ({name: both[side] for name, both in counts.items()} for side in (0, 1))
+    for word, link, told in zip(words, links, (better, worse, neither), strict=True):
+        if any(told.values()):
+            yield f"{word} {', '.join(_by_count(told, num_runs, link))}"
+
+
+def _better_and_worse(one: SeedComparison) -> tuple[int, int]:
+    """Seeds whose interval lies above 0, and below."""
+    known = [delta for delta in one.per_run if delta is not None]
+    better = sum(delta.low is not None and delta.low > 0 for delta in known)
+    return better, sum(delta.high is not None and delta.high < 0 for delta in known)
+
+
+def _by_count(counts: Mapping[str, int], num_runs: int, link: str) -> Iterator[str]:
+    """The names with a count above 0, those of the highest first."""
+    for count in sorted(set(counts.values()) - {0}, reverse=True):
+        names = " and ".join(name for name, times in counts.items() if times == count)
+        yield f"{link}{names}{'' if num_runs == 1 else ' on each' if count == num_runs else f' on {count}'}"
 
 
 def _of_run(table: ResultTable) -> Iterator[Effect]:
@@ -208,7 +229,7 @@ def _reasons(cell: Cell | None, *, same_tasks: bool) -> tuple[str, ...]:
 
 def _comparable(one: Effect, numbers: dict[str, int]) -> str:
     if one.paper is None:
-        return "not printed"
+        return "paper: none"
     return "no " + " ".join(f"({numbers[reason]})" for reason in one.reasons) if one.reasons else "yes"
 
 

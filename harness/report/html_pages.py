@@ -15,7 +15,7 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup
 
-from harness.analysis.claims import summarize
+from harness.analysis.claims import overall, summarize
 from harness.analysis.run_table import collect
 from harness.analysis.sweep_table import compare_variants
 from harness.analysis.table_schema import Finding
@@ -67,7 +67,7 @@ def _sweep(path: Path, folder: Path) -> Entry:
         return Entry(path.name, "", "", "", [], (), links, str(error).replace(f"{path}/", ""))
     main = main_effect(table)
     numbers = [size_text(main)] if main else []
-    verdict = table.findings[0].verdict if table.findings else "not tested"
+    verdict = overall(table.findings)
     return Entry(path.name, table.summary, study_sentence(table), verdict, numbers, table.findings, links, None)
 
 

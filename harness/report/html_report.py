@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from harness import paper
-from harness.analysis.claims import Summary, summarize
+from harness.analysis.claims import Summary, overall, summarize
 from harness.analysis.deviations import deviation_list
 from harness.analysis.differences import REFERENCE, delta_text, direction
 from harness.analysis.run_table import collect
@@ -131,15 +131,15 @@ def study_html(folder: Path, table: SeedTable) -> str:
     groups: dict[str, list[tuple[str, ...]]] = {}
     for name, *cells in last.rows:
         groups.setdefault(name, []).append(tuple(cells))
-    verdict = table.findings[0].verdict if table.findings else "not tested"
-    sentence, _, variants = study_sentence(table).partition("; ")
+    verdict = overall(table.findings)
+    sentence, _, variants = study_sentence(table).partition("; against ")
     main = main_effect(table)
     sides = [parse_side(f"{folder}:{row}") for row in (main.against, main.row)] if main else []
     return render(
         "study.html",
         table=table,
         summary=Summary(sentence, verdict, []),
-        size=_size_lines(table, [variants] if variants else []),
+        size=_size_lines(table, [f"Against {variants}."] if variants else []),
         words=WORDS,
         sizes=_sizes(whole, table),
         means=stacked(_block(whole, "Mean over seeds")),

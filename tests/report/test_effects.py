@@ -26,7 +26,10 @@ def test_headline_tells_the_share_of_the_paper_s_gain(real: ResultTable) -> None
     assert main.paper == 4.83
     assert main.share == pytest.approx(100 * main.ours.difference / 4.83)
     assert size_text(main).startswith("iter2 - sft: +0.60 [")
-    assert size_text(main).endswith("beside the paper's +4.83: our interval contains both 0 and the paper's value (six-task average)")
+    assert size_text(main).endswith(
+        "beside the paper's +4.83: our interval contains both 0 and the paper's value "
+        "(six-task average; not comparable: another model than the paper's)"
+    )
     narrow = main._replace(ours=Delta(against="sft", difference=1.7, low=1.0, high=2.4, n=9, p=0.001, method="t"))
     assert "(35 %; the paper's value lies outside our interval" in size_text(narrow)
     above = main._replace(ours=Delta(against="sft", difference=3.0, low=1.0, high=5.0, n=9, p=0.01, method="t"))
@@ -79,11 +82,12 @@ def test_published_model_gives_the_cell_s_own_reasons(tmp_path: Path) -> None:
 
 
 def test_study_is_told_in_a_sentence() -> None:
-    """On how many seeds the last iteration beats each baseline, and the variants the last iteration."""
+    """On how many seeds the last iteration beats each baseline or is beaten, and the variants the last iteration."""
     table = committed_table(RESULTS / "tiny-study")
     assert isinstance(table, SeedTable)
     assert study_sentence(table) == (
-        "5 seeds: SPIN (iter2) is better than its SFT model on each, than iter0-longer on 4, than dpo on 1, "
-        "than control and control-compute on none; better than iter2: space iter2 on 1, hinge iter2 and t-spin iter2 on none"
+        "5 seeds: SPIN (iter2) is better than its SFT model on each, than iter0-longer on 4, than dpo on 1; "
+        "worse than control and control-compute on 3; "
+        "against iter2, better: space iter2 on 1; worse: t-spin iter2 on each; within noise: hinge iter2 on each"
     )
     assert [one.row for one in effects(table)][:2] == ["iter2", "iter2"]

@@ -40,7 +40,7 @@ def test_sweeps_stand_beside_runs(tmp_path: Path) -> None:
     shutil.copytree(committed, tmp_path / "tiny-study", ignore=shutil.ignore_patterns("checkpoint", "samples", "responses"))
     readme, page = write_index(tmp_path)
     text = readme.read_text()
-    sentence = "5 seeds: SPIN (iter2) is better than its SFT model on each, than iter0-longer on 4, than dpo on 1, than control"
+    sentence = "5 seeds: SPIN (iter2) is better than its SFT model on each, than iter0-longer on 4, than dpo on 1; worse than"
     assert f"[JSON](tiny-study/tables/tables.json)) | {sentence}" in text
     assert "iter2 - sft: +7.90 [" in text
     assert "- **supported**: SPIN improves on its SFT model." in text.partition("## tiny-study")[2]

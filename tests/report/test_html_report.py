@@ -192,7 +192,7 @@ def test_unfinished_run_has_a_page(tmp_path: Path) -> None:
 def test_page_answers_the_first_questions(html: str) -> None:
     """Did it help, by how much of the paper's gain, what cannot be compared and why, which questions changed sides: in this order."""
     text = " ".join(Page(html).text.split())
-    marks = ("SPIN helped", "no share of the paper's +3.98", "What the words mean", "Size of the effect", "Questions that changed sides")
+    marks = ("SPIN helped", "no share of the paper's +3.98", "What the words mean", "Size of the effect", "Changed questions")
     places = [text.index(mark) for mark in marks]
     assert places == sorted(places)
     assert "judge: ours" in text
