@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -103,6 +104,44 @@ def test_another_hosts_claim_stands_and_names_host_and_job(tmp_path: Path) -> No
         pass
     (tmp_path / ".claim").unlink()
     assert freed(tmp_path)
+
+
+NAMESPACE = ("unshare", "--user", "--map-root-user", "--pid", "--uts", "--fork", "sh", "-c")
+IN_NAMESPACE = """
+import sys
+from pathlib import Path
+from harness.errors import BusyError
+from harness.runs.lock import hold
+try:
+    with hold(Path(sys.argv[1])):
+        print("held", flush=True)
+        input()
+except BusyError as error:
+    print(error)
+"""
+
+
+def in_namespace(host: str, job: str, folder: Path) -> "subprocess.Popen[str]":
+    """A process with a PID namespace and a host name of its own that holds `folder`."""
+    command = [*NAMESPACE, f'hostname {host}; exec "$0" "$@"', sys.executable, "-c", IN_NAMESPACE, str(folder)]
+    env = {**os.environ, "SLURM_JOB_ID": job}
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env, start_new_session=True)
+
+
+@pytest.mark.skipif(subprocess.run([*NAMESPACE, "hostname a"], capture_output=True).returncode != 0, reason="no namespaces here")
+def test_of_two_hosts_the_second_names_the_first(tmp_path: Path) -> None:
+    """Both are process 1 of namespaces of their own; the second is refused while the first lives, and after it was killed."""
+    first = in_namespace("node7", "41", tmp_path)
+    assert first.stdout is not None
+    assert first.stdout.readline() == "held\n"
+    assert (
+        "is in use by pid 1 on node7 in job 41; wait for it or stop it" in in_namespace("node8", "42", tmp_path).communicate(timeout=60)[0]
+    )
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    told = in_namespace("node8", "42", tmp_path).communicate(timeout=60)[0]
+    assert "is in use by pid 1 on node7 in job 41" in told
+    assert f"remove {tmp_path / '.claim'} and run again" in told
 
 
 def test_requeued_job_takes_over_its_own_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
