@@ -140,7 +140,9 @@ def _ask_hub(repository: Repository, *, dry_run: bool) -> Any:
     """Download a repository into the cache, or only say what that would download."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils.logging import set_verbosity_error
 
+    set_verbosity_error()  # a line for each attempt; the last one's reason is in ours
     try:
         wanted = list(repository.files or _data_files(repository))
         kind, name, revision = repository.kind, repository.name, repository.revision

@@ -19,11 +19,13 @@ from typer.testing import CliRunner
 
 from harness.cli import fetch
 from harness.cli.main import app
+from harness.components.sources import procedural
 from harness.errors import InputError
 from harness.recipe import Benchmark, Task, load
 from tests import SMALL
 from tests.components.benchmarks.test_lm_eval import only_own
-from tests.fake_hub import serving
+from tests.fake_hub import COMMIT as NEWEST
+from tests.fake_hub import serving, write_dataset
 from tests.tiny_checkpoints import word_checkpoint
 
 COMMIT = "c" * 40
@@ -117,37 +119,95 @@ def test_offline_says_what_to_check(monkeypatch: pytest.MonkeyPatch) -> None:
         fetch.files(fetch.repositories(ZEPHYR)[0])
 
 
-OFFLINE = """
-import sys
-from pathlib import Path
-from harness.recipe import ModelRef
-from harness.cli import fetch
-from harness.machine import load
-from harness.stages import model
-ref = ModelRef(source="hub", name="org/model", revision="a" * 40)
-if sys.argv[1] == "fetch":
-    wanted = fetch.Repository("model", ref.name, ref.revision, tuple(model.HUB_FILES))
-    before, _, after = fetch.files(wanted), fetch.fetch(wanted), fetch.files(wanted)
-    print([(file.file, file.size, file.cached) for file in before if file.file == "config.json"], all(file.cached for file in after))
-else:
-    model.run({"model": ref.model_dump(mode="json")}, {}, Path(sys.argv[1]), load("cpu"))
+RECIPE = f"""
+from harness.recipe import Benchmark, ModelRef, PromptSource, Task, load, replace
+
+small = load({str(SMALL)!r})
+recipe = replace(
+    small,
+    name="from-hub",
+    sft_model=ModelRef(source="hub", name="org/model", revision={COMMIT!r}),
+    prompts=PromptSource(source="hub", dataset="org/prompts", revision={COMMIT!r}, split="train", num_prompts=32, shuffle_seed=0),
+    iterations=small.iterations[:1],
+    benchmarks=(
+        Benchmark(
+            name="open_llm",
+            protocol="current",
+            tasks=(
+                Task(name="arc_challenge", shots=1, metric="acc_norm", limit=4),
+                Task(name="openbookqa", shots=0, metric="acc_norm", limit=4),
+            ),
+        ),
+    ),
+)
 """
 
 
-def test_fetched_model_becomes_a_checkpoint_offline(tmp_path: Path) -> None:
-    """The real client: listed and fetched from a Hub on this machine, then, with HF_HUB_OFFLINE and no Hub, a whole model stage."""
-    saved = word_checkpoint(tmp_path / "saved")
-    env = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
-    env.pop("HF_HUB_CACHE", None)
-    with serving(saved) as address:
-        command = [sys.executable, "-c", OFFLINE, "fetch"]
-        done = subprocess.run(command, env={**env, "HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0"}, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-    size = (saved / "config.json").stat().st_size
-    assert done.stdout.strip() == f"[('config.json', {size}, False)] True"
-    out = tmp_path / "stage"
-    done = subprocess.run([sys.executable, "-c", OFFLINE, str(out)], env={**env, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True)
+def harness(folder: Path, *arguments: str, **variables: str) -> str:
+    """What the command prints, with caches of its own in `folder`."""
+    env = {**os.environ, "HF_HOME": str(folder / "hf"), "HF_HUB_DISABLE_XET": "1", **variables}
+    for name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE"):
+        env.pop(name, None)
+    done = subprocess.run([sys.executable, "-m", "harness", *arguments], env=env, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert {path.name: path.read_bytes() for path in (out / "checkpoint").iterdir()} == {
-        path.name: path.read_bytes() for path in saved.iterdir()
-    }
+    return done.stdout
+
+
+def test_every_file_of_the_paper_s_recipe_is_listed(tmp_path: Path) -> None:
+    """The real client, from a Hub on this machine with every repository of zephyr-7b: each file once, with its commit and size."""
+    hub, wanted = tmp_path / "hub", fetch.repositories(ZEPHYR)
+    configs: dict[str, dict[str, Any]] = {}
+    for repository in wanted:
+        if repository.kind == "dataset":
+            configs.setdefault(repository.name, {})[repository.config or "default"] = {"train": [{"text": "x"}]}
+        else:
+            folder = hub / f"{repository.kind}s" / repository.name
+            for name in ("config.json", "model.safetensors") if repository.kind == "model" else repository.files:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_text(name)
+    for name, splits in configs.items():
+        write_dataset(hub / "datasets" / name, splits)
+    with serving(hub) as address:
+        printed = harness(tmp_path, "fetch", "zephyr-7b", "--dry-run", "--format", "json", HF_ENDPOINT=address, HF_HUB_OFFLINE="0")
+    expected = set()
+    for repository in wanted:
+        folder = hub / f"{repository.kind}s" / repository.name
+        part = repository.config or "default"
+        names = (
+            ["README.md", f"{part}/train.parquet"]
+            if repository.kind == "dataset"
+            else [str(p.relative_to(folder)) for p in files_in(folder)]
+        )
+        expected |= {(repository.name, repository.revision or NEWEST, name, (folder / name).stat().st_size) for name in names}
+    assert {(row["repository"], row["revision"], row["file"], row["size"]) for row in json.loads(printed)} == expected
+    assert not (tmp_path / "hf" / "datasets").exists()
+
+
+def files_in(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_whole_plan_runs_offline_after_fetch(tmp_path: Path) -> None:
+    """Model, prompts and evaluation sets fetched from a Hub on this machine; then, without it and offline, every stage of the recipe."""
+    model = word_checkpoint(tmp_path / "hub/models/org/model")
+    examples = procedural.sample("train", 32, 0)
+    turns = [[{"role": "user", "content": one.prompt}, {"role": "assistant", "content": one.response}] for one in examples]
+    write_dataset(tmp_path / "hub/datasets/org/prompts", {"default": {"train": [{"messages": turn} for turn in turns]}})
+    choices = {"text": ["one", "two"], "label": ["A", "B"]}
+    arc = [{"question": f"Which is {i}?", "choices": choices, "answerKey": "A"} for i in range(6)]
+    book = [{"question_stem": f"The number {i} is", "choices": choices, "answerKey": "B"} for i in range(6)]
+    splits = ("train", "validation", "test")
+    write_dataset(tmp_path / "hub/datasets/allenai/ai2_arc", {"ARC-Challenge": dict.fromkeys(splits, arc)})
+    write_dataset(tmp_path / "hub/datasets/allenai/openbookqa", {"main": dict.fromkeys(splits, book)})
+    (tmp_path / "recipe.py").write_text(RECIPE)
+    with serving(tmp_path / "hub") as address:
+        online = {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0"}
+        before = json.loads(harness(tmp_path, "fetch", "recipe.py", "--format", "json", **online))
+        after = json.loads(harness(tmp_path, "fetch", "recipe.py", "--dry-run", "--format", "json", **online))
+    assert not any(row["cached"] for row in before if row["repository"] == "org/model")
+    assert [row["file"] for row in after if not row["cached"]] == []
+    harness(tmp_path, "reproduce", "recipe.py", "--out", "run", "--machine", "cpu1", HF_HUB_OFFLINE="1", HF_ENDPOINT=address)
+    states = json.loads(harness(tmp_path, "status", "run", "--format", "json"))
+    assert {row["state"] for row in states} == {"done"}
+    fetched = {path.name: path.read_bytes() for path in (tmp_path / "run/sft/model/checkpoint").iterdir()}
+    assert fetched == {path.name: path.read_bytes() for path in model.iterdir()}
