@@ -45,6 +45,8 @@ class Request(Strict):
     """As sbatch takes it."""
     account: str | None = None
     """As sbatch takes it."""
+    array: int = Field(default=1, gt=0)
+    """Of a generation: more than 1 shares its prompts among so many jobs of an array, each with this request, before its own job."""
     options: dict[str, str] = {}
     """Further options of sbatch by their long names, such as {"qos": "low"}."""
 
@@ -166,6 +168,53 @@ def launcher(machine: Machine, kind: str, python: str) -> list[str]:
     words = {"train": machine.launcher, "generate": machine.replica_launcher, "evaluate": machine.replica_launcher}.get(kind, ("{python}",))
     known = {"python": python, "num_devices": machine.num_devices, "num_nodes": machine.num_nodes}
     return [part.format(**known, node_devices=machine.num_devices // machine.num_nodes) for part in words]
+
+
+HEAD_NODE = '$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)'
+"""In a shell inside a Slurm job: its first node."""
+TORCHRUN = (
+    'exec "$0" -m harness.training.launch --nnodes={num_nodes} --nproc-per-node={node_devices} --rdzv-backend=c10d '
+    f'--rdzv-id="$SLURM_JOB_ID" --rdzv-endpoint="{HEAD_NODE}:29500" "$@"'
+)
+"""What a shell on each node of a training does, as `srun` starts it: all meet at the first."""
+FILE_STAGES: tuple[StageKind, ...] = ("model", "prompts", "preferences", "verdicts")
+"""Kinds of stages that use no device."""
+
+
+def srun(node: Request) -> tuple[str, ...]:
+    """The words before a shell's text that run it once on each node of a job; a node that fails ends the others.
+
+    srun takes neither the cores of sbatch's `--cpus-per-task` nor, on every cluster, its GPUs by itself.
+    """
+    each = ("--ntasks-per-node=1", f"--cpus-per-task={node.cpus}", f"--gpus-per-node={node.gpus}")
+    return ("srun", *each, "--kill-on-bad-exit=1", "bash", "-c")
+
+
+def on_slurm(machine: Machine, *, name: str, node: Request, train_nodes: int = 1) -> Machine:
+    """`machine`, of one node, as the nodes of a Slurm cluster, of which a job that has a whole one asks for `node`.
+
+    A training has `train_nodes` of them. A generation is an array of jobs of one engine and its share of the node each; an evaluation
+    has a node, whose devices share its tasks. Stages that use no device ask for a few cores.
+    """
+    engines = max(node.gpus // machine.tensor_parallel, 1)
+    memory_gb = node.memory_gb
+    engine = {"gpus": node.gpus // engines, "cpus": max(node.cpus // engines, 1), "memory_gb": memory_gb and memory_gb / engines}
+    files = {"gpus": 0, "cpus": min(node.cpus, 8), "memory_gb": memory_gb and min(memory_gb, 64.0), "minutes": min(node.minutes, 240)}
+    changes: dict[str, Any] = {
+        "name": name,
+        "summary": f"Slurm, a job a stage{f', a training on {train_nodes} nodes' if train_nodes > 1 else ''}; {machine.summary}",
+        "num_devices": machine.num_devices * train_nodes,
+        "num_nodes": train_nodes,
+        "slurm": node,
+        "slurm_of": {
+            "train": node.model_copy(update={"nodes": train_nodes}),
+            "generate": node.model_copy(update={**engine, "array": engines}),
+            **dict.fromkeys(FILE_STAGES, node.model_copy(update=files)),
+        },
+    }
+    if train_nodes > 1:
+        changes |= {"launcher": (*srun(node), TORCHRUN, "{python}"), "mfu": min(machine.mfu, 0.3)}
+    return machine.model_copy(update=changes)
 
 
 def load(name_or_file: str) -> Machine:

@@ -6,6 +6,6 @@ changes = {
     "name": "cpu-two-stages",
     "summary": "two CPU cores, two stages side by side, one thread each",
     "slots": 2,
-    "slots_of": dict.fromkeys(("model", "prompts", "preferences", "generate", "train", "evaluate"), 1),
+    "slots_of": dict.fromkeys(("model", "prompts", "preferences", "generate", "train", "evaluate", "verdicts"), 1),
 }
 machine = load("cpu1").model_copy(update=changes)

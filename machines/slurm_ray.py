@@ -5,30 +5,21 @@ Each stage is a job. One of generation or evaluation starts a Ray cluster over i
 environment are on a disk that all nodes see.
 """
 
-from harness.machine import Request, load
+from harness.machine import HEAD_NODE, Request, load, on_slurm, srun
 
-HEAD = '$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)'
-SRUN = ("srun", "--ntasks-per-node=1", "--cpus-per-task=64", "--gpus-per-node=8", "--kill-on-bad-exit=1", "bash", "-c")
-TRAIN = (
-    'exec "$0" -m harness.training.launch --nnodes={num_nodes} --nproc-per-node={node_devices} --rdzv-backend=c10d '
-    f'--rdzv-id="$SLURM_JOB_ID" --rdzv-endpoint="{HEAD}:29500" "$@"'
-)
-RAY = f'PATH="$(dirname "$0"):$PATH" exec ray symmetric-run --address="{HEAD}:6379" --min-nodes="$SLURM_JOB_NUM_NODES" -- "$0" "$@"'
-NODES = Request(nodes=4, gpus=8, cpus=64, memory_gb=512, minutes=24 * 60)
+NUM_NODES = 4
+RAY = f'PATH="$(dirname "$0"):$PATH" exec ray symmetric-run --address="{HEAD_NODE}:6379" --min-nodes="$SLURM_JOB_NUM_NODES" -- "$0" "$@"'
 
+NODE = Request(gpus=8, cpus=64, memory_gb=512, minutes=24 * 60)
+trained = on_slurm(load("a100x8"), name="slurm-ray", node=NODE, train_nodes=NUM_NODES)
+NODES = trained.slurm_of["train"]
 changes = {
-    "name": "slurm-ray",
-    "summary": "Slurm, 4 nodes of 8 x A100-80G and Ray, bf16, FSDP2 (not run by us)",
-    "num_devices": 32,
-    "num_nodes": 4,
+    "summary": f"Slurm, {NUM_NODES} nodes of 8 x A100-80G and Ray, bf16, FSDP2 (not run by us)",
     "micro_batch": 2,
     "generate_shard": 1024,
-    "num_replicas": 32,
+    "num_replicas": trained.num_devices,
     "replicas_on": "ray",
-    "slurm": NODES,
-    "slurm_of": load("slurm-a100x8").slurm_of,
-    "launcher": (*SRUN, TRAIN, "{python}"),
-    "replica_launcher": (*SRUN, RAY, "{python}"),
-    "mfu": 0.3,
+    "slurm_of": {**trained.slurm_of, "generate": NODES, "evaluate": NODES},
+    "replica_launcher": (*srun(NODE), RAY, "{python}"),
 }
-machine = load("a100x8").model_copy(update=changes)
+machine = trained.model_copy(update=changes)

@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,9 @@ import pytest
 import submitit
 from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 
-from harness.runs import launches, slurm
+from harness.runs import launches
+from harness.runs.slurm import following, queue, submission
+from harness.runs.slurm.stage_job import StageJob
 from tests import fake_stages
 
 FAILED, OK = "failed", "ok"
@@ -28,7 +31,7 @@ FAILED, OK = "failed", "ok"
 class InOrder:
     """In the job's process: wait for the jobs before it, then do its stage as a fake."""
 
-    def __init__(self, body: slurm.StageJob, marks: Path, after: list[Path]) -> None:
+    def __init__(self, body: StageJob, marks: Path, after: list[Path]) -> None:
         self.body, self.marks, self.after = body, marks, after
 
     def checkpoint(self) -> Any:
@@ -127,21 +130,22 @@ class Executor:
     def update_parameters(self, **parameters: Any) -> None:
         self.parameters = parameters
 
-    def submit(self, body: slurm.StageJob) -> Any:
+    def submit_array(self, bodies: Sequence[StageJob]) -> list[Any]:
+        (body,) = bodies
         waits = [part.removeprefix("afterok:").split(":") for part in self.parameters["dependency"].split(",") if part != "singleton"]
         after = [self.cluster.jobs[number].marks.with_suffix(".ended") for numbers in waits for number in numbers]
         executor = submitit.LocalExecutor(self.folder)
         marks = self.folder / f"{next(self.cluster.counter)}.job"
         job = executor.submit(InOrder(body, marks, after))
         self.cluster.jobs[job.job_id] = Submitted(self.parameters["job_name"], marks, job)
-        return job
+        return [job]
 
 
 def use(monkeypatch: pytest.MonkeyPatch) -> LocalSlurm:
     """Put it in the place of Slurm."""
     cluster, which = LocalSlurm(), shutil.which
-    monkeypatch.setattr(slurm, "_executor", cluster.executor)
-    monkeypatch.setattr(slurm, "_ask", cluster.ask)
-    monkeypatch.setattr(slurm, "EVERY_SECONDS", 0.05)
+    monkeypatch.setattr(submission, "_executor", cluster.executor)
+    monkeypatch.setattr(queue, "ask", cluster.ask)
+    monkeypatch.setattr(following, "EVERY_SECONDS", 0.05)
     monkeypatch.setattr(shutil, "which", lambda name: sys.executable if name in ("squeue", "sbatch") else which(name))
     return cluster

@@ -41,7 +41,7 @@ from harness.runs.needs import memory
 from harness.runs.needs.costs import Cost, checkpoint_gb, estimate
 from harness.runs.rehearsal.foretold import quoted
 from harness.runs.runner import survey
-from harness.runs.slurm import queued
+from harness.runs.slurm.queue import queued
 from harness.runs.sweeps import is_sweep
 
 

@@ -51,7 +51,8 @@ from harness.files import is_disk_full
 from harness.machine import with_tracker
 from harness.report.formatting import visible
 from harness.report.tables import print_tables, read_table, render, write_all_tables, write_tables
-from harness.runs import provenance, runner, slurm
+from harness.runs import provenance, runner
+from harness.runs.slurm.queue import cancel as cancel_jobs
 from harness.runs.sweeps import is_sweep
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
@@ -180,7 +181,7 @@ def status(
 def cancel(recipe: RecipeArg, out_dir: OutOption = None) -> None:
     """Cancel the jobs that RECIPE has in Slurm's queue, running ones too. What they had finished is kept."""
     loaded = recipes.load(recipe)
-    jobs = slurm.cancel(RunDir(out_dir or Path("results") / loaded.name))
+    jobs = cancel_jobs(RunDir(out_dir or Path("results") / loaded.name))
     for path, job in jobs.items():
         out.print(f"{path}: {job} is cancelled", markup=False)
     if not jobs:

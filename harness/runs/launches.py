@@ -19,7 +19,7 @@ from harness.errors import STOPPED_EXIT, USER_ERROR_EXIT, HarnessError, MachineE
 from harness.machine import Machine
 from harness.runs import lock as locks
 from harness.runs import provenance, schedule
-from harness.runs.stage_processes import Processes, Started
+from harness.runs.stage_processes import Ended, Processes, Started
 
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
 """GNU's and Intel's OpenMP: threads that wait sleep. A machine's `env` may say otherwise."""
@@ -100,10 +100,23 @@ def _visible(slots: Sequence[int]) -> dict[str, str]:
 
 def launch(stage: Stage, run: RunDir, machine: Machine, processes: Processes, started: Started) -> float:
     """Run one stage's process to its end and write its record; return its seconds."""
-    directory = run.stage_dir(stage.path)
+    begin(stage, run, machine)
+    began = time.monotonic()
+    ended = work(stage, run, machine, processes, started)
+    seconds = time.monotonic() - began
+    run.finish(stage, seconds, ended.peak_memory_mb)
+    return seconds
+
+
+def begin(stage: Stage, run: RunDir, machine: Machine) -> None:
+    """Write what the stage's process reads, with where it is launched."""
     python = _interpreter(stage, machine)
     run.begin(stage, machine, {**provenance.collect(), **_provenance_in(python), "threads": threads_of(machine)})
-    began = time.monotonic()
+
+
+def work(stage: Stage, run: RunDir, machine: Machine, processes: Processes, started: Started) -> Ended:
+    """Run the process of a stage that has begun to its end. `StageError` where it fails, `InputError` where its inputs changed."""
+    directory, python = run.stage_dir(stage.path), _interpreter(stage, machine)
     try:
         if _forks(stage, machine, python):
             ended = processes.fork(directory, started)
@@ -113,9 +126,7 @@ def launch(stage: Stage, run: RunDir, machine: Machine, processes: Processes, st
         run.refuse_changed_inputs(stage)
     if ended.code != 0:
         raise StageError(_failure(stage, ended.code))
-    seconds = time.monotonic() - began
-    run.finish(stage, seconds, ended.peak_memory_mb)
-    return seconds
+    return ended
 
 
 def environment(machine: Machine) -> dict[str, str]:

@@ -33,10 +33,10 @@ def hold(folder: Path) -> Iterator[int]:
 
 
 @contextmanager
-def hold_here(folder: Path) -> Iterator[int]:
-    """As `hold`, where no other host can be at work in `folder`."""
+def hold_here(folder: Path, *, wait: bool = False) -> Iterator[int]:
+    """As `hold`, where no other host can be at work in `folder`, or where this may `wait` for it."""
     with _opened(folder) as lock:
-        _lock(lock, folder)
+        _lock(lock, folder, wait)
         _write(lock, "")
         yield lock
 
@@ -89,10 +89,10 @@ def _opened(folder: Path) -> Iterator[int]:
         os.close(lock)
 
 
-def _lock(lock: int, folder: Path) -> bool:
+def _lock(lock: int, folder: Path, wait: bool = False) -> bool:
     """Lock the open file; whether its file system has locks."""
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError as error:
         if error.errno in WITHOUT_LOCKS:
             return False

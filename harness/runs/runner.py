@@ -25,9 +25,11 @@ from harness.lm.progress import side_by_side
 from harness.machine import Machine
 from harness.plan import plan
 from harness.recipe import Recipe
-from harness.runs import committed_records, slurm
+from harness.runs import committed_records
 from harness.runs import lock as locks
 from harness.runs.launches import Announce, Launches, environment, threads_of
+from harness.runs.slurm.following import Jobs
+from harness.runs.slurm.queue import JOBS, refuse_queued
 from harness.runs.stage_processes import Processes
 
 
@@ -48,7 +50,7 @@ def reproduce(recipe: Recipe, run: RunDir, machine: Machine, only: str | None, a
     stages = _selected(plan(recipe), only)
     with locks.hold(run.path) as lock:
         if machine.slurm is None:
-            slurm.refuse_queued(run)
+            refuse_queued(run)
         _refuse_stale(recipe, run)
         if committed_records.is_records_only(run):
             aside = committed_records.set_aside(run)
@@ -57,10 +59,10 @@ def reproduce(recipe: Recipe, run: RunDir, machine: Machine, only: str | None, a
         _refuse_unready(stages, run)
         write_recipe(run.path, recipe)
         tops = sorted({stage.path.split("/")[0] for stage in plan(recipe)})  # what is committed of them is packed
-        ignored = (*(f"/{top}/" for top in (*tops, DATA_DIR)), "*.tmp", locks.LOCK_FILE, locks.CLAIM_FILE, f"{slurm.JOBS}/")
+        ignored = (*(f"/{top}/" for top in (*tops, DATA_DIR)), "*.tmp", locks.LOCK_FILE, locks.CLAIM_FILE, f"{JOBS}/")
         write_atomic(run.path / ".gitignore", "\n".join([*ignored, ""]).encode())
         if machine.slurm is not None:
-            return slurm.Jobs(stages, run, machine, announce).run()
+            return Jobs(stages, run, machine, announce).run()
         with Processes(environment(machine), lock) as processes:
             return Launches(stages, run, machine, processes, announce).run()
 
@@ -106,7 +108,7 @@ def accept(recipe: Recipe, run: RunDir, stage_path: str, because: str) -> list[t
     if run.record(stage_path) is None:
         raise InputError(f"{run.stage_dir(stage_path)} is not finished; only finished work can be accepted")
     with locks.hold(run.path):
-        slurm.refuse_queued(run)
+        refuse_queued(run)
         committed_records.refuse_packed(run)
         launch, record = run.launch(stage_path), run.record(stage_path)
         assert launch is not None

@@ -7,6 +7,7 @@ Prompts are sorted by length and cut into shards before anything is known to be 
 batches, hence the same bytes, as an undisturbed one. The longest are answered first: too little memory shows at once, and at the end
 replicas wait for short shards only. Shards are whole batches of the `hf` engine: a response is the same with any number of replicas. This
 process alone writes; replicas read their prompts themselves. It holds an index of the prompts and the shards in hand, never all texts.
+One of several processes that have a share each (`Share`) writes its own shards and no statistics.
 
 Special tokens are left out of the text. The prompt is cut off as token ids, so the release's clean-up of the decoded text (removing
 '</s>', `lstrip`) is not needed: whitespace that remains in front was generated.
@@ -14,6 +15,7 @@ Special tokens are left out of the text. The prompt is cut off as token ids, so 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -29,7 +31,7 @@ from harness.lm.progress import progress
 from harness.lm.replicas import Replica, Shard, answer
 from harness.machine import Machine
 from harness.stages.prompt_file import PromptFile
-from harness.stages.response_shards import Line, Responses, shards
+from harness.stages.response_shards import Line, Responses, own_share, shards
 
 
 class Job(NamedTuple):
@@ -54,13 +56,15 @@ def run(spec: dict[str, Any], inputs: Mapping[str, Path], out: Path, machine: Ma
     answered = responses.answered()
     offsets = [prompt.offset for prompt in prompts]
     del prompts
-    asked = _unanswered(offsets, answered, machine)
+    share = own_share(os.environ)
+    asked = [shard for shard in _unanswered(offsets, answered, machine) if share is None or share.holds(shard.number)]
     with progress("generate", len(offsets), "responses") as advance:
         advance(answered.count(1))
         for index, lines in answer(asked, partial(open_replica, job), machine) if asked else ():
             responses.write(index, lines)
             advance(len(lines))
-    write_json(out / "statistics.json", responses.statistics())
+    if share is None:
+        write_json(out / "statistics.json", responses.statistics())
 
 
 def open_replica(job: Job) -> Replica:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness.errors import InputError
 from harness.files import read_jsonl, write_jsonl
@@ -20,8 +20,32 @@ FINISH_REASONS = ("stop", "length")
 FIELDS = {"prompt_id": str, "response": str, "finish_reason": str, "num_tokens": int}
 Line = dict[str, Any]
 
+SHARE = "HARNESS_SHARE"
+"""The environment variable of a process that answers one share of the prompts: 'NUMBER/NUM'."""
+
 # a response repeats itself when fewer than half of its runs of GRAM words are distinct, from MIN_WORDS words on
 GRAM, MIN_WORDS, MIN_DISTINCT = 4, 16, 0.5
+
+
+class Share(NamedTuple):
+    """Every `num`-th shard, from `number` on: what one of several processes answers, each without a word from the others."""
+
+    number: int
+    num: int
+
+    def holds(self, index: int) -> bool:
+        """Whether the shard of that index is in it."""
+        return index % self.num == self.number
+
+    def environment(self) -> dict[str, str]:
+        """What tells a process of its share."""
+        return {SHARE: f"{self.number}/{self.num}"}
+
+
+def own_share(environment: Mapping[str, str]) -> Share | None:
+    """The share of the process with this environment; None: it answers all and counts them."""
+    number, _, num = environment.get(SHARE, "").partition("/")
+    return Share(int(number), int(num)) if num else None
 
 
 def shards(num_prompts: int, machine: Machine) -> list[range]:

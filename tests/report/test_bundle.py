@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import shutil
 import tarfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -59,6 +60,18 @@ def test_bundle_verifies_and_holds_no_weights(run: Path, bundle: Path) -> None:
     for name in ("recipe.json", "tables/tables.json", "report.html", "iter1/train/log.jsonl", "iter1/eval/mt_bench/samples/mt_bench.jsonl"):
         assert f"synthetic/{name}" in names
     assert not any("responses" in name or "checkpoint" in name for name in names)
+
+
+def test_files_of_jobs_do_not_get_into_a_bundle(run: Path, bundle: Path, tmp_path: Path) -> None:
+    """What submitit and Slurm leave beside the stages, logs and pickles, stays out of the archive, whatever it is called."""
+    for name in ("7_submitted.pkl", "7_0_log.err", "log.jsonl", "statistics.json"):
+        path = run / "jobs" / "iter0/generate" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("s3cret-of-nobody")
+    try:
+        assert write_bundle(run, tmp_path / "again.tar.gz").read_bytes() == bundle.read_bytes()
+    finally:
+        shutil.rmtree(run / "jobs")
 
 
 def test_equal_runs_give_equal_bundles(run: Path, bundle: Path, tmp_path: Path) -> None:

@@ -254,3 +254,19 @@ def watch(monkeypatch: pytest.MonkeyPatch, fail_after: int | None = None) -> lis
 
     monkeypatch.setattr(Engine, "generate", generate_or_stop)
     return asked
+
+
+def test_shares_together_are_the_whole(
+    inputs: Mapping[str, Path], undisturbed: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Processes that have a share each answer all prompts, in any order, and none of the others'; one without a share then only counts."""
+    for number in (2, 0, 1):
+        monkeypatch.setenv("HARNESS_SHARE", f"{number}/3")
+        before = set(contents(tmp_path))
+        generate.run(SPEC, inputs, tmp_path, MACHINE)
+        shards = {name: int(Path(name).stem) for name in undisturbed if name.startswith("responses/")}
+        assert set(contents(tmp_path)) - before == {name for name, index in shards.items() if index % 3 == number}
+    monkeypatch.delenv("HARNESS_SHARE")
+    monkeypatch.setattr(generate, "open_replica", None)
+    generate.run(SPEC, inputs, tmp_path, MACHINE)
+    assert contents(tmp_path) == undisturbed

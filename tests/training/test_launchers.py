@@ -47,12 +47,12 @@ def test_eight_processes_on_one_node() -> None:
     assert (found.standalone, found.nproc_per_node, machine.num_devices, machine.sharding) == (True, "8", 8, "fsdp2")
 
 
-@pytest.mark.parametrize(("name", "num_nodes"), [("a100x8-two-nodes", 2), ("slurm-ray", 4)])
+@pytest.mark.parametrize(("name", "num_nodes"), [("a100x8-two-nodes", 2), ("slurm-a100x8-two-nodes", 2), ("slurm-ray", 4)])
 def test_several_nodes_start_one_torchrun_each(name: str, num_nodes: int, tmp_path: Path) -> None:
     """Promise: under a stand-in `srun`, each node starts torchrun for its eight processes, and all meet at the first node."""
     machine = load(name)
     num_options = list(machine.launcher).index("bash") - 1
-    assert "--kill-on-bad-exit=1" in machine.launcher[1 : num_options + 1]
+    assert {"--kill-on-bad-exit=1", "--cpus-per-task=64"} <= set(machine.launcher[1 : num_options + 1])
     (tmp_path / "srun").write_text(f'#!/bin/bash\nshift {num_options}\nexec "$@"\n')
     (tmp_path / "scontrol").write_text("#!/bin/bash\nprintf 'first\\nsecond\\n'\n")
     python = tmp_path / "python"
