@@ -41,7 +41,7 @@ SelectTypeParameters=CR_CPU
 SchedulerType=sched/builtin
 SchedulerParameters=sched_interval=2,batch_sched_delay=0,sched_min_interval=0
 KillWait=2
-MinJobAge=300
+MinJobAge=86400
 ReturnToService=2
 SlurmdTimeout=20
 NodeName={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=2000 State=UNKNOWN
