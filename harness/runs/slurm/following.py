@@ -111,11 +111,12 @@ class Jobs:
 
 
 def _end_of(run: RunDir, stage: Stage, job: Job) -> str:
-    """In words: how a job ended, as far as Slurm still knows, and the last line of its log."""
+    """In words: how a job ended, as far as Slurm still knows, and the last line of its log: ours, where submitit says more after it."""
     with contextlib.suppress(MachineError):
         known = queue.ask("squeue", "--noheader", "--states=all", f"--jobs={job.number}", "--format=%T|%r")
         job = Job(job.number, *known.strip().split("|", 1))
     log = run.path / JOBS / stage.path / f"{job.number}_0_log.err"
-    lines = log.read_text(errors="replace").split("\n") if log.exists() else []
-    last = next(("".join(c for c in line if c.isprintable()) for line in reversed(lines) if line.strip()), "nothing")
+    text = log.read_text(errors="replace") if log.exists() else ""
+    lines = ["".join(c for c in line if c.isprintable()) for line in text.split("\n") if line.strip()] or ["nothing"]
+    last = next((line for line in reversed(lines) if line.startswith("error: ")), lines[-1])
     return f"{job}; its log {log} ends: {last}"

@@ -14,10 +14,11 @@ from harness.cli import listings
 from harness.errors import BusyError, MachineError, StageError
 from harness.runs import runner
 from harness.runs.slurm import following, queue
+from harness.runs.slurm.queue import Job
 from tests import fake_stages
 from tests.fake_stages import launched
 from tests.local_slurm import LocalSlurm
-from tests.runs.slurm import CLUSTER, CPU, PATHS, RECIPE
+from tests.runs.slurm import CLUSTER, CPU, PATHS, RECIPE, STAGES
 
 
 def reproduce(run: RunDir) -> list[str]:
@@ -130,3 +131,18 @@ def test_without_slurm_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(MachineError, match="there is no sbatch here"):
         reproduce(RunDir(tmp_path))
+
+
+def test_a_log_s_own_error_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where submitit's traceback follows our line, ours is shown; without one the last line is."""
+    monkeypatch.setattr(queue, "ask", lambda *command: "FAILED|NonZeroExitCode\n")
+    log = tmp_path / "jobs/iter0/train/7_0_log.err"
+    log.parent.mkdir(parents=True)
+    for text, told in (
+        ("a\nerror: iter0/train wrote nothing in 3 runs\nsubmitit.UncompletedJobError: not requeued\n", "error: iter0/train wrote nothing"),
+        ("a\nsrun: error: node1: task 0: Killed\n\n", "srun: error: node1: task 0: Killed"),
+        ("", "nothing"),
+    ):
+        log.write_text(text)
+        end = following._end_of(RunDir(tmp_path), STAGES["iter0/train"], Job("7", "RUNNING", ""))
+        assert f"job 7 failed (NonZeroExitCode); its log {log} ends: {told}" in end
