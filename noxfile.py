@@ -64,7 +64,7 @@ def properties(session: nox.Session) -> None:
 
 @check()
 def smoke(session: nox.Session) -> None:
-    """A whole pipeline, killed and resumed, ends in the tables of an undisturbed run."""
+    """A whole pipeline, killed or told to end and resumed, ends in the tables of an undisturbed run; so does each kind of stage."""
     run(session, "pytest", "-m", "smoke", "tests/smoke", *session.posargs)
 
 
