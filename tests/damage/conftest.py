@@ -36,8 +36,8 @@ def told(capsys: pytest.CaptureFixture[str]) -> Told:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole run that nobody hurt; not to be changed."""
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, hf_cache: Path) -> Path:
+    """A whole run that nobody hurt, not to be changed; its judge is asked with the prompts of MT-Bench."""
     out = tmp_path_factory.mktemp("undisturbed") / "whole"
     launch(out)
     return out
