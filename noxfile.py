@@ -64,7 +64,7 @@ def properties(session: nox.Session) -> None:
 
 @check()
 def smoke(session: nox.Session) -> None:
-    """A whole pipeline, killed or told to end and resumed, ends in the tables of an undisturbed run; so does each kind of stage."""
+    """A whole pipeline, and each kind of stage, killed, told to end or on a full disk, ends in the tables of an undisturbed run."""
     run(session, "pytest", "-m", "smoke", "tests/smoke", *session.posargs)
 
 

@@ -1,7 +1,8 @@
-"""SIGTERM in every kind of stage and of evaluation: what was done is kept, and the next launch ends as an undisturbed one."""
+"""SIGTERM, and a full disk, in every kind of stage and of evaluation: what was done is kept, and the same command ends the run."""
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
@@ -24,6 +25,7 @@ from harness.runs import launches, runner
 from harness.runs import lock as locks
 from harness.runs.stage_processes import Processes
 from tests.scripted_judge import Reply, Server, serving
+from tests.small_disk import enlarge, small_disk
 from tests.smoke.interruption import tables
 
 pytestmark = pytest.mark.smoke
@@ -113,6 +115,29 @@ def is_alive(pid: int) -> bool:
     """Whether there is such a process, other than one that waits to be asked how it ended."""
     stat = Path(f"/proc/{pid}/stat")
     return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_a_full_disk_in_every_kind_of_stage(undisturbed: RunDir, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Promise: each says so in one line; with more room the same stage ends in the files of an undisturbed one."""
+    run = RunDir(tmp_path / "run")
+    shutil.copytree(undisturbed.path, run.path)
+    with locks.hold(run.path) as lock, Processes(launches.environment(MACHINE), lock) as processes:
+        for stage in one_of_each():
+            folder = run.stage_dir(stage.path)
+            shutil.rmtree(folder)
+            with small_disk(folder, "1m") as disk:
+                run.begin(stage, MACHINE, {})
+                enlarge(disk, f"{math.ceil((folder / STAGE_FILE).stat().st_size / 4096) * 4 + 4}k")
+                capfd.readouterr()
+                assert processes.fork(folder, lambda pid: None).code == 1, stage.path
+                said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+                assert len(said) == 1, stage.path
+                assert said[0].startswith("error: disk full"), stage.path
+                enlarge(disk, "50m")
+                assert processes.fork(folder, lambda pid: None).code == 0, stage.path
+                assert results(folder) == results(undisturbed.stage_dir(stage.path)), stage.path
+            folder.rmdir()  # the disk is gone
+            shutil.copytree(undisturbed.stage_dir(stage.path), folder)
 
 
 def results(folder: Path) -> dict[str, str]:
