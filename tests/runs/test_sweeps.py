@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -130,6 +131,9 @@ def test_stopped_sweep_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def interrupted(*args: object) -> float:
         if next(calls) == 9:
             os.kill(os.getpid(), signal.SIGINT)
+            deadline = time.monotonic() + 60
+            while not args[3].signals and time.monotonic() < deadline:  # type: ignore[attr-defined]
+                time.sleep(0.01)
             raise StageError("ended by signal 2")
         return launch(*args)  # type: ignore[arg-type]
 
