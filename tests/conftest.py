@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -19,6 +20,10 @@ if OFFLINE_CACHE.is_dir():  # read by huggingface_hub and datasets when they are
     os.environ["HF_HUB_CACHE"] = str(OFFLINE_CACHE / "hub")
     os.environ.setdefault("HF_DATASETS_CACHE", str(Path(tempfile.gettempdir()) / f"harness-datasets-{os.getuid()}"))
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a job that a shell put in the background; what tests start inherits it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # the same under nohup
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
