@@ -39,7 +39,6 @@ from harness.cli.printing import (
 )
 from harness.errors import InputError, MachineError
 from harness.evaluation.mt_bench import ratings
-from harness.evaluation.mt_bench.regrading import regrade
 from harness.report.bundle import verify_bundle, verify_run
 from harness.report.tables import write_tables
 from harness.runs import runner
@@ -136,6 +135,8 @@ def judge_again(
     machine: MachineOption = None,
 ) -> None:
     """Ask RECIPE's judge what the judges of these judgments were asked: other verdicts on the same answers, none of them made again."""
+    from harness.evaluation.mt_bench.regrading import regrade  # it imports openai
+
     loaded, place = load_to_plan(recipe, machine)
     judges = {one.protocol: one.judge for one in loaded.benchmarks if one.judge and protocol in (None, one.protocol)}
     if len(judges) != 1:
