@@ -79,7 +79,7 @@ def browser(session: nox.Session) -> None:
 @check(default=False)
 def damage(session: nox.Session) -> None:
     """What kills, changed bytes, sick judges, odd files and hostile archives do to a run; a line a kind says how many of how many held."""
-    run(session, "pytest", "-m", "damage", "tests/damage", *session.posargs)
+    run(session, "pytest", "-m", "damage", "tests/damage", "tests/smoke", *session.posargs)
 
 
 @check(default=False)

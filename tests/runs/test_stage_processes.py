@@ -178,7 +178,7 @@ def test_a_second_signal_kills_what_does_not_end(tmp_path: Path) -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
     with processes(RunDir(tmp_path)) as started:
-        threading.Thread(target=signal_twice).start()
+        threading.Thread(target=signal_twice, daemon=True).start()
         assert started.run([sys.executable, "-c", STUBBORN, str(tmp_path)], lambda pid: None).code == -signal.SIGKILL
         with pytest.raises(StageError, match="interrupted by SIGINT; the same command continues it"):
             started.refuse_interrupted()

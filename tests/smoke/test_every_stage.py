@@ -28,7 +28,7 @@ from tests.scripted_judge import Reply, Server, serving
 from tests.small_disk import enlarge, small_disk
 from tests.smoke.interruption import tables
 
-pytestmark = pytest.mark.smoke
+pytestmark = pytest.mark.damage
 
 RECIPE = load_recipe(str(Path(__file__).parent / "every_kind.py"))
 MACHINE = load("cpu1").model_copy(update={"judge_threads": 2, "checkpoint_every_seconds": 1e6})
