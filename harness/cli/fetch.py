@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from harness.artifact import Stage
+from harness.cli.preflight import HUB_SECONDS
 from harness.contracts import load
 from harness.contracts.stage_specs import ModelSpec, PromptsSpec
 from harness.errors import InputError, first_line
@@ -39,6 +40,18 @@ class File(NamedTuple):
 def repositories(recipe: Recipe) -> list[Repository]:
     """Every repository that a stage of the recipe reads, once."""
     return list(dict.fromkeys(found for stage in plan(recipe) for found in _of_stage(stage)))
+
+
+def refuse_unreachable(wanted: Sequence[Repository]) -> None:
+    """`InputError` where the Hub does not answer for the first of them: asked for files, its client tries for half a minute and more."""
+    from huggingface_hub import HfApi
+
+    for repository in wanted[:1]:
+        kind, name, revision = repository.kind, repository.name, repository.revision
+        try:
+            HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=HUB_SECONDS)
+        except Exception as error:  # whatever keeps the client from it
+            raise _not_fetched(repository, error) from None
 
 
 def files(repository: Repository) -> list[File]:
@@ -148,10 +161,14 @@ def _ask_hub(repository: Repository, *, dry_run: bool) -> Any:
         kind, name, revision = repository.kind, repository.name, repository.revision
         return snapshot_download(name, repo_type=kind, revision=revision, allow_patterns=wanted, dry_run=dry_run)
     except (HfHubHTTPError, OSError, ValueError) as error:
-        raise InputError(
-            f"{repository.kind} {repository.name}@{repository.revision or 'main'} could not be fetched: {first_line(error)}; "
-            "check the network, HF_HUB_OFFLINE and HF_TOKEN"
-        ) from None
+        raise _not_fetched(repository, error) from None
+
+
+def _not_fetched(repository: Repository, error: Exception) -> InputError:
+    return InputError(
+        f"{repository.kind} {repository.name}@{repository.revision or 'main'} could not be fetched: {first_line(error)}; "
+        "check the network, HF_HUB_OFFLINE and HF_TOKEN"
+    )
 
 
 def _data_files(repository: Repository) -> list[str]:

@@ -151,6 +151,7 @@ def plan(recipe: RecipeArg, out_dir: OutOption = None, machine: MachineOption = 
 def fetch(recipe: RecipeArg, dry_run: DryRunOption = False, format: FormatOption = "text") -> None:
     """Put what RECIPE needs from the Hub into the caches; its stages then run without a network. Lists every file with its size."""
     wanted = fetching.repositories(recipes.load(recipe))
+    fetching.refuse_unreachable(wanted)
     rows = [file._asdict() for repository in wanted for file in fetching.files(repository)]
     show(f"{recipe}: files of {len(wanted)} repositories, {sum(row['size'] or 0 for row in rows):,} bytes", rows, format)
     for repository in () if dry_run else wanted:

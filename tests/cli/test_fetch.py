@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ from harness.artifact import RunDir
 from harness.cli import fetch
 from harness.cli.main import app
 from harness.components.sources import procedural
-from harness.errors import InputError
+from harness.errors import USER_ERROR_EXIT, InputError
 from harness.recipe import Benchmark, Task, load
 from harness.runs import runner
 from tests import SMALL
@@ -49,6 +50,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
         return SimpleNamespace(config=SimpleNamespace(data_files={"train": [url]}))
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", lambda *_, **__: None)
     monkeypatch.setattr(datasets, "load_dataset_builder", builder)
     monkeypatch.setattr(datasets, "load_dataset", lambda name, config, revision: asked.append(("build", name, config or "")))
     return asked
@@ -121,6 +123,14 @@ def test_offline_says_what_to_check(monkeypatch: pytest.MonkeyPatch) -> None:
         fetch.files(fetch.repositories(ZEPHYR)[0])
 
 
+def test_an_unreachable_hub_is_one_line_with_the_reason(tmp_path: Path) -> None:
+    """The real client, from a Hub that refuses: what refuses is said at once, and not what is left after half a minute of attempts."""
+    done = run(tmp_path, "fetch", "zephyr-7b", HF_ENDPOINT="http://127.0.0.1:1", HF_HUB_OFFLINE="0")
+    assert (done.returncode, done.stdout) == (USER_ERROR_EXIT, "")
+    (line,) = done.stderr.splitlines()
+    assert re.fullmatch(r"error: model .*@[0-9a-f]{40} could not be fetched: .*Connection refused; check the network, .*", line)
+
+
 RECIPE = f"""
 from harness.recipe import Benchmark, ModelRef, PromptSource, Task, load, replace
 
@@ -145,12 +155,17 @@ recipe = replace(
 """
 
 
-def harness(folder: Path, *arguments: str, **variables: str) -> str:
-    """What the command prints, with caches of its own in `folder`."""
+def run(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """The command, ended, with caches of its own in `folder`."""
     env = {**os.environ, "HF_HOME": str(folder / "hf"), "HF_HUB_DISABLE_XET": "1", **variables}
     for name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE"):
         env.pop(name, None)
-    done = subprocess.run([sys.executable, "-m", "harness", *arguments], env=env, cwd=folder, capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-m", "harness", *arguments], env=env, cwd=folder, capture_output=True, text=True)
+
+
+def harness(folder: Path, *arguments: str, **variables: str) -> str:
+    """What the command prints, where it succeeds."""
+    done = run(folder, *arguments, **variables)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
