@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from harness.config import Strict, find, load_attribute, shipped
 from harness.errors import MachineError, RecipeError, first_line
@@ -92,8 +92,9 @@ class Machine(Strict):
     """Whether stages are forked from one process that has imported the libraries; not with CUDA."""
     slots: int = Field(default=1, gt=0)
     """Room for stages side by side: CPU cores, or devices."""
-    slots_of: dict[StageKind, int] = {}
-    """Slots that a stage of a kind takes; a kind that is not named takes all. On GPUs they are the devices it sees."""
+    slots_of: dict[StageKind, PositiveInt] = {}
+    """Slots that a stage of a kind takes; on GPUs they are the devices it sees. A kind that is not named takes all, or one where it uses
+    no device: model, prompts, preferences, verdicts."""
     slurm: Request | None = None
     """What each stage's job asks of Slurm, whose queue the stages then go through; None: they run here."""
     slurm_of: dict[StageKind, Request] = {}
@@ -179,6 +180,12 @@ TORCHRUN = (
 """What a shell on each node of a training does, as `srun` starts it: all meet at the first."""
 FILE_STAGES: tuple[StageKind, ...] = ("model", "prompts", "preferences", "verdicts")
 """Kinds of stages that use no device."""
+
+
+def slots_taken(machine: Machine, kind: str) -> int:
+    """The slots that a stage of a kind takes, which are never more than there are."""
+    unnamed = 1 if kind in FILE_STAGES else machine.slots
+    return min({str(named): num for named, num in machine.slots_of.items()}.get(kind, unnamed), machine.slots)
 
 
 def srun(node: Request) -> tuple[str, ...]:

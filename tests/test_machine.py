@@ -7,13 +7,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from harness import machine as machines
 from harness.config import build
 from harness.errors import MachineError, RecipeError
-from harness.machine import Machine, check, launcher, load
+from harness.machine import Machine, StageKind, check, launcher, load, slots_taken
 from harness.recipe import Finetuning, Optimizer, Recipe, replace
 from harness.recipe import load as load_recipe
 from tests import ROOT
@@ -80,6 +81,15 @@ def test_counts_are_positive(field: str) -> None:
     """A batch or device count of 0 is refused where it is written, not where it divides."""
     with pytest.raises(RecipeError, match=rf"Machine\.{field}: Input should be greater than 0 \(found 0\)"):
         load("cpu").model_copy(update={field: 0})
+
+
+def test_a_kind_that_is_not_named_takes_all_slots_only_where_it_uses_devices() -> None:
+    """On a node of which evaluations take a GPU each, training has all GPUs to itself, and copying prompts empties none of them."""
+    machine = load("a100x8").model_copy(update={"slots": 8, "slots_of": {"evaluate": 1, "generate": 16}})
+    taken = {kind: slots_taken(machine, kind) for kind in get_args(StageKind)}
+    assert taken == {"train": 8, "generate": 8, "evaluate": 1, **dict.fromkeys(("model", "prompts", "preferences", "verdicts"), 1)}
+    with pytest.raises(RecipeError, match=r"slots_of\.train: Input should be greater than 0"):
+        machine.model_copy(update={"slots_of": {"train": 0}})
 
 
 ACCELERATE = """

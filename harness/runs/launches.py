@@ -50,9 +50,7 @@ class Launches:
 
     def needs(self, stage: Stage) -> int:
         """The slots a stage takes: one to find that it is done."""
-        if stage.path in self.done_earlier:
-            return 1
-        return min({str(kind): num for kind, num in self.machine.slots_of.items()}.get(stage.kind, self.machine.slots), self.machine.slots)
+        return 1 if stage.path in self.done_earlier else machines.slots_taken(self.machine, stage.kind)
 
     def work(self, stage: Stage, slots: tuple[int, ...]) -> None:
         """Skip or run one stage, and say what comes of it."""
