@@ -94,27 +94,20 @@ def noise(scale: Scale) -> Figures:
     return {"margin, 16 groups together less each alone: sd": float(change.std()), "the same: mean": float(change.mean())}
 
 
-def opponent(scale: Scale) -> Figures:
-    """The pass before step 0 of the recipe with adapters, through the stage's own function."""
-    with tempfile.TemporaryDirectory() as folder:
-        training = workload.training(scale, "none", lambda: build(scale, torch.float32), Path(folder))
-        flops = forward_flops(training.sizes, [*training.batches.groups()])
-        stage._opponent(training, Path(folder) / "first", "bench", lambda: False)  # compiles
-        began = _now()
-        stage._opponent(training, Path(folder), "bench", lambda: False)
-        share = flops / (_now() - began) / (training.machine.peak_tflops * 1e12)
-    return {"share": share, "peak memory": peak_memory_gb(training.machine)}
-
-
 def steps(scale: Scale, sharding: str, layers: int | None) -> tuple[stage.Training, Figures]:
-    """Four optimizer steps of the training stage; the first compiles."""
+    """The opponent's pass, then four optimizer steps, by the training stage's own functions; the first of each compiles."""
     with tempfile.TemporaryDirectory() as folder:
         training = workload.training(scale, sharding, lambda: build(scale, torch.float32, layers), Path(folder))
+        flops = forward_flops(training.sizes, [*training.batches.groups()])
+        stage._opponent(training, Path(folder) / "first", "bench", lambda: False)
+        began = _now()
         values = stage._opponent(training, Path(folder), "bench", lambda: False)
+        scored = flops / (_now() - began) / (training.machine.peak_tflops * 1e12)
         lines = [stage._step(training, values, number) for number in range(4)]
     rest = lines[1:]
     share = sum(line["mfu"] for line in rest) / len(rest)
-    return training, {"first loss": lines[0]["loss"], "share": share, "peak memory": lines[-1]["peak_memory_gb"]}
+    figures = {"opponent's pass": scored, "first loss": lines[0]["loss"], "share": share, "peak memory": lines[-1]["peak_memory_gb"]}
+    return training, figures
 
 
 def adapters(scale: Scale) -> Figures:
@@ -181,7 +174,7 @@ def evaluate(scale: Scale) -> Figures:
 
 
 CHECKS: dict[str, Callable[[Scale], Figures]] = {
-    "parity": parity, "noise": noise, "opponent": opponent, "adapters": adapters, "fsdp2": fsdp2, "state": state, "generate": generate,
+    "parity": parity, "noise": noise, "adapters": adapters, "fsdp2": fsdp2, "state": state, "generate": generate,
     "evaluate": evaluate,
 }  # fmt: skip
 
@@ -205,9 +198,7 @@ def in_a_child(check: str, scale: Scale, seconds: float) -> Figures:
         return json.loads(into.read_text())  # type: ignore[no-any-return]
 
 
-def run(
-    checks: Sequence[str], scale: Scale, minutes: float, check_in: Callable[[str, Scale, float], Figures] = in_a_child
-) -> dict[str, Any]:
+def run(checks: Sequence[str], scale: Scale, minutes: float) -> dict[str, Any]:
     """Every check, printed as it is done: the figures, and why those that failed did."""
     began = time.monotonic()
     figures: dict[str, Figures] = {}

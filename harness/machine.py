@@ -91,10 +91,10 @@ class Machine(Strict):
     fork_stages: bool = False
     """Whether stages are forked from one process that has imported the libraries; not with CUDA."""
     slots: int = Field(default=1, gt=0)
-    """Room for stages side by side: CPU cores, or devices."""
+    """Room for stages side by side: CPU cores, or devices; with more slots than devices, stages of a small model share a device."""
     slots_of: dict[StageKind, PositiveInt] = {}
-    """Slots that a stage of a kind takes; on GPUs they are the devices it sees. A kind that is not named takes all, or one where it uses
-    no device: model, prompts, preferences, verdicts."""
+    """Slots that a stage of a kind takes; on GPUs they are the devices it sees, or its share of one. A kind that is not named takes all,
+    or one where it uses no device: model, prompts, preferences, verdicts."""
     slurm: Request | None = None
     """What each stage's job asks of Slurm, whose queue the stages then go through; None: they run here."""
     slurm_of: dict[StageKind, Request] = {}

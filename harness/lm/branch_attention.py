@@ -60,7 +60,7 @@ class Layout:
         self.longest = max(prompt + max(branches, default=0) for prompt, branches in groups)
         lengths, place = torch.tensor(self.lengths), torch.arange(self.starts[-1])
         facts = [(g, s, s and prompt) for g, (prompt, branches) in enumerate(groups) for s in range(1 + len(branches))]
-        group, branch, offset = torch.tensor(facts).repeat_interleave(lengths, dim=0).T
+        group, branch, offset = torch.tensor(facts).T.repeat_interleave(lengths, dim=1)
         within = place - torch.tensor(self.starts[:-1]).repeat_interleave(lengths)
         self.group, self.branch, self.positions = group.to(device), branch.to(device), (offset + within).to(device)
         self.place, self.is_key = place.to(device), torch.tensor(is_key, dtype=torch.bool).to(device)
@@ -160,12 +160,18 @@ def attend(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)  # type: ignore[no-any-return]
     window, scale = kwargs.get("sliding_window"), kwargs.get("scaling")
     if query.is_cuda:
-        mask = layout.block_mask(window)
-        out: Any = _compiled_flex()(query, key, value, block_mask=mask, scale=scale, enable_gqa=query.shape[1] != key.shape[1])
+        out: Any = _attend_by_blocks(query, key, value, layout, window, scale)
     else:
         repeats = query.shape[1] // key.shape[1]
         out = _attend_piecewise(query, repeat_kv(key, repeats), repeat_kv(value, repeats), layout, window, scale)
     return out.transpose(1, 2).contiguous(), None
+
+
+def _attend_by_blocks(query: Tensor, key: Tensor, value: Tensor, layout: Layout, window: int | None, scale: float | None) -> Any:
+    """Under autocast rotary embeddings leave queries and keys in fp32; autocast casts them for SDPA, and FlexAttention it does not know."""
+    query, key = query.to(value.dtype), key.to(value.dtype)
+    mask, shares_heads = layout.block_mask(window), query.shape[1] != key.shape[1]
+    return _compiled_flex()(query, key, value, block_mask=mask, scale=scale, enable_gqa=shares_heads)
 
 
 def _attend_piecewise(query: Tensor, key: Tensor, value: Tensor, layout: Layout, window: int | None, scale: float | None) -> Tensor:

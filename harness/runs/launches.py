@@ -82,18 +82,19 @@ class Launches:
 
 
 def _share(machine: Machine, stage: Stage, slots: Sequence[int]) -> Machine:
-    """The machine as a stage sees it that has only some of its devices: those, and as many replicas as they hold."""
+    """The machine as a stage sees it that has only some of its slots: their devices, and as many replicas as these hold."""
     if machine.device != "cuda" or len(slots) == machine.slots or stage.kind not in ("generate", "evaluate"):
         return machine
-    replicas = max(len(slots) // machine.tensor_parallel, 1)
-    return machine.model_copy(update={"num_devices": len(slots), "num_replicas": replicas, "env": {**machine.env, **_visible(slots)}})
+    devices = sorted({slot * machine.num_devices // max(machine.slots, machine.num_devices) for slot in slots})
+    replicas = max(len(devices) // machine.tensor_parallel, 1)
+    return machine.model_copy(update={"num_devices": len(devices), "num_replicas": replicas, "env": {**machine.env, **_visible(devices)}})
 
 
-def _visible(slots: Sequence[int]) -> dict[str, str]:
+def _visible(numbers: Sequence[int]) -> dict[str, str]:
     """The CUDA devices with these numbers, of those that are visible here."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    devices = visible.split(",") if visible else [str(number) for number in range(max(slots) + 1)]
-    return {"CUDA_VISIBLE_DEVICES": ",".join(devices[slot] for slot in slots)}
+    devices = visible.split(",") if visible else [str(number) for number in range(max(numbers) + 1)]
+    return {"CUDA_VISIBLE_DEVICES": ",".join(devices[number] for number in numbers)}
 
 
 def launch(stage: Stage, run: RunDir, machine: Machine, processes: Processes, started: Started) -> float:

@@ -19,6 +19,7 @@ TINY = Scale(tiny=True)
 NOISE = (
     "log-probability, packed less padded",
     "gradient, packed less padded",
+    "margin, 16 groups together less each alone: sd",
     "the same: mean",
     "first loss",
     "steps after loading",
@@ -37,7 +38,7 @@ def own_accelerator() -> Iterator[None]:
 @pytest.mark.parametrize("check", gpu.CHECKS)
 def test_every_check_runs_and_measures_what_is_expected_of_it(check: str) -> None:
     """Promise: each figure has its expected range and is measured; what no card changes is in its range here too."""
-    if check in ("opponent", "adapters", "fsdp2", "state"):
+    if check in ("adapters", "fsdp2", "state"):
         pytest.importorskip("peft", reason="peft is not installed")
     found = gpu.CHECKS[check](TINY)
     assert found.keys() == EXPECTED[check].keys()

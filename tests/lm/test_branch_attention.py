@@ -69,14 +69,29 @@ def test_the_gpu_s_block_mask_is_the_same_mask(window: int | None) -> None:
     assert torch.equal(mask[0, 0], reference(window, (1, 8)))
 
 
-def test_flex_attention_gives_the_cpu_s_output() -> None:
+def test_flex_attention_gives_the_cpu_s_output(monkeypatch: pytest.MonkeyPatch) -> None:
     """Promise: forward on the CPU, the only half FlexAttention has there: its output is that of the calls, where a token sees any."""
     torch.manual_seed(0)
+    monkeypatch.setattr(shared, "_compiled_flex", lambda: flex_attention)
     made = layout()
     query, key, value = (torch.randn(1, heads, made.starts[-1], 16) for heads in (4, 2, 2))
-    flex = flex_attention(query, key, value, block_mask=made.block_mask(None), scale=0.3, enable_gqa=True)
+    flex = shared._attend_by_blocks(query, key, value, made, None, 0.3)
     ours, _ = shared.attend(torch.nn.Module(), query, key, value, None, made, scaling=0.3)
     torch.testing.assert_close(ours, flex.transpose(1, 2), atol=1e-5, rtol=1e-5)
+
+
+def test_flex_attention_computes_in_the_values_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: under autocast, where queries and keys come in fp32 and values in bf16, all three are bf16, as SDPA would have them."""
+    made, types = layout(), []
+
+    def flex(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **kwargs: object) -> torch.Tensor:
+        types.extend((query.dtype, key.dtype, value.dtype))
+        return value
+
+    monkeypatch.setattr(shared, "_compiled_flex", lambda: flex)
+    query, key, value = (torch.randn(1, 2, made.starts[-1], 16) for _ in range(3))
+    shared._attend_by_blocks(query, key, value.bfloat16(), made, None, 0.3)
+    assert types == [torch.bfloat16] * 3
 
 
 def test_a_prepared_model_stays_an_ordinary_model() -> None:
