@@ -10,9 +10,7 @@ end, a second kills them; the runner waits for them either way, so none is left 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -25,24 +23,10 @@ from typing import Any, NamedTuple
 
 from harness.errors import StageError
 from harness.runs import lock as locks
-
-SERVE = "serve-stages"
-PRELOADED = (
-    "harness.cli.main",
-    "harness.stages.model",
-    "harness.stages.train",
-    "harness.components.engines.hf",
-    "harness.evaluation.lm_eval_suite",
-    "lm_eval.api.task",
-    "lm_eval.evaluator",
-    "openai",
-)
-"""What stages import; whichever is not installed is left to the stage that needs it, which says so."""
+from harness.runs.stage_server import SERVE, send
 
 Started = Callable[[int], None]
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-ASKED_TO_END = 128 + signal.SIGTERM
-"""Exit code of a server that had no stage to end."""
 
 
 class Ended(NamedTuple):
@@ -89,7 +73,7 @@ class Processes:
         """Ask every stage that runs to end."""
         with self._guard:
             for pid, (first, _) in self._to_end.items():
-                _send(pid, first)
+                send(pid, first)
 
     def run(self, command: Sequence[str], started: Started, env: Mapping[str, str] | None = None) -> Ended:
         """Run `command` to its end, with the variables `env` beside the run's; `started` is told the id of its process."""
@@ -134,7 +118,7 @@ class Processes:
 
     def _end(self, pid: int) -> None:
         if pid in self._to_end:
-            _send(pid, self._to_end[pid][len(self.signals) > 1])
+            send(pid, self._to_end[pid][len(self.signals) > 1])
 
     @contextlib.contextmanager
     def _under_way(self) -> Iterator[None]:
@@ -153,11 +137,6 @@ class Processes:
             self._to_end[pid] = (first, second)
             if self.signals:
                 self._end(pid)
-
-
-def _send(pid: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)
 
 
 class _Server:
@@ -209,88 +188,3 @@ class _Server:
             self._has_ended = True
             for answers in self._answers:
                 answers.put("")
-
-
-class _Children:
-    """The stages a server has forked, by process id; SIGTERM to the server ends them, a second one kills them.
-
-    Without one the server itself ends. `ended` can be read when a stage has ended.
-    """
-
-    def __init__(self) -> None:
-        self.numbers: dict[int, str] = {}
-        self.asked = False
-        self.ended, self._wakes = socket.socketpair()
-        self._wakes.setblocking(False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.set_wakeup_fd(self._wakes.fileno(), warn_on_full_buffer=False)
-        signal.signal(signal.SIGTERM, self._end)
-
-    def _end(self, *_: object) -> None:
-        if not self.numbers:
-            os._exit(ASKED_TO_END)
-        for pid in self.numbers:
-            _send(pid, signal.SIGKILL if self.asked else signal.SIGTERM)
-        self.asked = True
-
-    def fork(self, number: str) -> int:
-        """As `os.fork`, without a moment in which a signal finds a stage that is not known yet; Ctrl-C reaches the stage from then on."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT])  # what is sent meanwhile is kept
-        pid = os.fork()
-        if pid == 0:
-            signal.set_wakeup_fd(-1)
-            for default in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
-                signal.signal(default, signal.SIG_DFL)
-        else:
-            self.numbers[pid] = number
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM, signal.SIGINT])
-        return pid
-
-    def report(self, connection: socket.socket) -> None:
-        """Say how each stage ended that has."""
-        self.ended.recv(4096)
-        for pid in list(self.numbers):
-            ended, status, usage = os.wait4(pid, os.WNOHANG)
-            if ended:
-                _tell(connection, f"{self.numbers.pop(pid)} {os.waitstatus_to_exitcode(status)} {usage.ru_maxrss / 1024}")
-
-
-def serve(descriptor: int, runner: int) -> str:
-    """The server's body: returns only in a forked process, with the directory of the stage that this is now the process of."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the runner says when to end
-    children = _Children()
-    for name in PRELOADED:
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)
-    with socket.socket(fileno=descriptor) as connection:
-        directory = _fork_stages(connection, children, runner)
-        if directory is None:
-            os._exit(ASKED_TO_END if children.asked else 0)
-        return directory
-
-
-def _fork_stages(connection: socket.socket, children: _Children, runner: int) -> str | None:
-    """Fork a process for each line of `connection`: there its directory is returned, here None when no more come and all have ended."""
-    unread, is_open = b"", True
-    while is_open or children.numbers:
-        readable = select.select([children.ended, *([connection] if is_open else [])], [], [])[0]
-        if children.ended in readable:
-            children.report(connection)
-        if connection in readable:
-            received = connection.recv(4096)
-            is_open, unread = bool(received), unread + received
-            *lines, unread = unread.split(b"\n")
-            for line in lines:
-                number, _, directory = line.decode().partition(" ")
-                if children.asked or os.getppid() != runner:
-                    return None  # the runner was killed while the libraries were imported: nobody waits for a stage
-                pid = children.fork(number)
-                if pid == 0:
-                    return directory
-                _tell(connection, f"{number} {pid}")
-    return None
-
-
-def _tell(connection: socket.socket, line: str) -> None:
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the runner was killed
-        connection.sendall(f"{line}\n".encode())
