@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,9 @@ class StageJob:
         self.before, self.idle_runs = dict[str, int](), 0
 
     def __call__(self) -> None:
+        # submitit only logs SIGCONT, and Slurm sends it right before the signal that asks for the queue. Where a library has a thread, that
+        # may take both: this one, which answers for all, then sleeps on until the limit ends it
+        signal.signal(signal.SIGCONT, signal.SIG_DFL)
         self.before = self._written()
         try:
             self._run(RunDir(self.root))

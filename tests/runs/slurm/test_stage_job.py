@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import pickle
+import select
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,6 +45,42 @@ def test_job_of_a_finished_stage_does_nothing(tmp_path: Path, monkeypatch: pytes
     StageJob(tmp_path, "iter0/train", CLUSTER)()
     assert (tmp_path / "iter0/train/done.json").stat().st_mtime_ns == before
     assert launched(tmp_path).count("iter0/train") == 1
+
+
+WAITING = """
+import os, signal, subprocess, sys, threading
+from pathlib import Path
+from harness.machine import load
+from harness.runs.slurm.stage_job import StageJob
+
+def wait(job, run):
+    stage = subprocess.Popen(["sleep", "1000"])
+    signal.signal(signal.SIGTERM, lambda *_: (stage.kill(), os._exit(0)))
+    os.write(1, b"begun")
+    os.wait4(stage.pid, 0)
+
+signal.signal(signal.SIGCONT, lambda *_: None)
+signal.signal(signal.SIGUSR2, lambda *_: os.write(1, b"heard"))
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+StageJob._run = wait
+StageJob(Path(sys.argv[1]), "iter0/train", load("cpu1"))()
+"""
+
+
+def test_the_signal_before_the_limit_is_heard_at_once(tmp_path: Path) -> None:
+    """In a process with submitit's handlers and a thread of some library, each of 50 pairs as Slurm sends them; one in two was lost."""
+    with subprocess.Popen([sys.executable, "-c", WAITING, str(tmp_path)], stdout=subprocess.PIPE) as job:
+        assert job.stdout is not None
+        said = job.stdout.fileno()
+        try:
+            assert os.read(said, 100) == b"begun"
+            for _ in range(50):
+                job.send_signal(signal.SIGCONT)
+                job.send_signal(signal.SIGUSR2)
+                assert select.select([said], [], [], 30)[0], "SIGUSR2 was not heard"
+                assert os.read(said, 100) == b"heard"
+        finally:
+            job.terminate()
 
 
 def test_orphan_of_an_earlier_job_is_not_written_beside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
