@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -194,8 +195,15 @@ def in_a_child(check: str, scale: Scale, seconds: float) -> Figures:
             process.communicate()
             raise RuntimeError(f"was not done in the {seconds:.0f} s that were left") from None
         if process.returncode:
-            raise RuntimeError((said.strip() or f"ended with code {process.returncode}").splitlines()[-1])
+            raise RuntimeError(last_error(said) or f"ended with code {process.returncode}")
         return json.loads(into.read_text())  # type: ignore[no-any-return]
+
+
+def last_error(said: str) -> str:
+    """The last line that names an error, as Python ends a traceback; the launcher says more after it. The last line where there is none."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r"(\[\w+\]: ?)?[\w.]*(Error|Exception|Interrupt)\b", line)]
+    return (errors or lines or [""])[-1]
 
 
 def run(checks: Sequence[str], scale: Scale, minutes: float) -> dict[str, Any]:

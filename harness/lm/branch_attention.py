@@ -8,7 +8,8 @@ through to their attention) it computes the groups apart; without one it is tran
     CPU    SDPA, a call a piece (`Piece`): short groups together under a dense mask, a long one as `prompt + branch` sequences that
            need no mask at all. Measured on two cores, 9 heads of 64, forward and backward of 1024 tokens: causal 254 ms, dense
            mask 392 ms, written out as matrices 717 ms.
-    CUDA   FlexAttention with a block mask, which skips what no query sees. Written after its documentation, not run by us.
+    CUDA   FlexAttention with a block mask, which skips what no query sees; on an H100 it agrees with
+           padded rows in fp32 (docs/benchmarks.md).
 """
 
 from __future__ import annotations

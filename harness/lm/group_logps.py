@@ -27,6 +27,10 @@ from harness.lm.branch_attention import IMPLEMENTATION, Layout
 SHARED_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma"})
 CHUNK_TOKENS = 1024
 KEPT_LOGITS_BYTES = 1 << 30
+ROW_MULTIPLES = {"cuda": 128}
+"""Tokens of a packed row come in multiples of this. Past the end of a row that ends inside one of its blocks, FlexAttention's backward
+kernel reads sums of softmaxes that nothing defines, and one that happens to be NaN makes every key's and value's gradient NaN (torch 2.11
+and 2.13; seen with 7B shapes, pytorch/pytorch#186775)."""
 SLICE_ELEMENTS = 1 << 20
 """Logits are reduced this many at a time, so that what a reduction needs besides them stays in the processor's cache."""
 
@@ -167,6 +171,7 @@ def _hidden_of_packed_groups(model: nn.Module, groups: Sequence[Group], device: 
     causal_lm: Any = model
     if causal_lm.config._attn_implementation != IMPLEMENTATION:
         causal_lm.set_attn_implementation(IMPLEMENTATION)
+    groups = [*groups, *_filler(groups, ROW_MULTIPLES.get(device.type, 1))]
     tokens = [token for group in groups for part in (group.prompt, *group.branches) for token in part]
     layout = Layout([(len(g.prompt), [len(b) for b in g.branches]) for g in groups], _keys(groups), device)
     hidden = causal_lm.base_model(
@@ -178,6 +183,12 @@ def _hidden_of_packed_groups(model: nn.Module, groups: Sequence[Group], device: 
     ).last_hidden_state  # (1, N, D)
     places = torch.tensor(_predictors(groups), dtype=torch.long, device=device)
     return hidden[0].index_select(0, places), causal_lm.get_output_embeddings()
+
+
+def _filler(groups: Sequence[Group], multiple: int) -> list[Group]:
+    """A group without branches that makes the row a multiple of so many tokens."""
+    missing = -sum(len(part) for group in groups for part in (group.prompt, *group.branches)) % multiple
+    return [Group([0] * missing, [])] if missing else []
 
 
 def _keys(groups: Sequence[Group]) -> list[bool]:

@@ -7,7 +7,7 @@ attention) it attends to the trunk and to each prompt's own keys as one softmax 
     CPU    two calls of SDPA's kernel, which also gives the logarithm of each softmax's sum, and the two are weighed by that. Measured on
            one thread, 8 prompts of 400 tokens over 840 shared ones, 9 heads of 64: 1.06 ms a layer; every prompt whole 1.70 ms,
            written out as matrices 1.81 ms.
-    CUDA   written out as matrices, as also on a CPU where a sliding window hides part of the trunk. Not run by us on CUDA.
+    CUDA   written out as matrices, as also on a CPU where a sliding window hides part of the trunk. Run on one H100.
 """
 
 from __future__ import annotations

@@ -67,11 +67,24 @@ def test_what_fails_leaves_the_others(tmp_path: Path, monkeypatch: pytest.Monkey
     assert line("fsdp2", "share", 0.1).endswith("NOT as expected")
 
 
-def test_the_page_says_what_is_expected_and_that_nothing_ran() -> None:
-    """Promise: docs/benchmarks.md has a row a figure with its expected range, 'not run' until bench/gpu.json is there."""
+def test_a_rank_s_error_is_told_and_not_its_launcher_s() -> None:
+    """Promise: behind the launcher the reason is the rank's own last line, not that a rank failed."""
+    said = """Traceback (most recent call last):
+[rank0]:   File "bench/gpu.py", line 3, in <module>
+[rank0]: harness.errors.TrainingError: the gradient norm is nan at step 0
+E1126 15:45:47.855000 3458 torch/distributed/elastic/multiprocessing/api.py:986] failed (exitcode: 1) local_rank: 0
+"""
+    assert gpu.last_error(said) == "[rank0]: harness.errors.TrainingError: the gradient norm is nan at step 0"
+    assert gpu.last_error("killed\n") == "killed"
+    assert gpu.last_error("") == ""
+
+
+def test_the_page_says_what_is_expected_and_what_ran() -> None:
+    """Promise: docs/benchmarks.md has a row a figure with its expected range, what bench/gpu.json measured, or that the check failed."""
     page, ran = (ROOT / "docs/benchmarks.md").read_text(), ROOT / "bench/gpu.json"
-    figures = json.loads(ran.read_text())["figures"] if ran.exists() else {}
+    found = json.loads(ran.read_text()) if ran.exists() else {"figures": {}, "failures": {}}
     for check, expected in EXPECTED.items():
         for figure, one in expected.items():
-            value = figures.get(check, {}).get(figure)
-            assert f"| {check} | {figure} | {one} {one.unit} | {'not run' if value is None else f'{value:.4g}'} |" in page
+            value = found["figures"].get(check, {}).get(figure)
+            absent = "failed" if check in found["failures"] else "not run"
+            assert f"| {check} | {figure} | {one} {one.unit} | {absent if value is None else f'{value:.4g}'} |" in page

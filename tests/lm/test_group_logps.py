@@ -71,6 +71,22 @@ def test_shared_rows_equal_single_sequences_gradients_included(family: str, hidd
     assert shares_prompts(model) == (family != "gpt2")
 
 
+@pytest.mark.parametrize("family", ["llama", "mistral_window_5"])
+def test_a_filled_row_gives_the_same(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: the tokens that fill a GPU's row up to whole blocks change neither log-probabilities nor gradients."""
+    model, groups = small_model(FAMILIES[family]()), random_groups(hidden_keys=True)
+    expected = group_logps(model, groups)
+    wanted = torch.autograd.grad(expected.square().sum(), list(model.parameters()))
+    monkeypatch.setattr(harness.lm.group_logps, "ROW_MULTIPLES", {"cpu": 128})
+    lengths: list[int] = []
+    model.get_input_embeddings().register_forward_hook(lambda module, inputs, output: lengths.append(inputs[0].shape[1]))  # type: ignore[operator]
+    filled = group_logps(model, groups)
+    gradients = torch.autograd.grad(filled.square().sum(), list(model.parameters()))
+    assert lengths == [128]
+    assert relative_error(filled, expected) < 1e-6
+    assert all(relative_error(ours, theirs) < 1e-5 for ours, theirs in zip(gradients, wanted, strict=True) if theirs.norm() > 1e-6)
+
+
 def test_kept_and_recomputed_logits_give_the_same_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Promise: how much of the logits is kept is a matter of memory only; keeping none, some or all gives one gradient."""
     model = small_model(LlamaConfig(**SIZES))
