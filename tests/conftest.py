@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import ROOT
+from tests import ROOT, Told
 
 SHARED = ROOT.parent / "shared"
 OFFLINE_CACHE = SHARED / "hf_home"
@@ -43,3 +43,15 @@ def shared_data() -> Path:
     if not (SHARED / "data").is_dir():
         pytest.skip("the development data is not beside this checkout")
     return SHARED / "data"
+
+
+@pytest.fixture
+def told(pytestconfig: pytest.Config) -> Told:
+    """Figures that reach the terminal whatever the test captures."""
+    captures = pytestconfig.pluginmanager.getplugin("capturemanager")
+
+    def tell(line: str) -> None:
+        with captures.global_and_fixture_disabled():
+            print(f"\n{line}", flush=True)
+
+    return tell

@@ -13,8 +13,6 @@ from tests.smoke.interruption import EVENT
 
 RECIPE, MACHINE = (Path(__file__).parent / name for name in ("whole.py", "machine.py"))
 STAGES = [stage.path for stage in plan(recipes.load(str(RECIPE)))]
-Told = Callable[[str], None]
-"""Says a figure on the terminal."""
 Hurt = Callable[["subprocess.Popen[str]"], None]
 """Waits for a moment and does something to a runner's process, or to what it started."""
 

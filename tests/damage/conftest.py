@@ -1,4 +1,4 @@
-"""A judge on loopback whose ratings follow from what it is asked, and figures that reach the terminal."""
+"""A judge on loopback whose ratings follow from what it is asked, and a whole run to hurt copies of."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.damage import Told, launch
+from tests.damage import launch
 from tests.scripted_judge import Reply, Server, serving
 
 
@@ -24,15 +24,6 @@ def judge() -> Iterator[Server]:
         patch.setenv("OPENAI_BASE_URL", server.url)
         patch.setenv("OPENAI_API_KEY", "sk-not-for-anyone")
         yield server
-
-
-@pytest.fixture
-def told(capsys: pytest.CaptureFixture[str]) -> Told:
-    def tell(line: str) -> None:
-        with capsys.disabled():
-            print(f"\n{line}", flush=True)
-
-    return tell
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ from harness.errors import HarnessError
 from harness.files import dump, hash_file
 from harness.report import bundle as bundling
 from harness.report.bundle import verify_run
-from tests.damage import Told
+from tests import Told
 
 pytestmark = pytest.mark.damage
 

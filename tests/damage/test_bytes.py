@@ -13,7 +13,8 @@ import pytest
 
 from harness.artifact import DONE_FILE, RECIPE_FILE, STAGE_FILE, RunDir
 from harness.report.bundle import verify_run
-from tests.damage import STAGES, Told
+from tests import Told
+from tests.damage import STAGES
 
 pytestmark = pytest.mark.damage
 

@@ -20,7 +20,8 @@ from harness.report.tables import write_tables
 from harness.runs import runner
 from harness.runs.stage_processes import Ended, Processes, Started
 from harness.runs.verification import verify
-from tests.damage import MACHINE, RECIPE, Told
+from tests import Told
+from tests.damage import MACHINE, RECIPE
 from tests.damage.conftest import healthy
 from tests.scripted_judge import SERVED, Reply, Script, Server
 from tests.smoke.interruption import tables

@@ -22,9 +22,9 @@ from harness.errors import HarnessError
 from harness.evaluation.mt_bench import ratings
 from harness.runs import exchange, pair_files
 from harness.runs.verification import verify
+from tests import Told
 from tests.analysis.forensics.test_result_files import TWO, write_details, write_lm_eval
 from tests.checkpoints import MACHINE
-from tests.damage import Told
 from tests.runs.test_exchange import NUM, RECIPE, with_model
 from tests.test_properties import places, put
 

@@ -24,6 +24,7 @@ from harness.report.tables import write_tables
 from harness.runs import launches, runner
 from harness.runs import lock as locks
 from harness.runs.stage_processes import Processes
+from tests import Told
 from tests.scripted_judge import Reply, Server, serving
 from tests.small_disk import enlarge, small_disk
 from tests.smoke.interruption import tables
@@ -72,12 +73,13 @@ def undisturbed(judge: Server, tmp_path_factory: pytest.TempPathFactory) -> RunD
     return run
 
 
-def test_sigterm_in_every_kind_of_stage(undisturbed: RunDir, judge: Server, tmp_path: Path) -> None:
+def test_sigterm_in_every_kind_of_stage(undisturbed: RunDir, judge: Server, tmp_path: Path, told: Told) -> None:
     """Promise: a stage told to end does so and keeps what it did; the next launch ends in the files, and the run in the tables, of an
     undisturbed one, and no judge is paid twice but for what was in its hands."""
     run = RunDir(tmp_path / "run")
     shutil.copytree(undisturbed.path, run.path)
     judge.asked.clear()
+    ended = list[str]()
     with locks.hold(run.path) as lock, Processes(launches.environment(MACHINE), lock) as processes:
         for stage in one_of_each():
             folder = run.stage_dir(stage.path)
@@ -96,6 +98,8 @@ def test_sigterm_in_every_kind_of_stage(undisturbed: RunDir, judge: Server, tmp_
             assert processes.fork(folder, lambda pid: None).code == 0, stage.path
             assert results(folder) == results(undisturbed.stage_dir(stage.path)), stage.path
             shutil.copy(undisturbed.stage_dir(stage.path) / DONE_FILE, folder)  # the runner writes this record
+            ended.append(name_of(stage))
+    told(f"signals {len(ended)}/{len(one_of_each())} (SIGTERM in {', '.join(ended)})")
     with locks.hold(run.path):
         pass
     shutil.rmtree(run.path / "tables")
@@ -117,10 +121,11 @@ def is_alive(pid: int) -> bool:
     return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-def test_a_full_disk_in_every_kind_of_stage(undisturbed: RunDir, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_full_disk_in_every_kind_of_stage(undisturbed: RunDir, tmp_path: Path, capfd: pytest.CaptureFixture[str], told: Told) -> None:
     """Promise: each says so in one line; with more room the same stage ends in the files of an undisturbed one."""
     run = RunDir(tmp_path / "run")
     shutil.copytree(undisturbed.path, run.path)
+    said_so = list[str]()
     with locks.hold(run.path) as lock, Processes(launches.environment(MACHINE), lock) as processes:
         for stage in one_of_each():
             folder = run.stage_dir(stage.path)
@@ -138,6 +143,8 @@ def test_a_full_disk_in_every_kind_of_stage(undisturbed: RunDir, tmp_path: Path,
                 assert results(folder) == results(undisturbed.stage_dir(stage.path)), stage.path
             folder.rmdir()  # the disk is gone
             shutil.copytree(undisturbed.stage_dir(stage.path), folder)
+            said_so.append(name_of(stage))
+    told(f"full disks {len(said_so)}/{len(one_of_each())} (in {', '.join(said_so)})")
 
 
 def results(folder: Path) -> dict[str, str]:
