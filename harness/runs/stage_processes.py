@@ -57,6 +57,8 @@ class Processes:
         return self
 
     def __exit__(self, kind: type[BaseException] | None = None, *_: object) -> None:
+        if kind is not None and issubclass(kind, Exception):
+            self.stop()  # nobody waits any more for what still runs
         if self._server is not None:
             self._server.close()
         for number, handler in self._handlers.items():

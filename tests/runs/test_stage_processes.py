@@ -113,6 +113,20 @@ def test_the_lock_outlives_a_killed_runner_until_its_stage_ends(tmp_path: Path) 
         pass
 
 
+def test_an_error_while_a_stage_runs_ends_the_stage(tmp_path: Path) -> None:
+    """A job that is told at its limit not to come back raises out of its wait: its stage must not go on alone, outside of any job."""
+    pids: list[int] = []
+
+    def fail(pid: int) -> None:
+        pids.append(pid)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), processes(RunDir(tmp_path)) as started:
+        started.run(["sleep", "60"], fail)
+    _, status = os.waitpid(pids[0], 0)
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGTERM
+
+
 def test_what_forks(tmp_path: Path) -> None:
     """Only a stage of this interpreter without a launcher forks, on a machine that says so; one with CUDA may not say so."""
     train, generate = STAGES["iter0/train"], STAGES["iter0/generate"]
