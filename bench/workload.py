@@ -97,7 +97,6 @@ def machine(size: Size) -> Machine:
         summary="bench",
         num_threads=size.threads,
         micro_batch=size.micro_batch,
-        opponent_batch=2 * size.micro_batch,
         checkpoint_every_seconds=1e9,
         peak_tflops=1.0,
         generate_tokens_per_second=1.0,

@@ -68,9 +68,6 @@ class Machine(Strict):
     """CPU threads of each process; None leaves the number to torch."""
     micro_batch: int = Field(default=8, gt=0)
     """Pairs of one forward and backward pass on a device; more pairs of a global batch are accumulated."""
-    opponent_batch: int = Field(default=16, gt=0)
-    """Prompts of the recipe's `max_length`, with all their responses, that a device scores at a time before step 0, for the opponent's
-    log-probabilities; of shorter ones as many as have no more tokens."""
     generate_batch: int = Field(default=32, gt=0)
     """Prompts that an engine answers at a time (`hf`; of long ones what `memory_gb` holds), or requests open at a time (`openai_api`);
     vLLM batches by itself."""

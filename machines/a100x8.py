@@ -8,7 +8,6 @@ machine = Machine(
     device="cuda",
     num_devices=8,
     micro_batch=8,  # a device's whole share of 64 pairs: the weights are gathered once a step
-    opponent_batch=16,
     generate_batch=64,
     generate_shard=2048,
     evaluate_batch=16,

@@ -8,7 +8,6 @@ machine = Machine(
     device="cpu",
     num_threads=2,
     micro_batch=8,
-    opponent_batch=8,
     generate_batch=32,
     generate_shard=32,
     evaluate_batch=4,

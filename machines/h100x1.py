@@ -8,7 +8,6 @@ machine = Machine(
     device="cuda",
     num_devices=1,
     micro_batch=8,
-    opponent_batch=16,
     generate_batch=128,
     generate_shard=2048,
     evaluate_batch=16,

@@ -84,9 +84,8 @@ def run(spec: dict[str, Any], inputs: Mapping[str, Path], out: Path, machine: Ma
     if not (out / "checkpoint").exists():
         _audit(training, out, identity)
         with noticing_sigterm() as told_to_stop:
-            with naming_the_setting(machine, "opponent_batch"):
-                opponent = _opponent(training, out, identity, told_to_stop)
             with naming_the_setting(machine, "micro_batch"):
+                opponent = _opponent(training, out, identity, told_to_stop)
                 _train(training, opponent, out, identity, told_to_stop)
             source = inputs["policy"] / "checkpoint"
             save_checkpoint(training.accelerator, training.scorer, source, out, lora=settings.lora, precision=settings.precision)
@@ -149,8 +148,8 @@ def _opponent(training: Training, out: Path, identity: str, told_to_stop: Callab
         training.accelerator,
         training.scorer,
         batches.encode,
-        batches.by_length(),
-        max_length=batches.settings.max_length,
+        batches.rounds(),
+        len(batches.shared),
         out=out,
         identity=identity,
         machine=training.machine,

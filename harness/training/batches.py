@@ -90,15 +90,27 @@ class Batches(NamedTuple):
         size = self.schedule.batch
         return self.by_length(order[step_in_epoch * size : (step_in_epoch + 1) * size])
 
-    def by_length(self, indices: Iterable[int] | None = None) -> list[int]:
-        """Longest first (by default all), so that processes work on groups of like length; by characters, which need no tokenizer."""
-        return sorted(range(len(self.shared)) if indices is None else indices, key=lambda index: (-_length(self.shared[index]), index))
+    def by_length(self, indices: Iterable[int]) -> list[int]:
+        """Longest first, so that processes work on groups of like length; by characters, which need no tokenizer."""
+        return sorted(indices, key=lambda index: (-_length(self.shared[index]), index))
 
     def of_process(self, batch: Sequence[int], rank: int) -> list[Sequence[int]]:
         """The micro-batches of one process, dealt in turn so that all work on groups of like length at a time."""
+        return self._micro_batches(batch)[rank :: self.num_processes]
+
+    def rounds(self) -> Iterator[list[Sequence[int]]]:
+        """Every group once: the micro-batches of the first epoch's steps, then those of what its steps leave out; a list is one for each
+        process, the last may have fewer."""
+        num_steps = min(self.schedule.num_steps, self.schedule.steps_per_epoch)
+        batches = [self.of_step(step) for step in range(num_steps)]
+        left = set(range(len(self.shared))).difference(*batches)
+        micro_batches = [one for batch in (*batches, self.by_length(left)) for one in self._micro_batches(batch)]
+        for start in range(0, len(micro_batches), self.num_processes):
+            yield micro_batches[start : start + self.num_processes]
+
+    def _micro_batches(self, batch: Sequence[int]) -> list[Sequence[int]]:
         size = self.schedule.micro_batch
-        micro_batches = [batch[start : start + size] for start in range(0, len(batch), size)]
-        return micro_batches[rank :: self.num_processes]
+        return [batch[start : start + size] for start in range(0, len(batch), size)]
 
     def prompt_ids(self, batch: Sequence[int]) -> list[str]:
         """Those of the batch's pairs in the order in which the processes' shares are gathered."""

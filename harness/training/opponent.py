@@ -2,8 +2,9 @@
 
     opponent_logps.json   {"identity", "logps": {key of the token ids: [real, generated, ...]}}, in nats
 
-A group not scored yet is absent from the file. Batches are cut by their tokens before anything is known to be scored, and dealt whole to
-the processes: a killed and continued pass, on however many, forms the batches, hence the numbers, of an undisturbed one.
+A group not scored yet is absent from the file. Groups are scored in the micro-batches that the first epoch trains on: what is computed
+together changes a bf16 log-probability by a nat (docs/benchmarks.md), so in any other company policy and opponent would differ before the
+first step. A killed and continued pass forms the same ones, also on another number of processes where the micro-batch is the same.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -23,14 +24,10 @@ from harness.errors import InputError, TrainingError
 from harness.files import NO_JSON, digest, write_atomic
 from harness.lm.group_logps import Group
 from harness.lm.progress import progress
-from harness.lm.token_batches import batches
 from harness.machine import Machine
 from harness.training.stopping import Wish, agree, leave
 
 FILE = "opponent_logps.json"
-WINDOW = 1024
-"""Groups that are encoded, and cut into batches, at a time."""
-
 Logps = tuple[float, ...]
 """Summed log-probabilities of a group's branches in nats: real, then every generated response."""
 
@@ -44,29 +41,32 @@ def score_opponent(
     accelerator: Accelerator,
     scorer: nn.Module,
     encode: Callable[[int], Group],
-    order: Sequence[int],
+    rounds: Iterable[Sequence[Sequence[int]]],
+    num_groups: int,
     *,
-    max_length: int,
     out: Path,
     identity: str,
     machine: Machine,
     told_to_stop: Callable[[], bool],
 ) -> dict[str, Logps]:
-    """{key: log-probabilities} of the groups `order`, under `scorer` as it is now; `encode` gives a group.
+    """{key: log-probabilities} of all `num_groups` groups, under `scorer` as it is now.
 
-    What `out` already holds under the same `identity` is kept. Every process returns all of them. Where a process is told to stop, all save
-    and leave. Raises `TrainingError` for a value that is not finite.
+    A round of `rounds` has a batch of groups for each process, or fewer; `encode` gives a group. What `out` already holds under the same
+    `identity` is kept. Every process returns all of them. Where a process is told to stop, all save and leave. Raises `TrainingError`
+    for a value that is not finite.
     """
     known = _read(out / FILE, identity)
+    is_new = not known
     last_saved = time.monotonic()
-    with progress("opponent log-probabilities", len(order), "prompts") as advance:
-        for together in _rounds(accelerator, encode, order, machine.opponent_batch * max_length):
-            if not all(key in known for batch in together for key in batch):
-                mine = together[min(accelerator.process_index, len(together) - 1)]  # every process scores equally often
-                known.update(gather_object(list(zip(mine, _score(scorer, [*mine.values()]), strict=True))))
+    with progress("opponent log-probabilities", num_groups, "prompts") as advance:
+        for batches in rounds:
+            mine = [encode(index) for index in batches[min(accelerator.process_index, len(batches) - 1)]]
+            keys = [key_of(group) for group in mine]
+            if is_new or not all(gather_object([known.keys() >= {*keys}])):  # every process scores equally often
+                known.update(gather_object(list(zip(keys, _score(scorer, mine), strict=True))))
             is_stop = agree(accelerator, Wish.STOP if told_to_stop() else Wish.GO_ON) == Wish.STOP
             if accelerator.is_main_process:
-                advance(sum(map(len, together)))
+                advance(sum(map(len, batches)))
                 if is_stop or time.monotonic() - last_saved >= machine.checkpoint_every_seconds:
                     _write(out / FILE, identity, known)
                     last_saved = time.monotonic()
@@ -77,32 +77,6 @@ def score_opponent(
         _write(out / FILE, identity, known)
     accelerator.wait_for_everyone()
     return known
-
-
-def _rounds(
-    accelerator: Accelerator, encode: Callable[[int], Group], order: Sequence[int], most_tokens: int
-) -> Iterator[list[dict[str, Group]]]:
-    """The groups `order`, by key, in batches: a list has one for each process, the last one may have fewer.
-
-    Each process encodes its share of a window and gets the others', so that all cut it alike.
-    """
-    num_processes, rank = accelerator.num_processes, accelerator.process_index
-    cut: list[dict[str, Group]] = []
-    for start in range(0, len(order), WINDOW):
-        share = [encode(index) for index in order[start : start + WINDOW][rank::num_processes]]
-        groups = {key_of(group): group for group in gather_object(share)}
-        longest_first = sorted(groups.items(), key=lambda item: (-_num_tokens(item[1]), item[0]))
-        lengths = [_num_tokens(group) for _, group in longest_first]
-        cut += [dict(longest_first[run.start : run.stop]) for run in batches(lengths, most_tokens)]
-        while len(cut) >= num_processes:
-            yield cut[:num_processes]
-            del cut[:num_processes]
-    if cut:
-        yield cut
-
-
-def _num_tokens(group: Group) -> int:
-    return len(group.prompt) + sum(map(len, group.branches))
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -31,6 +32,7 @@ from harness.lm.group_logps import Group, group_logps
 from harness.machine import Machine
 from harness.recipe import Optimizer
 from harness.training.batches import plan_steps
+from harness.training.opponent import key_of
 from harness.training.pairs import Encoding, Pair, encode_pair, write_demonstrations
 from harness.training.policy import load_policy, merged
 from tests import ROOT
@@ -93,7 +95,7 @@ def spec(**changes: Any) -> dict[str, Any]:
 
 
 def machine(**changes: Any) -> Machine:
-    return MACHINE.model_copy(update={"micro_batch": 2, "opponent_batch": 3, **changes})
+    return MACHINE.model_copy(update={"micro_batch": 2, **changes})
 
 
 def train(
@@ -433,43 +435,36 @@ def test_opponent_is_scored_once(inputs: dict[str, Path], tmp_path: Path, monkey
         with pytest.raises(KeyboardInterrupt):
             train(inputs, out, spec(), always)
     kept = json.loads((out / "opponent_logps.json").read_text())
-    assert len(kept["logps"]) == 3 + 4  # as many as have the tokens of three of max_length
+    assert len(kept["logps"]) == 2 + 2
     assert all(value < -1 for pair in kept["logps"].values() for value in pair)
     with monkeypatch.context() as patch:
-        patch.setattr(harness.training.opponent, "_score", failing_at(harness.training.opponent._score, 1))
-        train(inputs, out, spec(), always)  # one of three batches was left, so a second call never comes
+        patch.setattr(harness.training.opponent, "_score", failing_at(harness.training.opponent._score, 3))
+        train(inputs, out, spec(), always)  # three of five batches were left, so a fourth call never comes
     whole = json.loads((out / "opponent_logps.json").read_text())
     assert len(whole["logps"]) == NUM_PAIRS
     assert kept["logps"].items() <= whole["logps"].items()
     assert harness.training.opponent._read(out / "opponent_logps.json", "other inputs") == {}
 
 
-def test_batches_of_the_opponent_follow_tokens(inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Promise: the longest groups come first, no batch has more tokens than it may, and the values are those of other batches."""
-    scored: list[list[int]] = []
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_opponent_is_scored_in_the_company_it_is_trained_in(
+    precision: str, inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise: what is computed together changes a log-probability by float noise, in bf16 much; it is the same for policy and opponent,
+    so that before the first step every margin is 0; a group that the first epoch leaves out is scored too."""
+    scored: list[list[str]] = []
     score = harness.training.opponent._score
 
     def watched(scorer: Any, groups: list[Group]) -> Any:
-        scored.append([len(group.prompt) + sum(map(len, group.branches)) for group in groups])
+        scored.append([key_of(group) for group in groups])
         return score(scorer, groups)
 
     monkeypatch.setattr(harness.training.opponent, "_score", watched)
-    monkeypatch.setattr(harness.training.opponent, "WINDOW", 7)
-    found = {}
-    for size in (1, 3, 100):
-        scored.clear()
-        monkeypatch.setattr(harness.stages.train, "_step", failing_at(harness.stages.train._step, 0))
-        with pytest.raises(KeyboardInterrupt):
-            train(inputs, tmp_path / str(size), spec(), machine(opponent_batch=size))
-        found[size] = json.loads((tmp_path / str(size) / "opponent_logps.json").read_text())["logps"]
-        assert all(sum(batch) <= 96 * size for batch in scored)
-        assert scored[0][0] == max(map(max, scored))
-        assert [length for batch in scored for length in batch] == sorted((n for batch in scored for n in batch), reverse=True)
-        assert len(scored) == {1: 10, 3: 3, 100: 2}[size]
-    for logps in found.values():
-        assert logps.keys() == found[1].keys()
-        for key, values in logps.items():
-            assert values == pytest.approx(found[1][key], abs=1e-4)
+    _, log = train(inputs, tmp_path / "out", spec(precision=precision, beta=5.0), machine())
+    assert [len(batch) for batch in scored] == [2, 2, 2, 2, 2]
+    assert len({key for batch in scored for key in batch}) == NUM_PAIRS
+    assert log[0]["margin"] == 0.0
+    assert log[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
 
 
 def test_wrong_opponent_is_noticed(inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

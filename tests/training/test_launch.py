@@ -46,7 +46,7 @@ def test_sigterm_reaches_the_ranks_and_waits_for_them(tmp_path: Path) -> None:
     """Promise: every rank gets the signal and may finish what it does; then the launcher says that they were stopped."""
     body = (
         f"def saving(*_):\n    time.sleep(1)\n    open(r'{tmp_path}' + f'/saved by {{rank}}', 'w').close()\n    sys.exit({STOPPED_EXIT})\n"
-        f"signal.signal(signal.SIGTERM, saving)\nprint('ready', flush=True)\n{WAITS}"
+        f"signal.signal(signal.SIGTERM, saving)\nos.write(1, b'ready\\n')\n{WAITS}"
     )
     process = start(tmp_path, body)
     assert process.stdout is not None

@@ -36,7 +36,7 @@ def tied(policy: Path, out: Path) -> Path:
 
 def job(roles: Mapping[str, Path], out: Path, stop_at: int | None = None, sharding: str = "fsdp2", **changes: Any) -> Job:
     out.mkdir(exist_ok=True)
-    place = machine(sharding=sharding, opponent_batch=1, micro_batch=1).model_dump(mode="json")
+    place = machine(sharding=sharding, micro_batch=1).model_dump(mode="json")
     return Job({role: str(path) for role, path in roles.items()}, str(out), spec(**STEPS, **changes), place, stop_at)
 
 
@@ -83,7 +83,7 @@ def test_two_processes_train_as_one(name: str, trained: Path, inputs: dict[str, 
     """Promise: five steps and the weights after them are those of one process, also of a tied model, also offloaded, also of adapters."""
     policy = trained / "policy" if name in ("tied", "offloaded") else inputs["policy"]
     adapters = {"lora": LORA} if name == "adapters" else {}
-    train({**inputs, "policy": policy}, tmp_path / "one", spec(**STEPS, **adapters), machine(opponent_batch=1))
+    train({**inputs, "policy": policy}, tmp_path / "one", spec(**STEPS, **adapters), machine(micro_batch=1))
     assert_same(trained / name, tmp_path / "one")
     assert opponent(trained / name) == opponent(tmp_path / "one")
     assert {path.name for path in (trained / name).iterdir()} == LEFT

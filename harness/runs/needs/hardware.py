@@ -118,7 +118,6 @@ def _gpu_machine(recipe: Recipe, here: Hardware, num: int, sharding: str, micro_
         "num_devices": num,
         "sharding": sharding,
         "micro_batch": micro_batch,
-        "opponent_batch": 2 * micro_batch,
         "evaluate_batch": 16 if memory_gb > 40 else 4,
         "tensor_parallel": shared_by,
         "peak_tflops": tflops,
