@@ -26,6 +26,7 @@ from harness.analysis.table_schema import Cell, Part, Published, PublishedTable,
 from harness.artifact import RunDir
 from harness.plan import plan
 from harness.recipe import Recipe
+from harness.runs.committed_records import planned_stages, unfinished
 
 NOT_OURS = "the recipe has no such task"
 
@@ -49,7 +50,7 @@ def collect(run: Path, scores: RunScores | None = None) -> ResultTable:
         findings=tuple(check_claims(scores)),
         parts=tuple(_parts(scores)),
         published=tuple(_published_tables(scores)),
-        notes=(*formula_notes(recipe), *_identity_notes(RunDir(run), recipe)),
+        notes=(*unfinished_notes(RunDir(run)), *formula_notes(recipe), *_identity_notes(RunDir(run), recipe)),
     )
 
 
@@ -186,6 +187,14 @@ def _published_tables(scores: RunScores) -> Iterator[PublishedTable]:
             notes={claim.row: claim.note for claim in cells if claim.note},
             gains=summary(name, {task for task, why in reasons.items() if why != (NOT_OURS,)}),
         )
+
+
+def unfinished_notes(run: RunDir) -> Iterator[str]:
+    """How many of a run's stages, and which, are not finished; nothing where all are."""
+    planned = planned_stages(run)
+    left = unfinished(run, planned)
+    if left:
+        yield f"this run is unfinished, {len(left)} of its {len(planned)} stages have no results: {', '.join(left)}"
 
 
 def _identity_notes(run: RunDir, recipe: Recipe) -> Iterator[str]:

@@ -232,6 +232,10 @@ def estimate_of(score: Score, column: TaskColumn) -> Estimate:
     return Estimate(score.value, score.stderr or None, score.n - score.n_unscored, score.n_unscored, low, high)
 
 
+NO_SUBTASKS = "no interval: the score is a mean over subtasks, and its record does not tell which question belongs to which"
+OTHER_QUESTIONS = "no interval: the two rows were scored on different questions"
+
+
 def difference_of(ours: Score | None, theirs: Score | None, against: str, column: TaskColumn) -> Difference:
     """`ours - theirs` over the questions scored in both, weighted as the scores are; none where one is missing or the rules differ."""
     if ours is None or theirs is None:
@@ -246,7 +250,7 @@ def difference_of(ours: Score | None, theirs: Score | None, against: str, column
     if ours.n_unscored or theirs.n_unscored or math.isclose(ours.value - theirs.value, paired.difference, rel_tol=1e-3, abs_tol=1e-3):
         return Difference(paired)
     plain = Paired(ours.value - theirs.value, None, None, paired.n, None, "difference of the scores")
-    return Difference(plain, "no interval: the score is a mean over subtasks, and its record does not tell which question belongs to which")
+    return Difference(plain, NO_SUBTASKS if set(ours.values) == set(theirs.values) else OTHER_QUESTIONS)
 
 
 def strata_of(score: Score) -> Strata | None:

@@ -8,8 +8,10 @@ from pathlib import Path
 from harness.analysis.claims import Effect, check_claims_by
 from harness.analysis.comparability import AVERAGE, formula_notes
 from harness.analysis.differences import delta, delta_text, direction, goal
+from harness.analysis.run_table import unfinished_notes
 from harness.analysis.scores import RunScores, TaskColumn, difference_of, load_scores, mean_score, other_rules
 from harness.analysis.table_schema import Column, Delta, Finding, SeedComparison, SeedTable, Spread
+from harness.artifact import RunDir
 from harness.config import flatten
 from harness.errors import InputError
 from harness.evaluation.paired import Paired, mean_of_differences, t_interval
@@ -77,7 +79,12 @@ def combine(folders: Sequence[Path]) -> SeedTable:
     check_same(runs)
     recipe = runs[0].recipe
     by_name = {run.recipe.name: run for run in runs}
-    return seed_table(" + ".join(by_name), recipe.summary, by_name, contests(recipe), formula_notes(recipe))
+    return seed_table(" + ".join(by_name), recipe.summary, by_name, contests(recipe), [*formula_notes(recipe), *unfinished_runs(folders)])
+
+
+def unfinished_runs(folders: Sequence[Path]) -> Iterator[str]:
+    """A line for each run that is not finished."""
+    yield from (f"{folder.name}: {note}" for folder in folders for note in unfinished_notes(RunDir(folder)))
 
 
 def seed_table(

@@ -16,7 +16,7 @@ from pathlib import Path
 from harness.analysis.comparability import formula_notes
 from harness.analysis.differences import REFERENCE
 from harness.analysis.scores import RunScores, TaskColumn, load_scores
-from harness.analysis.seed_table import check_same, seed_table
+from harness.analysis.seed_table import check_same, seed_table, unfinished_runs
 from harness.analysis.table_schema import SeedTable
 from harness.artifact import read_recipe
 from harness.config import flatten
@@ -45,6 +45,7 @@ def compare_variants(folder: Path) -> SeedTable:
     merged = [_merged(seed, names) for seed in _by_seed(variants)]
     pairs = tuple(_pairs(variants, names))
     notes = [f"{variant}: {note}" for variant, runs in variants.items() for note in formula_notes(runs[0].recipe)]
+    notes += unfinished_runs(record.folders(folder))
     seeds = {f"seed {number}": run for number, run in enumerate(merged)}
     return seed_table(record.name, record.summary, seeds, pairs, notes, tuple(_sizes(variants, names)))
 

@@ -33,6 +33,7 @@ from harness.cli.printing import (
     out,
     plan_tables,
     plural,
+    say,
     show,
     show_json,
     table,
@@ -214,16 +215,19 @@ def doctor(
 def verify(run: RunOrBundleArg, format: FormatOption = "text") -> None:
     """Compute again what can be: hashes, identities and tables of a run, a sweep or a bundle, against its records."""
     if run.is_file():
-        damage, absent, checked = verify_bundle(run)
+        found = verify_bundle(run)
     else:
         if not is_sweep(run):
             read_recipe(run)
-        damage, absent, checked = verify_run(run)
+        found = verify_run(run)
+    damage, absent, checked, left = found
     if format == "json":
-        show_json({"damage": [item._asdict() for item in damage], "absent": absent, "checked": checked})
+        show_json({**found._asdict(), "damage": [item._asdict() for item in damage]})
     else:
         for item in damage:
             err.print(f"{item.path}: {item.reason}", markup=False)
         out.print(f"{checked} files match their records, {len(absent)} are not here (weights, responses and samples are not committed)")
+        if left:
+            say(f"{plural(len(left), 'stage')} {'was' if len(left) == 1 else 'were'} not finished when this was packed: {', '.join(left)}")
     if damage:
         raise InputError(f"{plural(len(damage), 'file')} in {run} {'is' if len(damage) == 1 else 'are'} not what the records say")

@@ -48,11 +48,14 @@ def compare(
 
 
 @app.command(rich_help_panel=PUBLISH)
-def pack(run: RunArg) -> None:
+def pack(
+    run: RunArg,
+    unfinished: Annotated[bool, typer.Option("--unfinished", help="Pack the finished stages and list the others in the archive.")] = False,
+) -> None:
     """Write RUN/records.tar.xz, of a sweep one for each run: the records and scores, which are what is committed of a run's stages."""
     from harness.report import bundle as bundling
 
-    for path in bundling.pack(run):
+    for path in bundling.pack(run, partly=unfinished):
         say(str(path))
 
 

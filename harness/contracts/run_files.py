@@ -22,7 +22,7 @@ from harness.config import InnerPath
 from harness.errors import InputError
 from harness.files import Output, hash_bytes, hash_file, parse_jsonl, read_jsonl, write_atomic
 
-STAGE_FILE, DONE_FILE, ARCHIVE = "stage.json", "done.json", "records.tar.xz"
+STAGE_FILE, DONE_FILE, ARCHIVE, UNFINISHED = "stage.json", "done.json", "records.tar.xz", "unfinished.json"
 MAX_BYTES, MAX_FILES, MAX_MEMORY = 2**30, 100_000, 2**27
 """An archive that holds more bytes or files than these, or that asks for more memory to be read, is refused."""
 UNREADABLE = (tarfile.TarError, lzma.LZMAError, EOFError, OSError, ValueError, OverflowError, RecursionError)

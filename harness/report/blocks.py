@@ -82,6 +82,13 @@ def _claims(table: ResultTable | SeedTable) -> Block:
     return Block("The paper's claims", ("these runs" if seeds else "this run", "claim"), grid, (*told, rule), is_prose=True)
 
 
+def _opponents(table: ResultTable) -> tuple[str, ...]:
+    """What must be said where a score depends on the row's opponent."""
+    names = [c.label for c in table.columns if c.benchmark == "held_out" and not c.lower_is_better]
+    told = "set a row against its own opponent: not comparable between rows whose opponents differ (docs/metrics.md)"
+    return (f"{', '.join(names)} {told}.",) if names else ()
+
+
 ALL_ALIKE = "Where all answers of a task are alike, its 95 % interval and that of an average over it stand in place of an error."
 
 
@@ -90,7 +97,8 @@ def _scores(table: ResultTable) -> Block:
     grid = [(row, *(value_text(table.cell(row, c.label), c) + mark(table.cell(row, c.label)) for c in table.columns)) for row in table.rows]
     about = f"Value ± standard error; percent, except MT-Bench in points of 10 and kl in nats. {arrow_note(table.columns)}"
     lines = [about.strip(), *([ALL_ALIKE] if any(cell.stderr is None and cell.low is not None for cell in table.cells) else [])]
-    return Block("Scores", _header(table), tuple(grid), (*lines, *notes, *(f"Note: {note}." for note in table.notes)))
+    lines += [*notes, *_opponents(table), *(f"Note: {note}." for note in table.notes)]
+    return Block("Scores", _header(table), tuple(grid), tuple(lines))
 
 
 def _tasks(table: ResultTable) -> Block:
@@ -106,7 +114,7 @@ def _deltas(table: ResultTable) -> Block:
     grid = tuple(
         (row, *(delta_text(table.cell(row, c.label).delta, c, p=True) for c in table.columns)) for row in table.rows if row != "sft"
     )
-    lines = (f"Row - sft on the same questions. {RULE}.",)
+    lines = (f"Row - sft on the same questions. {RULE}.", *_opponents(table))
     means = {one.row: one for one in table.from_sft}
     grid = tuple((*line, delta_text(means[line[0]].mean, None) + lacking_text(means[line[0]])) for line in grid)
     return Block("Difference from sft", (*_header(table), "mean over tasks"), grid, lines)
@@ -123,7 +131,7 @@ def _steps(table: ResultTable) -> Block:
             printed.setdefault((gain.table, gain.task), []).append(f"{gain.row} {gain.value:+.2f}")
     lines = [f"{where} prints as gains on {task}: {', '.join(found)}." for (where, task), found in printed.items()]
     header = ("", *(f"{one.row} - {one.against}" for one in table.gains))
-    return Block("Gain of each iteration", header, tuple(means + grid), (f"{RULE}.", *lines))
+    return Block("Gain of each iteration", header, tuple(means + grid), (f"{RULE}.", *_opponents(table), *lines))
 
 
 def _mt_bench(table: ResultTable) -> Iterator[Block]:
@@ -175,7 +183,7 @@ def _comparisons(table: ResultTable) -> Block:
     header = ("", *(f"{one.row} - {one.against}" for one in table.comparisons))
     lines = [f"{one.row} against {one.against}: {one.verdict}." for one in table.comparisons]
     over = sorted({f"Mean over {', '.join(one.mean_over)}." for one in table.comparisons if one.mean_over})
-    return Block("Last iteration", header, grid, (*lines, *over, f"{RULE}."))
+    return Block("Last iteration", header, grid, (*lines, *over, f"{RULE}.", *_opponents(table)))
 
 
 def _published(table: ResultTable, one: PublishedTable) -> Block:

@@ -25,7 +25,7 @@ from harness.contracts.run_files import ARCHIVE, packed, plain_files, write_arch
 from harness.errors import HarnessError, InputError, MachineError
 from harness.files import Output, dump, hash_file, naming_full_disk
 from harness.report.tables import FILES, TABLES_DIR, read_table, render, write_all_tables
-from harness.runs.committed_records import committed_files
+from harness.runs.committed_records import committed_files, planned_stages, unfinished
 from harness.runs.sweeps import SWEEP_FILE, is_sweep, read_sweep
 from harness.runs.verification import Damage, Verified, verify
 
@@ -67,15 +67,22 @@ def write_bundle(folder: Path, target: Path | None = None) -> Path:
     return target
 
 
-def pack(folder: Path) -> list[Path]:
+def pack(folder: Path, *, partly: bool = False) -> list[Path]:
     """Write RUN/records.tar.xz, what is committed of a run, for the run or every run of the sweep at `folder`; return the paths.
 
-    The stages' directories stay; records that are packed already are left as they are. Raises InputError where a run is damaged.
+    The stages' directories stay; records that are packed already are left as they are. Raises InputError where a run is damaged, or not
+    finished and not asked for `partly`.
     """
     for run in _runs(folder):
         if not packed(run):
-            _refuse_damaged(run, [one for one in verify(RunDir(run)).damage if not one.path.startswith(ARCHIVE)])
-            files = committed_files(RunDir(run))
+            found = RunDir(run)
+            planned = planned_stages(found)
+            left = unfinished(found, planned)
+            _refuse_damaged(run, [one for one in verify(found).damage if one.path not in left and not one.path.startswith(ARCHIVE)])
+            if left and (len(left) == len(planned) or not partly):
+                way = "" if len(left) == len(planned) else ", or pack what is finished with `harness pack RUN --unfinished`"
+                raise InputError(f"{run}: {len(left)} of {len(planned)} stages are not finished ({', '.join(left)}); finish them{way}")
+            files = committed_files(found, left)
             _refuse_links(run, files)
             write_archive(run / ARCHIVE, files)
     return [run / ARCHIVE for run in _runs(folder)]
@@ -99,15 +106,16 @@ def verify_run(folder: Path) -> Verified:
     Tables that are not there are not missed.
     """
     parts = {run: verify(RunDir(run)) for run in _runs(folder)}
-    damage, absent = list[Damage](), list[str]()
+    damage, absent, left = list[Damage](), list[str](), list[str]()
     for run, found in parts.items():
         place = "" if run == folder else f"{run.name}/"
         damage += [Damage(f"{place}{item.path}", item.reason) for item in found.damage]
         absent += [f"{place}{name}" for name in found.absent]
+        left += [f"{place}{path}" for path in found.unfinished]
     for whole in dict.fromkeys((folder, *parts)) if not damage else ():
         if (whole / TABLES_DIR).exists():
             damage += _tables_damage(whole, "" if whole == folder else f"{whole.name}/")
-    return Verified(damage, absent, sum(found.checked for found in parts.values()))
+    return Verified(damage, absent, sum(found.checked for found in parts.values()), left)
 
 
 def verify_bundle(path: Path) -> Verified:

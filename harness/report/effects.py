@@ -84,7 +84,9 @@ def main_effect(table: ResultTable | SeedTable) -> Effect | None:
 def size_text(effect: Effect) -> str:
     """'+1.70 [+0.60, +2.80] of the paper's +4.83 (35 %; the paper's value lies outside our interval)', and why they may not be compared."""
     ours = f"{effect.row} - {effect.against}: {delta_text(effect.ours, effect.column)}"
-    if effect.ours is None or effect.paper is None:
+    if effect.ours is None:
+        return f"{effect.row} - {effect.against}: no difference yet ({effect.what})"
+    if effect.paper is None:
         return f"{ours} ({effect.what}); the paper prints no such gain"
     if effect.share is None:
         return f"{ours} ({effect.what}); no share of the paper's {effect.paper:+.2f}: {', '.join(effect.reasons)}"
@@ -182,11 +184,12 @@ def _of_run(table: ResultTable) -> Iterator[Effect]:
     has_average = any(column.label == AVERAGE for column in table.columns)
     against_others = [one for one in table.comparisons if one.against != REFERENCE]
     for one in (*table.from_sft, *against_others):
-        what = "six-task average" if AVERAGE in one.tasks else f"mean of {len(one.mean_over)} tasks"
+        average = AVERAGE in one.tasks or (has_average and not one.mean_over)
+        what = "six-task average" if average else f"mean of {len(one.mean_over)} tasks"
         paper = _printed(AVERAGE, one.row, one.against)
         cells = {cell.row: cell for cell in table.cells if cell.column == AVERAGE}
-        reasons = _reasons(cells.get(one.row), same_tasks=AVERAGE in one.tasks) if paper is not None else ()
-        yield Effect(one.row, one.against, what, None, headline(one), paper, reasons, AVERAGE in one.tasks)
+        reasons = _reasons(cells.get(one.row), same_tasks=average) if paper is not None else ()
+        yield Effect(one.row, one.against, what, None, headline(one), paper, reasons, average)
     if has_average or table.published:
         yield from _by_task(table)
 

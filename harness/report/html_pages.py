@@ -16,10 +16,10 @@ import jinja2
 from markupsafe import Markup
 
 from harness.analysis.claims import overall, summarize
-from harness.analysis.run_table import collect
+from harness.analysis.run_table import collect, unfinished_notes
 from harness.analysis.sweep_table import compare_variants
 from harness.analysis.table_schema import Finding
-from harness.artifact import RECIPE_FILE
+from harness.artifact import RECIPE_FILE, RunDir
 from harness.errors import HarnessError, InputError
 from harness.files import write_atomic
 from harness.report.effects import main_effect, size_text, study_sentence
@@ -27,11 +27,13 @@ from harness.report.formatting import shortened, visible
 from harness.report.tables import markdown_text
 from harness.runs.sweeps import is_sweep
 
+FINDING_FILE = "FINDING.md"
+OWN_WORDS = f"Where a run has a {FINDING_FILE}, its first paragraph is that: what its people wrote."
 LINKS = (("report", "report.html"), ("tables", "tables/tables.md"), ("JSON", "tables/tables.json"), ("recipe", RECIPE_FILE))
 
 
 class Entry(NamedTuple):
-    """A run or a sweep in the index; `error` says why its numbers could not be read."""
+    """A run or a sweep in the index; `error` says why its numbers could not be read, `words` what its people wrote in FINDING_FILE."""
 
     name: str
     summary: str
@@ -41,6 +43,7 @@ class Entry(NamedTuple):
     findings: tuple[Finding, ...]
     links: list[tuple[str, str]]
     error: str | None
+    words: str = ""
 
 
 def write_index(folder: Path) -> list[Path]:
@@ -79,7 +82,14 @@ def _run(path: Path, folder: Path) -> Entry:
         return Entry(path.name, "", "", "", [], (), links, str(error).replace(f"{path}/", ""))
     summary, main = summarize(table), main_effect(table)
     numbers = [size_text(main), *summary.numbers[1:]] if main else summary.numbers
-    return Entry(path.name, table.summary, summary.headline, summary.verdict, numbers, table.findings, links, None)
+    numbers = [*numbers, *unfinished_notes(RunDir(path))]
+    return Entry(path.name, table.summary, summary.headline, summary.verdict, numbers, table.findings, links, None, _words(path))
+
+
+def _words(path: Path) -> str:
+    """What the run's people wrote about it, one paragraph; nothing where there is none."""
+    written = path / FINDING_FILE
+    return " ".join(written.read_text().split()) if written.is_file() else ""
 
 
 def _markdown(runs: Sequence[Entry]) -> str:
@@ -87,7 +97,7 @@ def _markdown(runs: Sequence[Entry]) -> str:
 
 
 def _lines(runs: Sequence[Entry]) -> Iterator[str]:
-    yield from ("# Runs", "", "Made by `harness index`; every number follows from the records in each folder.", "")
+    yield from ("# Runs", "", "Made by `harness index`; every number follows from the records in each folder.", OWN_WORDS, "")
     yield from ("| run | in short | numbers |", "|---|---|---|")
     for run in runs:
         numbers = "; ".join(run.numbers) if run.error is None else f"not readable: {run.error}"
@@ -95,6 +105,7 @@ def _lines(runs: Sequence[Entry]) -> Iterator[str]:
         yield f"| **{markdown_text(run.name)}** ({links}) | {markdown_text(run.headline)} | {markdown_text(numbers)} |"
     for run in runs:
         yield from ("", f"## {markdown_text(run.name)}", "", markdown_text(run.summary), "")
+        yield from (markdown_text(run.words), "") if run.words else ()
         yield from (f"- **{one.verdict}**: {markdown_text(one.claim)}. {markdown_text('; '.join(one.evidence))}" for one in run.findings)
 
 

@@ -18,7 +18,7 @@ from harness import paper
 from harness.analysis.claims import Summary, overall, summarize
 from harness.analysis.deviations import deviation_list
 from harness.analysis.differences import REFERENCE, delta_text, direction
-from harness.analysis.run_table import collect
+from harness.analysis.run_table import collect, unfinished_notes
 from harness.analysis.scores import RunScores, load_scores
 from harness.analysis.sweep_table import compare_variants
 from harness.analysis.table_schema import Cell, Column, ResultTable, SeedTable
@@ -103,7 +103,7 @@ def to_html(run: Path, scores: RunScores, table: ResultTable, evidence: Evidence
         table=table,
         recipe=scores.recipe,
         summary=summarize(table),
-        size=_size_lines(table, summarize(table).numbers[1:]),
+        size=_size_lines(table, [*summarize(table).numbers[1:], *unfinished_notes(RunDir(run))]),
         words=WORDS,
         sizes=_sizes(whole, table),
         scores=_scores(table, scores),

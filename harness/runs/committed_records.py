@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from harness.artifact import RunDir
-from harness.contracts.run_files import ARCHIVE, DONE_FILE, STAGE_FILE, packed, read_file
+from harness.artifact import RECIPE_FILE, RunDir, read_recipe
+from harness.config import InnerPath, Strict
+from harness.contracts.run_files import ARCHIVE, DONE_FILE, STAGE_FILE, UNFINISHED, packed, read_file
 from harness.errors import InputError
+from harness.files import dump
+from harness.plan import plan
 
 UNCOMMITTED = ("checkpoint/", "responses/", "samples/", "prompts.jsonl", "opponent_logps*")
 """Outputs that are too large, or not ours, to be committed; folders end with '/'."""
+
+
+class Unfinished(Strict):
+    """`unfinished.json` in an archive: the planned stages that were not finished when it was packed, in the plan's order."""
+
+    stages: list[InnerPath]
+
+
+def planned_stages(run: RunDir) -> list[str]:
+    """Paths of the stages that the run's recipe plans, in its order; none of a run without a recipe."""
+    return [stage.path for stage in plan(read_recipe(run.path))] if (run.path / RECIPE_FILE).exists() else []
+
+
+def unfinished(run: RunDir, planned: Iterable[str]) -> list[str]:
+    """Those of the `planned` stages that are not finished."""
+    return [path for path in planned if read_file(run.path, f"{path}/{DONE_FILE}") is None]
 
 
 def is_records_only(run: RunDir) -> bool:
@@ -20,12 +40,21 @@ def is_records_only(run: RunDir) -> bool:
     return bool(uncommitted) and not any(path.exists() for path in uncommitted)
 
 
-def committed_files(run: RunDir) -> dict[str, bytes]:
-    """{name: bytes} of what is committed of a run's stages: their records, and those of their outputs that are not too large."""
-    records = {path: run.record(path) for path in run.stages()}
+def committed_files(run: RunDir, left: Sequence[str]) -> dict[str, bytes]:
+    """{name: bytes} of what is committed of a run's stages: their records, and those of their outputs that are not too large.
+
+    Of the stages in `left`, which are not finished, nothing is taken but that they are not.
+    """
+    records = {path: run.record(path) for path in run.stages() if path not in left}
     outputs = {path: [name for name in record.outputs if not _is_uncommitted(name)] for path, record in records.items() if record}
     names = [f"{path}/{name}" for path in records for name in (STAGE_FILE, DONE_FILE, *outputs.get(path, ()))]
-    return {name: content for name in names if (content := read_file(run.path, name)) is not None}
+    files = {name: content for name in names if (content := read_file(run.path, name)) is not None}
+    return {**files, **unfinished_file(left)}
+
+
+def unfinished_file(left: Sequence[str]) -> dict[str, bytes]:
+    """{name: bytes} of the file that lists the stages in `left`; nothing where all are finished."""
+    return {UNFINISHED: dump(Unfinished(stages=list(left)))} if left else {}
 
 
 def refuse_packed(run: RunDir) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from harness.artifact import (
@@ -18,11 +18,11 @@ from harness.artifact import (
     fingerprint_of,
     read_recipe,
 )
-from harness.contracts.run_files import ARCHIVE, hash_of, packed, read_archive, size_of, stage_paths
+from harness.contracts.run_files import ARCHIVE, UNFINISHED, hash_of, packed, read_archive, size_of, stage_paths
 from harness.errors import HarnessError, InputError
-from harness.files import Output
+from harness.files import Output, parse_model
 from harness.plan import SCORED, plan
-from harness.runs.committed_records import committed_files
+from harness.runs.committed_records import Unfinished, committed_files, unfinished, unfinished_file
 
 SCORES = "scores/"
 """The outputs every table is made of: they are always there."""
@@ -36,19 +36,25 @@ class Damage(NamedTuple):
 
 
 class Verified(NamedTuple):
-    """What is wrong, which files are absent because they are not committed, and how many files were hashed."""
+    """What is wrong, which files are absent because they are not committed, and how many files were hashed.
+
+    `unfinished`: the stages that were not finished when the run was packed, as its archive says.
+    """
 
     damage: list[Damage]
     absent: list[str]
     checked: int
+    unfinished: list[str]
 
 
 def verify(run: RunDir) -> Verified:
     """Compare the recipe with the stages, the records with themselves and with each other, and every output with its hash."""
     try:
-        damage = [*_archive_damage(run), *_recipe_damage(run), *_without_stage_file(run)]
+        listed = _listed(run)
+        planned, damage = _planned(run)
+        damage = [*_archive_damage(run, planned), *damage, *_recipe_damage(run, planned, listed), *_without_stage_file(run)]
     except InputError as error:  # the archive cannot be read
-        return Verified([Damage(ARCHIVE, str(error))], [], 0)
+        return Verified([Damage(ARCHIVE, str(error))], [], 0, [])
     absent, checked = list[str](), 0
     for path in run.stages():
         try:
@@ -63,7 +69,7 @@ def verify(run: RunDir) -> Verified:
             continue
         found = _verify_stage(run, path, launch, record)
         damage, absent, checked = damage + found.damage, absent + found.absent, checked + found.checked
-    return Verified(damage, absent, checked)
+    return Verified(damage, absent, checked, listed)
 
 
 def _verify_stage(run: RunDir, path: str, launch: Launch, record: Record) -> Verified:
@@ -77,7 +83,7 @@ def _verify_stage(run: RunDir, path: str, launch: Launch, record: Record) -> Ver
         if reason:
             damage.append(Damage(f"{path}/{name}", reason))
     damage += [Damage(f"{path}/{name}", "is recorded and not here") for name in absent if name.startswith(SCORES)]
-    return Verified(damage, [f"{path}/{name}" for name in absent if not name.startswith(SCORES)], len(there))
+    return Verified(damage, [f"{path}/{name}" for name in absent if not name.startswith(SCORES)], len(there), [])
 
 
 def _record_faults(launch: Launch, record: Record) -> Iterator[str]:
@@ -117,20 +123,31 @@ def _launch_damage(run: RunDir, path: str, launch: Launch) -> Iterator[Damage]:
             yield Damage(path, f"was made from other bytes of {before} than those there now")
 
 
-def _recipe_damage(run: RunDir) -> Iterator[Damage]:
-    """Where the stages are not those that the run's recipe plans; what it does not plan, and stages without it, are left alone."""
+def _planned(run: RunDir) -> tuple[Sequence[Stage], list[Damage]]:
+    """The stages that the run's recipe plans, or why that cannot be told; neither of a run without a recipe."""
     if not (run.path / RECIPE_FILE).exists():
-        return
+        return [], []
     try:
-        planned = plan(read_recipe(run.path))
+        return plan(read_recipe(run.path)), []
     except HarnessError as error:
-        yield Damage(RECIPE_FILE, str(error))
-        return
+        return [], [Damage(RECIPE_FILE, str(error))]
+
+
+def _listed(run: RunDir) -> list[str]:
+    """The stages that the archive of a packed run says were not finished; where there are directories, these are the run."""
+    content = packed(run.path).get(UNFINISHED)
+    return [] if content is None else parse_model(Unfinished, content, run.path / ARCHIVE / UNFINISHED).stages
+
+
+def _recipe_damage(run: RunDir, planned: Sequence[Stage], listed: list[str]) -> Iterator[Damage]:
+    """Where the stages are not those `planned`, but for those `listed`; what the recipe does not plan is left alone."""
     for stage in planned:
         try:
             launch = run.launch(stage.path)
         except InputError:
             continue  # damage of that stage
+        if launch is None and stage.path in listed:
+            continue
         if launch is None:
             yield Damage(stage.path, f"is planned by {RECIPE_FILE} and has no {STAGE_FILE}")
         elif parts := _other_parts(launch.stage, stage):
@@ -149,13 +166,16 @@ def _without_stage_file(run: RunDir) -> Iterator[Damage]:
         yield Damage(path, f"holds a {DONE_FILE} and no {STAGE_FILE}")
 
 
-def _archive_damage(run: RunDir) -> Iterator[Damage]:
+def _archive_damage(run: RunDir, planned: Sequence[Stage]) -> Iterator[Damage]:
     """Where the archive of a run whose stages have directories is no copy of them, and what is in an archive and of no stage."""
     archive = run.path / ARCHIVE
     if not archive.exists():
         return
-    inside = read_archive(archive)
-    if not packed(run.path) and inside != committed_files(run):
+    inside, left = read_archive(archive), unfinished(run, (stage.path for stage in planned))
+    if not packed(run.path) and inside != committed_files(run, left):
         yield Damage(ARCHIVE, "is not what the stages here are; `harness pack RUN` renews it")
     known = tuple(f"{path}/" for path in run.stages())
-    yield from (Damage(f"{ARCHIVE}/{name}", "is a file of no stage") for name in inside if not name.startswith(known))
+    others = [name for name in inside if not name.startswith(known) and name != UNFINISHED]
+    yield from (Damage(f"{ARCHIVE}/{name}", "is a file of no stage") for name in others)
+    if packed(run.path) and UNFINISHED in inside and {UNFINISHED: inside[UNFINISHED]} != unfinished_file(left):
+        yield Damage(f"{ARCHIVE}/{UNFINISHED}", f"does not list the unfinished stages as they are here: {', '.join(left) or 'none'}")

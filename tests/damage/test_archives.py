@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.contracts.run_files import ARCHIVE, read_archive
+from harness.contracts.run_files import ARCHIVE, DONE_FILE, UNFINISHED, read_archive, write_archive
 from harness.errors import HarnessError
 from harness.files import dump, hash_file
 from harness.report import bundle as bundling
@@ -202,3 +202,28 @@ def test_packed_records(undisturbed: Path, tmp_path: Path, told: Told) -> None:
             num += len(str(error).splitlines()) == 1
     told(f"packed records {num}/{len(made)}")
     assert num == len(made)
+
+
+def test_the_list_of_an_unfinished_run(undisturbed: Path, tmp_path: Path, told: Told) -> None:
+    """Promise: in a sound archive, a byte changed in the list of what was not finished, or a finished stage taken away, is noticed."""
+    made, run = Path(shutil.copytree(undisturbed, tmp_path / "made")), tmp_path / "whole"
+    (made / "iter1/eval/mt_bench" / DONE_FILE).unlink()
+    good = dict(read_archive(bundling.pack(made, partly=True)[0]))
+    run.mkdir()
+    shutil.copyfile(undisturbed / "recipe.json", run / "recipe.json")
+    write_archive(run / ARCHIVE, good)
+    found = verify_run(run)
+    assert (found.damage, found.unfinished) == ([], ["iter1/eval/mt_bench"])
+    kinds = []
+    for seed in range(NUM_FLIPS):
+        rng, changed = random.Random(seed), bytearray(good[UNFINISHED])
+        changed[rng.randrange(len(changed))] ^= rng.randrange(1, 256)
+        kinds.append({**good, UNFINISHED: bytes(changed)})
+    stages = sorted({name.removesuffix(f"/{DONE_FILE}") for name in good if name.endswith(f"/{DONE_FILE}")})
+    kinds += [{name: data for name, data in good.items() if not name.startswith(f"{stage}/")} for stage in stages]
+    num = 0
+    for files in kinds:
+        write_archive(run / ARCHIVE, files)
+        num += bool(verify_run(run).damage)
+    told(f"lists of unfinished stages {num}/{len(kinds)}")
+    assert num == len(kinds)

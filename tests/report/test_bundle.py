@@ -48,7 +48,7 @@ def changed(bundle: Path, target: Path, edits: dict[str, bytes | None]) -> Path:
 
 def test_bundle_verifies_and_holds_no_weights(run: Path, bundle: Path) -> None:
     """Records, scores, samples, logs, tables, report and environment are in it; weights and responses are only named as absent."""
-    damage, absent, checked = verify_bundle(bundle)
+    damage, absent, checked, _ = verify_bundle(bundle)
     assert damage == []
     assert checked > 20
     assert "iter0/generate/responses/00000.jsonl" in absent

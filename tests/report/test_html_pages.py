@@ -48,6 +48,17 @@ def test_sweeps_stand_beside_runs(tmp_path: Path) -> None:
     assert sentence in page.read_text()
 
 
+def test_what_people_wrote_of_a_run_stands_in_the_index(tmp_path: Path) -> None:
+    """A run's FINDING.md is one paragraph of its section, escaped; a run without one has none."""
+    for name in "ab":
+        write_run(tmp_path / name, small_recipe(name))
+    (tmp_path / "a/FINDING.md").write_text(f"Two\nlines, {HOSTILE[0]}.\n")
+    readme, page = write_index(tmp_path)
+    assert readme.read_text().count("\nTwo lines, &lt;script>alert(1)&lt;/script>.\n") == 1
+    assert page.read_text().count("<p>Two lines, &lt;script&gt;") == 1
+    assert "<p></p>" not in page.read_text()
+
+
 def test_a_folder_is_needed(tmp_path: Path) -> None:
     """A path that is not a folder is one line."""
     with pytest.raises(InputError, match="is not a folder"):

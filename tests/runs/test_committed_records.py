@@ -44,7 +44,7 @@ def cloned(made: RunDir, tmp_path: Path) -> RunDir:
 @pytest.fixture
 def packed(made: RunDir, tmp_path: Path) -> RunDir:
     """As version control hands it on: what `git add` takes of the run, its records packed."""
-    write_archive(made.path / ARCHIVE, committed_files(made))
+    write_archive(made.path / ARCHIVE, committed_files(made, ()))
     target = tmp_path / "small"
     for command in (["init", "-q"], ["add", "."], ["checkout-index", "-a", f"--prefix={target}/"]):
         subprocess.run(["git", *command], cwd=made.path, check=True, capture_output=True)
@@ -65,7 +65,7 @@ def test_everything_is_made_and_the_records_are_kept(cloned: RunDir) -> None:
     assert "only committed records, no weights" in lines[0]
     assert str(aside) in lines[0]
     assert fake_stages.launched(cloned.path) == PATHS
-    damage, absent, checked = verify(RunDir(aside))
+    damage, absent, checked, _ = verify(RunDir(aside))
     assert (damage, bool(absent), checked > 0) == ([], True, True)
     assert all(line.endswith("done earlier") for line in reproduce(cloned))
 
@@ -110,7 +110,7 @@ def test_a_packed_run_is_set_aside_whole(packed: RunDir) -> None:
     assert "only committed records, no weights" in lines[0]
     assert not (packed.path / ARCHIVE).exists()
     assert fake_stages.launched(packed.path) == PATHS
-    damage, absent, checked = verify(RunDir(aside))
+    damage, absent, checked, _ = verify(RunDir(aside))
     assert (damage, bool(absent), checked > 0) == ([], True, True)
     assert all(line.endswith("done earlier") for line in reproduce(packed))
 

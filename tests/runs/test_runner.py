@@ -343,16 +343,16 @@ def test_verify_finds_one_flipped_byte(finished: RunDir, name: str) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    damage, _, _ = verify(finished)
+    damage = verify(finished).damage
     assert [(item.path, item.reason) for item in damage] == [(name, "its bytes differ from the recorded sha256")]
 
 
 def test_committed_subset_verifies(finished: RunDir) -> None:
     """Without what .gitignore leaves out the rest still verifies, and the absent files are listed, not forgotten."""
-    _, _, before = verify(finished)
+    before = verify(finished).checked
     for path in [*finished.path.rglob("checkpoint"), *finished.path.rglob("responses")]:
         shutil.rmtree(path)
-    damage, absent, checked = verify(finished)
+    damage, absent, checked, _ = verify(finished)
     assert damage == []
     assert len(absent) == 5
     assert checked == before - 5
