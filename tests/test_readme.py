@@ -12,6 +12,8 @@ import typer
 
 from harness import recipe as recipes
 from harness.analysis import published
+from harness.analysis.differences import compare_rows, delta_text
+from harness.analysis.scores import load_scores
 from harness.cli.main import app
 from harness.report import tables
 from tests import ROOT
@@ -67,6 +69,29 @@ def test_committed_tables_are_what_the_records_say(folder: Path) -> None:
     table = committed_table(folder)
     for format, name in tables.FILES.items():
         assert tables.render(table, format) == (folder / "tables" / name).read_text()
+
+
+DIFFERENCE = re.compile(r"`?(\w+)`? (?:-|less) `?(\w+)`?(?::| is) ([+-]\d+\.\d+ \[\S+ \S+\])")
+
+
+@pytest.mark.parametrize("page", [*(ROOT / "results").glob("*/FINDING.md"), ROOT / "README.md"], ids=lambda page: page.parent.name)
+def test_differences_in_words_are_those_of_the_records(page: Path) -> None:
+    """A difference that somebody wrote out is, to the digit, that of the two rows, on the average or on a task."""
+    run = page.parent if page.name == "FINDING.md" else ROOT / "results/smollm2-135m-power"
+    scores = load_scores(run)
+    told = DIFFERENCE.findall(" ".join(page.read_text().split()))
+    assert told
+    for row, against, text in told:
+        assert text in {delta_text(one, None) for one in compare_rows(scores, row, against).tasks.values()}
+
+
+def test_scores_in_words_are_those_of_the_records() -> None:
+    """The held-out figures that the finding writes out are the table's."""
+    run = ROOT / "results/smollm2-135m-power"
+    text = " ".join((run / "FINDING.md").read_text().split())
+    told = {row: value for value, row in re.findall(r"(\d\.\d{3})(?: nats a token)? under (\w+)", text)}
+    scores = load_scores(run)
+    assert told == {row: f"{scores.value(row, 'held_out_nll_per_token'):.3f}" for row in scores.rows}
 
 
 def test_the_paper_s_numbers_are_the_paper_s() -> None:

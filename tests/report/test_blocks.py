@@ -6,13 +6,18 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from harness.analysis.table_schema import ResultTable
 from harness.artifact import RunDir
 from harness.files import dump
 from harness.plan import plan
 from harness.recipe import Task, replace
+from harness.report.blocks import all_blocks
 from harness.report.formatting import Block, fit
 from harness.report.tables import collect, print_tables, render
+from tests.committed import RESULTS, committed_table
 from tests.synthetic_runs import finish, score_of, small_recipe, write_run
+
+POWER = RESULTS / "smollm2-135m-power"
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +106,20 @@ def test_a_block_that_fits_on_its_side_is_turned() -> None:
     assert turned.header == ("", "sft", "iter0")
     assert turned.rows[0] == ("first_long_task", "1.0", "1.5")
     assert turned.lines == ("note",)
+
+
+def test_scores_against_an_own_opponent_are_not_compared_silently() -> None:
+    """Promise: wherever held-out margins stand side by side, a line says that rows may have other opponents; other runs lack it."""
+    told = {block.title for block in all_blocks(committed_table(POWER)) if any("its own opponent" in line for line in block.lines)}
+    assert told == {"Scores", "Difference from sft", "Gain of each iteration", "Last iteration"}
+    assert not [block for block in all_blocks(committed_table(RESULTS / "tiny")) if "own opponent" in " ".join(block.lines)]
+
+
+def test_pairs_of_like_length_are_other_ones_in_every_row() -> None:
+    """Promise: where two rows were scored on different questions, the missing interval is explained by that."""
+    table = committed_table(POWER)
+    assert isinstance(table, ResultTable)
+    cell = table.cell("iter1", "held_out_margin_like_length")
+    assert cell.notes == ("no interval: the two rows were scored on different questions",)
+    assert cell.delta is not None
+    assert cell.delta.low is None

@@ -38,6 +38,18 @@ def test_headline_tells_the_share_of_the_paper_s_gain(real: ResultTable) -> None
     assert (narrow.from_paper.low, narrow.from_paper.high) == (pytest.approx(1.0 - 4.83), pytest.approx(2.4 - 4.83))
 
 
+def test_a_row_without_scores_is_no_row_without_a_claim() -> None:
+    """Promise: where the last iteration was never scored, the sentence says so, and the paper's gain still stands in its line."""
+    table = committed_table(RESULTS / "smollm2-135m-power")
+    main = main_effect(table)
+    assert main is not None
+    assert (main.row, main.ours, main.paper, main.share) == ("iter2", None, 4.83, None)
+    assert size_text(main) == "iter2 - sft: no difference yet (six-task average)"
+    lines = {row[0]: row[1:] for row in size_block(table).rows}
+    assert lines["iter2 - sft, six-task average"] == ("–", "+4.83", "–", "–", "no (1)")  # noqa: RUF001
+    assert not any("mean of 0" in name for name in lines)
+
+
 def test_first_table_gives_size_and_reason(real: ResultTable) -> None:
     """Every row against sft, then the tasks; another model's gain is printed beside the paper's and marked as not comparable."""
     block = size_block(real)
