@@ -26,7 +26,7 @@ from harness.contracts.run_files import STAGE_FILE as STAGE_FILE
 from harness.contracts.run_files import output_names, read_file, size_of, stage_paths
 from harness.errors import InputError
 from harness.files import Hashes, JsonObject, Output, digest, dump, parse_model, read_model, write_atomic
-from harness.machine import Machine, recorded
+from harness.machine import Machine, RecordedMachine, recorded
 from harness.recipe import Recipe
 
 State = Literal["missing", "partial", "done", "stale"]
@@ -81,7 +81,7 @@ class Launch(Strict):
     """`stage.json`: the stage, the machine of the last launch, and where each launch came from."""
 
     stage: Stage
-    machine: Machine
+    machine: RecordedMachine
     input_contents: dict[str, str] = {}
     launches: list[Provenance] = []
     accepted: list[Accepted] = []

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
 from harness.config import Strict, find, load_attribute, shipped
 from harness.errors import MachineError, RecipeError, first_line
@@ -146,6 +146,14 @@ class Machine(Strict):
 def recorded(machine: Machine) -> Machine:
     """`machine` as records and bundles may show it: of the variables that are not known to hold no secret, the names alone."""
     return machine.model_copy(update={"env": {name: value if is_shown(name) else NOT_RECORDED for name, value in machine.env.items()}})
+
+
+def _known_fields(machine: Any) -> Any:
+    return {name: value for name, value in machine.items() if name in Machine.model_fields} if isinstance(machine, dict) else machine
+
+
+RecordedMachine = Annotated[Machine, BeforeValidator(_known_fields)]
+"""A machine as a record holds it, which may be older than this version: fields that machines have no more are passed over."""
 
 
 def is_shown(name: str) -> bool:

@@ -1,6 +1,7 @@
 """What is on disk can be trusted: markers last, writes whole, damage named."""
 
 import errno
+import json
 import os
 from pathlib import Path
 
@@ -51,6 +52,21 @@ def test_machine_is_not_identity(tmp_path: Path) -> None:
     made = finished(run)
     run.begin(made, machine.load("a100x8"), {})
     assert run.state(made) == "done"
+
+
+def test_a_record_is_read_by_a_version_whose_machines_have_fewer_fields(tmp_path: Path) -> None:
+    """Promise: a field that machines have no more does not make a finished run unreadable; what a person writes is still refused."""
+    run = RunDir(tmp_path)
+    made = finished(run)
+    path = run.stage_dir(made.path) / "stage.json"
+    written = json.loads(path.read_text())
+    path.write_text(json.dumps({**written, "machine": {**written["machine"], "opponent_batch": 16}}))
+    launch = run.launch(made.path)
+    assert launch is not None
+    assert launch.machine == CPU
+    path.write_text(json.dumps({**written, "opponent_batch": 16}))
+    with pytest.raises(InputError, match="not a readable launch"):
+        run.launch(made.path)
 
 
 def test_integers_and_floats_are_spelt_apart() -> None:
