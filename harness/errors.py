@@ -74,8 +74,9 @@ def requires(extra: str, *packages: str) -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """What a library's exception says, cut to one line without its full stop."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(". ")
+    """The first line of words in what a library's exception says, without its full stop."""
+    told = (line.strip() for line in str(error).splitlines() if any(map(str.isalnum, line)))
+    return next(told, type(error).__name__).rstrip(". ")
 
 
 def suggest(found: str, known: Iterable[str]) -> str:

@@ -19,10 +19,11 @@ from packaging.requirements import Requirement
 
 from harness import machine as machines
 from harness.artifact import RunDir, Stage
-from harness.contracts import check_tasks
+from harness.contracts import check_tasks, lacking
 from harness.contracts.stage_specs import ModelSpec, PromptsSpec
 from harness.errors import MachineError, RecipeError, first_line
 from harness.machine import Machine
+from harness.plan import SCORED
 from harness.recipe import ModelRef, Recipe
 from harness.runs import committed_records
 from harness.runs.needs import costs, hardware
@@ -86,6 +87,8 @@ def recipe_checks(context: Context) -> Iterator[Finding]:
         yield from _machine(recipe, machine, stages)
         yield from _extras(recipe, machine)
     yield _tasks(recipe)
+    if machine is None or "evaluate" not in machine.python:  # another interpreter's packages are not seen from here
+        yield from _tasks_need(recipe, stages)
     yield _disk(recipe, stages, context)
     for stage in stages:
         if stage.kind == "model":
@@ -163,6 +166,17 @@ def _tasks(recipe: Recipe) -> Finding:
     except RecipeError as error:
         return Finding("tasks", "error", str(error), "correct the recipe")
     return Finding("tasks", "ok", f"{sum(len(benchmark.tasks) for benchmark in recipe.benchmarks)} known by name")
+
+
+def _tasks_need(recipe: Recipe, stages: list[Stage]) -> Iterator[Finding]:
+    """What the tasks still to be scored need and is not here. Names that are wrong were told before."""
+    asked = {stage.spec["benchmark"]["name"] for stage in stages if stage.kind in SCORED}
+    try:
+        found = lacking(benchmark for benchmark in recipe.benchmarks if benchmark.name in asked)
+    except RecipeError:
+        return
+    for what, todo in found:
+        yield Finding("task data", "error", what, todo)
 
 
 def _extras(recipe: Recipe, machine: Machine) -> Iterator[Finding]:

@@ -20,6 +20,7 @@ group `harness.KIND` (`harness.objectives`). What is not harness's own has the s
     benchmarks/NAME.py   open_benchmark(job: Job) -> Callable[[Task], Result]; the model is loaded once, then tasks are scored
                          TASK_NAMES: tuple[str, ...]     the tasks it has, where they can be listed ("tiny_*": any that begins so); else
                          check(benchmark: Benchmark) -> None, where names can be checked before anything runs and without heavy imports
+                         lacks(benchmark: Benchmark) -> list[tuple[str, str]], likewise: what is missing, the command that gets it
     judges/NAME.py       NEEDS_MODEL: bool; parse(verdict: str) -> float | None
                          is_fallback(verdict: str) -> bool       whether that rating was read by a looser rule; and to get the verdict
                          a model's: render(turn: Turn, templates: Mapping[str, Mapping[str, str]]) -> list[dict[str, str]]
@@ -30,7 +31,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -189,6 +190,12 @@ def check_tasks(benchmarks: tuple[Benchmark, ...]) -> None:
         for task in benchmark.tasks if known else ():
             if not any(fnmatchcase(task.name, name) for name in known):
                 raise RecipeError(f"benchmark {benchmark.title} has no task {task.name!r}{suggest(task.name, known)}")
+
+
+def lacking(benchmarks: Iterable[Benchmark]) -> list[tuple[str, str]]:
+    """(what is missing, the command that gets it), as far as benchmarks can tell before anything runs."""
+    able = [benchmark for benchmark in benchmarks if "lacks" in functions("benchmarks", benchmark.name)]
+    return [*dict.fromkeys(one for benchmark in able for one in load("benchmarks", benchmark.name).lacks(benchmark))]
 
 
 def version(kind: Kind, name: str, protocol: str | None = None) -> int:

@@ -8,6 +8,8 @@ and aggregates.
 from __future__ import annotations
 
 import contextlib
+import io
+import logging
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +33,8 @@ from harness.recipe import Chat, Task
 
 SERVED = ("multiple_choice", "loglikelihood", "generate_until")
 """Output types that `SharedPromptLM` answers."""
+MADE_UP = {"generate_until": "The answer is 4.", "loglikelihood": (-1.0, False), "loglikelihood_rolling": -1.0}
+"""An answer to each kind of request."""
 FIRST = "first"
 LM_EVAL_SEED = 0
 """What `simple_evaluate` seeds Python's own generator with."""
@@ -85,15 +89,55 @@ def open_tasks(job: Job, folder: Path | None) -> Callable[[Task], Result]:
     """What scores a task on the job's checkpoint; `folder` holds YAML files beside lm-eval's own."""
     silence()
     tasks = Tasks(job, folder)
+    for task in job.benchmark.tasks:
+        for name, one in _subtasks(task, tasks.load(task)).items():
+            _rehearse(name, one)
     return lambda task: _score(tasks, task)
+
+
+def _rehearse(name: str, task: LmTask) -> None:
+    """Score a made-up answer to a task's first question, so that what scoring needs and is not here is told before anything is generated.
+
+    What lm-eval makes of its YAML metrics it asks of the Hub's `evaluate` when it loads a task, and goes on without what it does not find.
+    """
+    try:
+        _score_made_up(task)
+    except Exception as error:  # whatever a task's own code raises
+        if isinstance(error, (KeyError, IndexError)) or not isinstance(error, (OSError, ImportError, LookupError)):
+            logging.getLogger(__name__).warning("%s was not scored in advance: %s", name, first_line(error))
+            return
+        raise InputError(f"{name} cannot be scored here: {first_line(error)}; nothing was generated yet (docs/extending.md)") from None
+
+
+def _score_made_up(task: LmTask) -> None:
+    """As lm-eval's `evaluate` does it, with no model."""
+    unknown = [metric for metric, function in getattr(task, "_metric_fn_list", {}).items() if function is None]
+    if unknown and task.config.process_results is None:
+        raise ImportError(f"lm-eval found no metric {', '.join(unknown)}, neither its own nor on the Hub (`evaluate`)")
+    task.set_config("num_fewshot", 0)
+    with contextlib.redirect_stderr(io.StringIO()):  # a progress bar over one question
+        task.build_all_requests(limit=1)
+    for one in task.instances:
+        one.resps.extend([MADE_UP[one.request_type]] * (one.repeats or 1))
+    task.apply_filters()
+    aggregations = task.aggregation()
+    for chosen in task.instances[0].filtered_resps:
+        found = task.process_results(task.instances[0].doc, [one.filtered_resps[chosen] for one in task.instances])
+        for metric, value in found.items():
+            aggregations[metric]([value])
+
+
+def _subtasks(task: Task, loaded: Mapping[str, Any]) -> dict[str, LmTask]:
+    """Those that the recipe names, or all."""
+    for name in task.subtasks:
+        if name not in loaded["tasks"]:
+            raise RecipeError(f"{task.name} has no subtask {name!r}{suggest(name, loaded['tasks'])}")
+    return {name: one for name, one in loaded["tasks"].items() if not task.subtasks or name in task.subtasks}
 
 
 def _score(tasks: Tasks, task: Task) -> Result:
     loaded, job = tasks.load(task), tasks.job
-    subtasks = {name: one for name, one in loaded["tasks"].items() if not task.subtasks or name in task.subtasks}
-    for name in task.subtasks:
-        if name not in loaded["tasks"]:
-            raise RecipeError(f"{task.name} has no subtask {name!r}{suggest(name, loaded['tasks'])}")
+    subtasks = _subtasks(task, loaded)
     types = sorted({str(one.OUTPUT_TYPE) for one in subtasks.values()})
     served = all(kind in SERVED for kind in types)
     whole = None if task.subtasks else loaded["groups"].get(task.name)

@@ -14,12 +14,13 @@ import pytest
 from harness.artifact import RunDir
 from harness.cli import preflight
 from harness.cli.doctor import examine, ready_machine
+from harness.cli.doctor import preflight as preflight_of
 from harness.cli.listings import diff_list, plan_list
 from harness.cli.preflight import Context, Finding, context_for
 from harness.errors import MachineError
 from harness.evaluation.judge_shutdowns import RECOMMENDED, SHUTDOWN, warning
 from harness.machine import load as load_machine
-from harness.recipe import Judge, Lora, Recipe, load, replace
+from harness.recipe import Benchmark, Judge, Lora, Recipe, Task, load, replace
 from harness.recipe_parts import REVISION_PATTERN
 from harness.runs.needs import hardware
 from harness.runs.needs.gpus import Gpu
@@ -246,3 +247,22 @@ def test_tiny_is_ready_anywhere(computer: Callable[..., None], tmp_path: Path) -
     """No GPU, no network, no cache: the README's first command starts."""
     computer(HERE, 1.0)
     assert ready_machine(load("tiny"), None, tmp_path / "run").num_threads == 1
+
+
+def test_what_tasks_lack_is_an_error_before_anything_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """IFEval without its sentence tokenizer: what is missing and the command that gets it; not where another interpreter scores."""
+    monkeypatch.setenv("NLTK_DATA", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    ifeval = Benchmark(name="lm_eval", protocol="p", tasks=(Task(name="ifeval"),))
+    recipe = replace(load("tiny"), name="asks-ifeval", because={"benchmarks": "a test"}, benchmarks=(ifeval,))
+    context = Context(recipe, tmp_path, DAY, machine=load_machine("cpu"))
+    wanted = Finding("task data", "error", "ifeval scores with nltk's tokenizers/punkt_tab, which is not here", PUNKT)
+    assert wanted in [*preflight.recipe_checks(context)]
+    with pytest.raises(MachineError, match=PUNKT):
+        preflight_of(context)
+    apart = load_machine("cpu").model_copy(update={"python": {"evaluate": "elsewhere/bin/python"}})
+    assert wanted not in [*preflight.recipe_checks(context._replace(machine=apart))]
+    assert wanted not in [*preflight.recipe_checks(context._replace(only="sft/model"))]
+
+
+PUNKT = "python -m nltk.downloader punkt_tab"

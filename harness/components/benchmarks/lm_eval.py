@@ -8,13 +8,15 @@ says which model answers. Nothing heavy is imported here: names are checked befo
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from importlib import util
 from pathlib import Path
 
 from harness.contracts import Job, Result
-from harness.errors import RecipeError, suggest
+from harness.errors import InputError, RecipeError, suggest
+from harness.evaluation import task_code
 from harness.files import PINNED, kept
 from harness.recipe import Benchmark, Task
 
@@ -22,23 +24,56 @@ VERSION = 1
 
 NAMED = re.compile(rb"""^(?:task|group) *: *["']?([^\s"'\[{#]+)["']? *(?:#.*)?\r?$""", re.MULTILINE)
 TAGGED = re.compile(rb"""^tag *: *(?:\[(.*)\]|([^\s\[#][^#\r\n]*)|\r?\n((?:[ ]*- .*\r?(?:\n|\Z))+))""", re.MULTILINE)
+BELOW = re.compile(rb"""^task *:(?: *\[(.*)\]| *(?:#.*)?\r?\n((?:[ -].*(?:\n|\Z)|\r?\n)+))""", re.MULTILINE)
+WORD = re.compile(rb"""[^\s"',:\[\]{}#]+""")
 
 
 def check(benchmark: Benchmark) -> None:
     """A `RecipeError` for a task that neither lm-eval nor the folder has; their YAML files are searched for names, not loaded."""
-    known = names(_installed())
-    if benchmark.task_folder:
-        known |= names(folder_of(benchmark.task_folder))
+    known = _known(benchmark)
     for task in benchmark.tasks:
         if task.name not in known:
             raise RecipeError(f"lm-eval has no task, group or tag {task.name!r}{suggest(task.name, known)}")
 
 
+def lacks(benchmark: Benchmark) -> list[tuple[str, str]]:
+    """What the tasks' own code needs and is not here, each with the command that gets it; read from their files, nothing is loaded."""
+    known = _known(benchmark)
+    files = {path for task in benchmark.tasks for path in _files_of(task.subtasks or (task.name,), known)}
+    return task_code.lacking(files, _installed().parent)
+
+
+def _known(benchmark: Benchmark) -> Mapping[str, tuple[Path, ...]]:
+    """{name: the files that name it}, of lm-eval and of the benchmark's folder, which goes before."""
+    return {**named(_installed()), **(named(folder_of(benchmark.task_folder)) if benchmark.task_folder else {})}
+
+
+def _files_of(wanted: Iterable[str], known: Mapping[str, tuple[Path, ...]]) -> set[Path]:
+    """The YAML files of tasks, and of all below groups and tags."""
+    found: set[Path] = set()
+    left = [*wanted]
+    while left:
+        new = {*known.get(left.pop(), ())} - found
+        found |= new
+        left += [name.decode(errors="replace") for path in new for name in _below(path.read_bytes())]
+    return found
+
+
+def _below(text: bytes) -> Iterator[bytes]:
+    """What a group's list of tasks may name; words that name none are found nowhere."""
+    for inline, block in BELOW.findall(text):
+        yield from WORD.findall(inline or block)
+
+
 @cache
-def names(folder: Path) -> frozenset[str]:
-    """The tasks, groups and tags that the YAML files in `folder` name; those that others include need not be called .yaml."""
-    paths = (path for path in folder.rglob("*") if path.suffix in ("", ".yaml") and path.is_file())
-    return frozenset(name for path in paths for name in _names_in(path.read_bytes()))
+def named(folder: Path) -> Mapping[str, tuple[Path, ...]]:
+    """{task, group or tag: the YAML files in `folder` that name it}; those that others include need not be called .yaml."""
+    found = defaultdict(list)
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in ("", ".yaml") and path.is_file():
+            for name in _names_in(path.read_bytes()):
+                found[name].append(path)
+    return {name: tuple(paths) for name, paths in found.items()}
 
 
 def _names_in(text: bytes) -> Iterator[str]:
@@ -69,4 +104,7 @@ def open_benchmark(job: Job) -> Callable[[Task], Result]:
 
     check(job.benchmark)
     folder = job.benchmark.task_folder
-    return any_task.open_tasks(job, folder_of(folder) if folder else None)
+    score = any_task.open_tasks(job, folder_of(folder) if folder else None)
+    if missing := lacks(job.benchmark):  # asked only now: lm-eval has loaded the tasks, and fetched what it knows to fetch
+        raise InputError("; ".join(f"{what}: {todo}" for what, todo in missing))
+    return score
