@@ -23,7 +23,7 @@ from harness.config import InnerPath, Model, Strict, flatten
 from harness.contracts.own_files import keep_parts, look_in, pinned_parts
 from harness.contracts.run_files import DONE_FILE as DONE_FILE
 from harness.contracts.run_files import STAGE_FILE as STAGE_FILE
-from harness.contracts.run_files import output_names, read_file, size_of, stage_paths
+from harness.contracts.run_files import OutputName, output_names, read_file, recordable_names, size_of, stage_paths
 from harness.errors import InputError
 from harness.files import Hashes, JsonObject, Output, digest, dump, parse_model, read_model, write_atomic
 from harness.machine import Machine, RecordedMachine, recorded
@@ -93,7 +93,7 @@ class Record(Strict):
     model_config = ConfigDict(strict=True)
 
     fingerprint: str
-    outputs: dict[InnerPath, Output]
+    outputs: dict[OutputName, Output]
     content: str
     seconds: float = Field(ge=0)
     peak_memory_mb: float = Field(ge=0)
@@ -132,8 +132,8 @@ class RunDir:
 
     def begin(self, stage: Stage, machine: Machine, provenance: Provenance) -> None:
         """Write `stage.json` for a launch; the inputs must be whole, and what lies there already must have a `stage.json`."""
-        earlier, folder = self.launch(stage.path), self.stage_dir(stage.path)
-        if earlier is None and ((folder / DONE_FILE).exists() or output_names(self.path, stage.path)):
+        earlier, folder, names = self.launch(stage.path), self.stage_dir(stage.path), recordable_names(self.path, stage.path)
+        if earlier is None and (names or (folder / DONE_FILE).exists()):
             raise InputError(f"{folder} holds files but no {STAGE_FILE} that says what made them; remove {folder} and run again")
         launch = Launch(
             stage=stage,
@@ -196,10 +196,10 @@ class RunDir:
         self.checked_content(stage_path)
         record = self.record(stage_path)
         assert record is not None
+        for name in sorted({*self.strays(stage_path, record)} - {LOG_FILE}):  # before they are hashed: they may be large
+            raise InputError(f"{stage_path}/{name} is not in its stage's record; remove it: what reads the stage would read it too")
         found = self._hashed_outputs(stage_path)
-        for name in sorted({*found, *record.outputs} - {LOG_FILE}):
-            if name not in record.outputs:
-                raise InputError(f"{stage_path}/{name} is not in its stage's record; remove it: what reads the stage would read it too")
+        for name in sorted({*record.outputs} - {LOG_FILE}):
             if found.get(name) != record.outputs[name]:
                 raise InputError(
                     f"{stage_path}/{name} is not what its record says (its sha256 differs); put back the file, or remove {stage_path} "
@@ -210,7 +210,7 @@ class RunDir:
     def _hashed_outputs(self, stage_path: str) -> dict[str, Output]:
         """{name: hash} of the files in a stage's directory, and of those recorded where a folder of them is a link to another disk."""
         folder, record = self.stage_dir(stage_path), self.record(stage_path)
-        names = {*output_names(self.path, stage_path), *(record.outputs if record else ())}
+        names = {*recordable_names(self.path, stage_path), *(record.outputs if record else ())}
         return {name: self.hashes.of(folder / name) for name in sorted(names) if (folder / name).exists()}
 
     def finish(self, stage: Stage, seconds: float, peak_memory_mb: float) -> Record:
@@ -285,7 +285,7 @@ def _identity(spec: Mapping[str, Any]) -> dict[str, Any]:
 def read_recipe(run: Path, *, or_rehearsal: bool = False) -> Recipe:
     """The recipe a run was made from. Raises `InputError` where there is no run, or a rehearsal of one."""
     path = run / RECIPE_FILE
-    if not path.exists():
+    if not path.is_file():
         raise InputError(f"{run} holds no {RECIPE_FILE}; expected the directory of a run such as results/tiny")
     if (run / REHEARSAL_FILE).exists() and not or_rehearsal:
         raise InputError(f"{run} is a rehearsal, not a run: no result can be read from it; expected a directory such as results/tiny")

@@ -124,7 +124,7 @@ def dump(value: BaseModel) -> bytes:
 
 def read_model(kind: type[Model], path: Path) -> Model:
     """A model from its file; a damaged file is an `InputError`."""
-    return parse_model(kind, path.read_bytes(), path)
+    return parse_model(kind, plain(path).read_bytes(), path)
 
 
 def parse_model(kind: type[Model], content: bytes, path: Path, recorded: Output | None = None) -> Model:
@@ -178,11 +178,16 @@ class Hashes:
         return found
 
 
+def plain(path: Path) -> Path:
+    """`path`, where a plain file is there; to read a pipe or a device might never end. Else an `InputError`."""
+    if not path.is_file():
+        raise InputError(f"{path} is missing or no plain file; expected a file that harness wrote")
+    return path
+
+
 def _hash_stamped(path: Path) -> tuple[Stamp, Output]:
     """The hash and the stamp of the file it was made of; a file that changes meanwhile is an `InputError`."""
-    if not path.is_file():
-        raise InputError(f"{path} is missing or no plain file; expected a file that a stage wrote")
-    with open(path, "rb") as file:
+    with open(plain(path), "rb") as file:
         before = _stamp(os.fstat(file.fileno()))
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         if _stamp(os.fstat(file.fileno())) != before:
@@ -202,7 +207,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
 
 def read_jsonl_offsets(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The byte offset of each line of a JSON-lines file and its object, as in `read_jsonl`."""
-    with open(path, "rb") as file:
+    with open(plain(path), "rb") as file:
         yield from parse_jsonl(file, path)
 
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -125,3 +126,57 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(MachineError, match=r"disk full while writing scores\.json"):
         write_atomic(path, b"new")
     assert path.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("name", ["notes: old.txt", "a\nb", "\x1b[2J", os.fsdecode(b"\xff.jsonl"), "a\\b"])
+def test_a_file_no_record_can_list_is_found_before_the_work(tmp_path: Path, name: str) -> None:
+    """Such a name in an unfinished stage is one line when it begins, and at its end; without it the stage is finished."""
+    run = RunDir(tmp_path)
+    run.begin(stage(), CPU, {})
+    odd = run.stage_dir(stage().path) / name
+    odd.write_bytes(b"x")
+    for use in (lambda: run.begin(stage(), CPU, {}), lambda: run.finish(stage(), 1.0, 1.0)):
+        with pytest.raises(InputError, match=r"holds a file called .*, a name that no stage gives; remove it and run again") as told:
+            use()
+        assert len(str(told.value).splitlines()) == 1
+    odd.unlink()
+    finished(run)
+    assert not [item for item in verify(run).damage if item.path == stage().path]
+
+
+def test_a_record_lists_no_record(tmp_path: Path) -> None:
+    """done.json among its own outputs is no record: what it says of itself can never be true."""
+    run = RunDir(tmp_path)
+    path = run.stage_dir(finished(run).path) / artifact.DONE_FILE
+    path.write_bytes(path.read_bytes().replace(b"responses/0.jsonl", b"done.json"))
+    with pytest.raises(InputError, match="is not a readable record"):
+        run.record(stage().path)
+
+
+def test_what_does_not_belong_to_a_stage_is_named_before_it_is_read(tmp_path: Path) -> None:
+    """A core dump beside a checkpoint may have a terabyte: nobody waits until it is hashed."""
+    run = RunDir(tmp_path)
+    finished(run)
+    with open(run.stage_dir(stage().path) / "core.1234", "wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(InputError, match=r"core\.1234 is not in its stage's record; remove it"):
+        run.read_content(stage().path)
+
+
+@pytest.mark.parametrize("name", [artifact.STAGE_FILE, artifact.DONE_FILE, artifact.RECIPE_FILE])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path), lambda path: os.symlink(path, path)])
+def test_a_record_that_is_no_plain_file(tmp_path: Path, name: str, make: Callable[[Path], None]) -> None:
+    """A pipe, a folder, a device, a link to itself: never waited for; `verify` names the stage or the run."""
+    run = RunDir(tmp_path)
+    finished(run)
+    place = tmp_path if name == artifact.RECIPE_FILE else run.stage_dir(stage().path)
+    (place / name).unlink(missing_ok=True)
+    make(place / name)
+    damage = verify(run).damage
+    if name == artifact.RECIPE_FILE:
+        with pytest.raises(InputError, match=r"holds no recipe\.json"):
+            artifact.read_recipe(tmp_path)
+        assert [item.path for item in damage] == [name]
+    else:
+        assert [item.path for item in damage] == [stage().path]
+        assert run.state(stage()) == ("missing" if name == artifact.STAGE_FILE else "partial")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import lzma
+import os
 import shutil
 import subprocess
 import tarfile
@@ -206,3 +207,17 @@ def test_few_files_are_committed() -> None:
     paths = [ROOT / name for name in listed.stdout.split("\0") if (ROOT / name).is_file()]
     assert len(paths) < 200
     assert sum(path.stat().st_size for path in paths) < 10e6
+
+
+def test_folders_deeper_than_the_interpreter_recurses(tmp_path: Path) -> None:
+    """Names are found however deep they are; a folder that is a link is not followed."""
+    before = Path.cwd()
+    for _ in range(1500):
+        os.mkdir(tmp_path / "a" if Path.cwd() == before else "a")
+        os.chdir(tmp_path / "a" if Path.cwd() == before else "a")
+    Path("x").write_text("x")
+    os.chdir(before)
+    (tmp_path / "loop").symlink_to(tmp_path)
+    assert [*run_files.names_below(tmp_path)] == ["a/" * 1500 + "x"]
+    assert [*run_files.names_below(tmp_path / "absent")] == []
+    subprocess.run(["rm", "-rf", str(tmp_path / "a")], check=True)  # pytest's own clean-up recurses

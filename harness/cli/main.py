@@ -82,7 +82,8 @@ def main() -> None:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             _fail(DISK_FULL)
         if error.errno in UNUSABLE:
-            _fail(f"{error.filename}: {error.strerror}; expected a directory that can be written to: check the path and its permissions")
+            expected = "a file there: move the directory away" if error.errno == errno.EISDIR else "a directory that can be written to"
+            _fail(f"{error.filename}: {error.strerror}; expected {expected}; check the path and its permissions")
         _defect()
     except Exception:
         _defect()

@@ -20,6 +20,7 @@ from packaging.requirements import Requirement
 from harness import machine as machines
 from harness.artifact import RunDir, Stage
 from harness.contracts import check_tasks, lacking
+from harness.contracts.run_files import names_below
 from harness.contracts.stage_specs import ModelSpec, PromptsSpec
 from harness.errors import MachineError, RecipeError, first_line
 from harness.machine import Machine
@@ -204,7 +205,7 @@ def _disk(recipe: Recipe, stages: list[Stage], context: Context) -> Finding:
     """The peak of what is to be made, checkpoints and states, less what lies there of it already, against the free space."""
     run = _run_of(context)
     place = place_of(run)
-    begun = sum(file.stat().st_size for stage in stages for file in (run / stage.path).rglob("*") if file.is_file()) / 1e9
+    begun = sum((run / stage.path / name).stat().st_size for stage in stages for name in names_below(run / stage.path)) / 1e9
     peak = max(costs.peak_disk_gb(recipe, stages, context.machine or machines.load("cpu")) - begun, 0.0)
     free = shutil.disk_usage(place).free / 1e9
     told = f"{free:.0f} GB free at {place}, {peak:.1f} needed at the peak"

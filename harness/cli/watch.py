@@ -16,6 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.artifact import RunDir, Stage
+from harness.contracts.run_files import names_below
+from harness.files import NO_JSON
 from harness.plan import SCORED, plan, steps_of
 from harness.recipe import Recipe
 from harness.rows import iteration_of
@@ -128,11 +130,12 @@ def _training(log: Path, total: int | None) -> Progress:
         return Progress("before its first step")
     try:
         last = json.loads(lines[-1])
-    except ValueError:
+        step, loss = int(last["step"]) + 1, last.get("loss")
+    except (*NO_JSON, TypeError, KeyError, AttributeError):
         return Progress("its last log line is not readable")
     of = f" of {total}" if total else ""
-    loss = f", loss {last['loss']:.3f}" if isinstance(last.get("loss"), float) else ""
-    return Progress(f"step {last['step'] + 1}{of}{loss}", last["step"] + 1, total)
+    told = f", loss {loss:.3f}" if isinstance(loss, float) else ""
+    return Progress(f"step {step}{of}{told}", step, total)
 
 
 def _total_steps(recipe: Recipe, stage: Stage) -> int | None:
@@ -142,7 +145,7 @@ def _total_steps(recipe: Recipe, stage: Stage) -> int | None:
 
 
 def _last_write(folder: Path) -> float:
-    return max((path.stat().st_mtime for path in [folder, *folder.rglob("*")] if path.exists()), default=0.0)
+    return max((path.stat().st_mtime for path in (folder, *(folder / name for name in names_below(folder))) if path.exists()), default=0.0)
 
 
 def _view(runs: Sequence[tuple[str, list[Row]]], seen: Seen, now: float, height: int | None) -> Group:

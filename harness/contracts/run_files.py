@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import io
 import lzma
+import os
 import tarfile
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from harness.config import InnerPath
 from harness.errors import InputError
@@ -28,6 +29,16 @@ MAX_BYTES, MAX_FILES, MAX_MEMORY = 2**30, 100_000, 2**27
 UNREADABLE = (tarfile.TarError, lzma.LZMAError, EOFError, OSError, ValueError, OverflowError, RecursionError)
 """What reading a damaged archive raises."""
 INNER = TypeAdapter[str](InnerPath)
+
+
+def _is_no_record(name: str) -> str:
+    if name.rpartition("/")[2] in (STAGE_FILE, DONE_FILE):
+        raise ValueError("is a record's own name")
+    return name
+
+
+OutputName = Annotated[InnerPath, AfterValidator(_is_no_record)]
+"""The name of a stage's output in its directory."""
 
 
 def read_file(run: Path, name: str) -> bytes | None:
@@ -57,7 +68,7 @@ def hash_of(run: Path, name: str) -> Output | None:
 def read_lines(run: Path, name: str) -> Iterator[dict[str, Any]]:
     """The objects of a JSON-lines file of a run, as `read_jsonl`; nothing where there is none."""
     path = run / name
-    if path.exists():
+    if path.exists():  # what is no plain file is refused
         yield from read_jsonl(path)
     else:
         yield from (line for _, line in parse_jsonl(io.BytesIO(packed(run).get(name, b"")), path))
@@ -65,22 +76,44 @@ def read_lines(run: Path, name: str) -> Iterator[dict[str, Any]]:
 
 def stage_paths(run: Path, marker: str = STAGE_FILE) -> list[str]:
     """The stages that hold a file called `marker`."""
-    names = {*(str(path.relative_to(run)) for path in run.rglob(marker)), *packed(run)}
+    names = {*names_below(run), *packed(run)}
     return sorted(name.removesuffix(f"/{marker}") for name in names if name.endswith(f"/{marker}"))
 
 
 def output_names(run: Path, stage_path: str) -> set[str]:
     """Names below a stage of its files, without the two that record it and those half written."""
-    folder = run / stage_path
-    here = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    here = {*names_below(run / stage_path)}
     here |= {name.removeprefix(f"{stage_path}/") for name in packed(run) if name.startswith(f"{stage_path}/")}
     return {name for name in here if Path(name).name not in (STAGE_FILE, DONE_FILE) and not name.endswith(".tmp")}
+
+
+def names_below(folder: Path) -> Iterator[str]:
+    """The names in `folder` of all plain files below it, however deep; folders that are links are not followed."""
+    left = [""] if folder.is_dir() else []
+    while left:
+        inner = left.pop()
+        with os.scandir(folder / inner) as entries:
+            for entry in entries:
+                name = f"{inner}/{entry.name}" if inner else entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    left.append(name)
+                elif entry.is_file(follow_symlinks=False) or (entry.is_symlink() and Path(entry.path).is_file()):
+                    yield name
+
+
+def recordable_names(run: Path, stage_path: str) -> set[str]:
+    """As `output_names`. Raises `InputError` where a file has a name that no record could list, before hours of work end there."""
+    names = output_names(run, stage_path)
+    odd = sorted(name for name in names if not _is_inner(name))
+    if odd:
+        raise InputError(f"{stage_path} holds a file called {odd[0]!r}, a name that no stage gives; remove it and run again")
+    return names
 
 
 def packed(run: Path) -> Mapping[str, bytes]:
     """{name: bytes} of the archive of a run none of whose stages has a directory here; nothing where one has, or without an archive."""
     archive = run / ARCHIVE
-    if not archive.is_file() or any(run.rglob(STAGE_FILE)):
+    if not archive.is_file() or any(name.rpartition("/")[2] == STAGE_FILE for name in names_below(run)):
         return {}
     return read_archive(archive)
 

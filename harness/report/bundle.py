@@ -21,7 +21,7 @@ from pathlib import Path
 from harness.artifact import DONE_FILE, RECIPE_FILE, STAGE_FILE, RunDir, read_recipe
 from harness.config import InnerPath, Strict
 from harness.contracts.own_files import FILES_DIR
-from harness.contracts.run_files import ARCHIVE, packed, plain_files, write_archive
+from harness.contracts.run_files import ARCHIVE, names_below, packed, plain_files, write_archive
 from harness.errors import HarnessError, InputError, MachineError
 from harness.files import Output, dump, hash_file, naming_full_disk
 from harness.report.tables import FILES, TABLES_DIR, read_table, render, write_all_tables
@@ -137,7 +137,7 @@ def _files(folder: Path) -> Iterator[Path]:
     yield from (path for name in (SWEEP_FILE, REPORT) if (path := folder / name).exists())
     for run in _runs(folder):
         yield run / RECIPE_FILE
-        yield from sorted(path for path in (run / FILES_DIR).rglob("*") if path.is_file())
+        yield from sorted(run / FILES_DIR / name for name in names_below(run / FILES_DIR))
         yield from sorted((run / TABLES_DIR).glob("tables.*")) if run != folder else ()
         if packed(run):
             yield run / ARCHIVE
@@ -217,7 +217,7 @@ def _against_manifest(run: Path) -> Iterator[Damage]:
         listed = Manifest.model_validate_json((run / MANIFEST).read_bytes()).files
     except ValueError:
         raise InputError(f"{MANIFEST} is not readable; the archive is damaged") from None
-    there = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()} - {MANIFEST}
+    there = {*names_below(run)} - {MANIFEST}
     for name in sorted(there | set(listed)):
         if name not in there:
             yield Damage(name, "is in the manifest and not in the archive")

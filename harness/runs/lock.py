@@ -21,6 +21,7 @@ from harness.errors import BusyError
 
 LOCK_FILE, CLAIM_FILE, LENGTH = ".lock", ".claim", 4096
 """The lock file is padded to one length, so that naming a stage never needs room on a disk that has become full."""
+CLAIMED = re.compile(r"pid \d+ on [\w.-]{1,255}( in job [\w.-]+)?")
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
@@ -121,7 +122,8 @@ def _claimed(folder: Path, has_locks: bool) -> Iterator[None]:
     try:
         file = open(path, "x")  # noqa: SIM115 - closed before anything else is done
     except FileExistsError:
-        holder = path.read_text(errors="replace").strip() or "another host"
+        claim = path.read_text(errors="replace").strip()
+        holder = claim if CLAIMED.fullmatch(claim) else "another host"
         raise BusyError(
             f"{folder} is in use by {holder}; wait for it or stop it there. If that process or host is gone, remove {path} and run again"
         ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -125,7 +126,7 @@ def _launch_damage(run: RunDir, path: str, launch: Launch) -> Iterator[Damage]:
 
 def _planned(run: RunDir) -> tuple[Sequence[Stage], list[Damage]]:
     """The stages that the run's recipe plans, or why that cannot be told; neither of a run without a recipe."""
-    if not (run.path / RECIPE_FILE).exists():
+    if not os.path.lexists(run.path / RECIPE_FILE):
         return [], []
     try:
         return plan(read_recipe(run.path)), []

@@ -394,6 +394,8 @@ def test_directory_that_cannot_be_used(harness: Cli, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert_one_line(harness("reproduce", SMALL, "--out", tmp_path / "file"), "expected a directory that can be written to")
     assert_one_line(harness("reproduce", SMALL, "--out", tmp_path / "file" / "run"), "expected a directory that can be written to")
+    (tmp_path / "run" / ".claim").mkdir(parents=True)
+    assert_one_line(harness("reproduce", SMALL, "--out", tmp_path / "run"), ".claim: Is a directory; expected a file there")
 
 
 @pytest.mark.parametrize("command", [("verify",), ("tables",), ("explain", "iter0", "kl")])

@@ -31,6 +31,17 @@ def test_unfinished_stages_tell_how_far_they_are(tmp_path: Path) -> None:
     assert (rows["iter0/train"].state, rows["iter0/train"].seconds, rows["iter0/train"].idle) == ("done", 1.0, None)
 
 
+@pytest.mark.parametrize("line", ["[1]", "5", "null", "{}", '{"step": "x"}', '{"step": null}', "[" * 100_000, "hello", "\\x00"])
+def test_a_log_line_that_is_none(tmp_path: Path, line: str) -> None:
+    """It is said in place of the step."""
+    recipe = small_recipe()
+    write_run(tmp_path, recipe)
+    (tmp_path / "iter1/train" / DONE_FILE).unlink()
+    (tmp_path / "iter1/train/log.jsonl").write_text(line + "\n")
+    rows = {row.path: row for row in snapshot(recipe, RunDir(tmp_path), 0.0)}
+    assert rows["iter1/train"].progress.words == "its last log line is not readable"
+
+
 def test_what_a_runner_works_on_is_running(tmp_path: Path) -> None:
     """While the lock is held and names it, an unfinished stage is running; a runner that was killed leaves it partial."""
     recipe, run = small_recipe(), RunDir(tmp_path)

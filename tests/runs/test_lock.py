@@ -106,6 +106,14 @@ def test_another_hosts_claim_stands_and_names_host_and_job(tmp_path: Path) -> No
     assert freed(tmp_path)
 
 
+def test_a_claim_that_names_nobody(tmp_path: Path) -> None:
+    """What is no claim is not repeated to the terminal."""
+    (tmp_path / ".claim").write_bytes(b"\xff\x00\x1b[2J" * 1000)
+    with pytest.raises(BusyError, match=r"is in use by another host; .*remove .*\.claim and run again") as told, hold(tmp_path):
+        pass
+    assert len(str(told.value)) < 400
+
+
 NAMESPACE = ("unshare", "--user", "--map-root-user", "--pid", "--uts", "--fork", "sh", "-c")
 IN_NAMESPACE = """
 import sys

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.artifact import STAGE_FILE, RunDir, Stage, read_recipe
+from harness.contracts.run_files import names_below
 from harness.errors import USER_ERROR_EXIT, HarnessError, InputError, MachineError, StaleError
 from harness.machine import NOT_RECORDED, Machine, recorded
 from harness.plan import plan
@@ -58,8 +59,8 @@ class StageJob:
 
     def _written(self) -> dict[str, int]:
         """The files of the stage's directory and their sizes, without what a launch writes."""
-        files = [path for path in (self.root / self.stage_path).rglob("*") if path.is_file() and path.name != STAGE_FILE]
-        return {str(path): path.stat().st_size for path in files}
+        folder = self.root / self.stage_path
+        return {name: (folder / name).stat().st_size for name in names_below(folder) if name != STAGE_FILE}
 
     def _run(self, run: RunDir) -> None:
         stage = {stage.path: stage for stage in plan(read_recipe(run.path, or_rehearsal=True))}.get(self.stage_path)
