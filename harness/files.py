@@ -16,7 +16,7 @@ import re
 import shutil
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -42,6 +42,8 @@ DAMAGED_GZIP = (gzip.BadGzipFile, EOFError, zlib.error)
 """What unpacking raises where a byte was changed or the end is missing."""
 NO_JSON = (ValueError, RecursionError)
 """What `json` raises at text that is no JSON, or is nested too deeply to be read."""
+TOLD: list[Callable[[Path, bytes], None]] = []
+"""Are told what a file's bytes will be, before it has its name."""
 SETTLED_SECONDS = 2.0
 """More than the coarsest clock of a file system in use."""
 
@@ -82,6 +84,8 @@ def write_atomic(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        for tell in TOLD:
+            tell(path, data)
         beside.replace(path)
 
 

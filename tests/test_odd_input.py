@@ -26,6 +26,7 @@ class Loads:
     """In the place of an Accelerator whose state is cut."""
 
     is_main_process = True
+    process_index, num_processes = 0, 1
     distributed_type = DistributedType.NO
 
     def load_state(self, path: str) -> None:
@@ -38,7 +39,9 @@ class Loads:
 @pytest.mark.parametrize(("progress", "reason"), [
     (None, "No such file"), ("{", "validation error"), ('{"identity": 1}', "validation error"),
     ('{"identity": "a", "step": -1}', "validation error"),
-    ('{"identity": "a", "step": 4}', "PytorchStreamReader failed"),
+    ('{"identity": "a", "step": 5, "sharded": false, "files": {}}', "progress.json is of step 5"),
+    ('{"identity": "a", "step": 4, "sharded": false, "files": {"a": {"size": 0, "sha256": "%s"}}}' % ("0" * 64), "a is not what was saved"),
+    ('{"identity": "a", "step": 4, "sharded": false, "files": {}}', "PytorchStreamReader failed"),
 ])  # fmt: skip
 def test_damaged_state_says_what_to_remove(tmp_path: Path, progress: str | None, reason: str) -> None:
     """A state whose progress is gone or no progress, or that the libraries cannot read, is named with the way out."""

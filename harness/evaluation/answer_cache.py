@@ -1,7 +1,7 @@
 """Answers a benchmark already has from its model, on disk: a killed task asks only for what is missing.
 
 A file holds the answers to one list of requests by one model: its name is the hash of both, so no answer can reach another model, another
-precision or other requests. It grows by a line a unit of work, and a line cut by a kill is dropped.
+precision or other requests. It grows by a line a unit of work, which begins with a hash of the rest; a line cut by a kill is dropped.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Answers:
             if len(complete) < len(whole):
                 self.path.write_bytes(complete)
             try:
-                self._found = {int(unit): answers for unit, answers in map(json.loads, complete.splitlines())}
+                self._found = {int(unit): answers for unit, answers in map(_read, complete.splitlines())}
             except (*NO_JSON, TypeError):
                 raise InputError(f"the answers kept in {self.path} are damaged; remove the file and run again") from None
 
@@ -55,4 +55,17 @@ class Answers:
         self._found[unit] = answers
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with naming_full_disk(self.path), open(self.path, "ab") as file:
-            file.write(json.dumps([unit, answers]).encode() + b"\n")
+            line = json.dumps([unit, answers]).encode()
+            file.write(_sum(line) + b" " + line + b"\n")
+
+
+def _sum(line: bytes) -> bytes:
+    return hashlib.sha256(line).hexdigest()[:16].encode()
+
+
+def _read(line: bytes) -> Any:
+    """A unit and its answers, as they were written; else a ValueError."""
+    checked, _, rest = line.partition(b" ")
+    if checked != _sum(rest):
+        raise ValueError("the line is not the one that was written")
+    return json.loads(rest)

@@ -19,6 +19,7 @@ from harness.config import line_in
 from harness.contracts import OWN_MODULE
 from harness.contracts.own_files import DATA_DIR, look_in
 from harness.contracts.run_files import ARCHIVE, packed
+from harness.contracts.unfinished import noting
 from harness.errors import HarnessError, InputError, RecipeError, StaleError, suggest
 from harness.files import dump, write_atomic
 from harness.lm.progress import side_by_side
@@ -81,7 +82,7 @@ def run_stage(directory: Path) -> None:
     if launch.machine.slots > 1:
         side_by_side(stage.path)
     module = importlib.import_module(f"harness.stages.{stage.kind}")
-    with _naming_own_files():
+    with noting(directory), _naming_own_files():
         module.run(stage.spec, {role: root / path for role, path in stage.inputs.items()}, directory, launch.machine)
 
 

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.contracts import Job, Result, load
+from harness.contracts import Job, Result, Score, load
 from harness.contracts.stage_specs import EvaluateSpec
 from harness.errors import InputError, RecipeError
-from harness.files import dump, write_atomic, write_jsonl
+from harness.files import dump, read_model, write_atomic, write_jsonl
 from harness.machine import Machine
 from harness.recipe import Task
 
@@ -23,7 +23,7 @@ from harness.recipe import Task
 def run(spec: dict[str, Any], inputs: Mapping[str, Path], out: Path, machine: Machine) -> None:
     """Score the tasks that have no score yet."""
     stage = EvaluateSpec.model_validate(spec)
-    missing = [task for task in _named_once(stage.benchmark.tasks) if not score_path(out, task).exists()]
+    missing = [task for task in _named_once(stage.benchmark.tasks) if not is_scored(out, task)]
     job = Job(
         checkpoint=inputs["policy"] / "checkpoint",
         benchmark=stage.benchmark,
@@ -46,13 +46,29 @@ def score_path(out: Path, task: Task) -> Path:
     return out / "scores" / f"{task.name}.json"
 
 
+def samples_path(out: Path, task: Task) -> Path:
+    """Where a task's samples lie in its stage's directory."""
+    return out / "samples" / f"{task.name}.jsonl"
+
+
+def is_scored(out: Path, task: Task) -> bool:
+    """Whether an earlier launch has scored the task. Raises `InputError` where what it left cannot be that."""
+    score, samples = score_path(out, task), samples_path(out, task)
+    if not score.exists():
+        return False
+    if read_model(Score, score).task != task.name or not samples.is_file():
+        what = f"{samples} is missing" if not samples.is_file() else f"{score} is the score of another task"
+        raise InputError(f"{what}; remove {score} and run again: the task is scored anew")
+    return True
+
+
 def _score(job: Job, tasks: list[Task], out: Path) -> None:
     if not job.checkpoint.is_dir():
         raise InputError(f"{job.checkpoint} is missing; run the stage that makes it first")
     score = load("benchmarks", job.benchmark.name).open_benchmark(job)
     for task in tasks:
         result: Result = score(task)
-        write_jsonl(out / "samples" / f"{task.name}.jsonl", result.samples)
+        write_jsonl(samples_path(out, task), result.samples)
         write_atomic(score_path(out, task), dump(result.score))
 
 

@@ -38,15 +38,15 @@ from harness.lm.group_logps import Group, GroupScorer
 from harness.lm.progress import progress
 from harness.machine import Machine
 from harness.training.batches import Batches, plan_steps, share_prompts
-from harness.training.checkpoints import has_state, load_state, remove_state, save_checkpoint, save_state
+from harness.training.checkpoints import has_state, load_state, refuse_damaged, remove_state, save_checkpoint, save_state
 from harness.training.global_batch import Objective, check_finite, check_start, gather, pair_logps, rewards
 from harness.training.opponent import Logps, has_scores, score_opponent
 from harness.training.pairs import Pair, read_pairs
 from harness.training.policy import load_policy, make_optimizer, make_scheduler, open_accelerator
 from harness.training.step_costs import ModelSizes, measure, naming_the_setting, peak_memory_gb, step_flops
 from harness.training.stopping import Wish, agree, leave, noticing_sigterm
+from harness.training.token_audit import EXAMPLE_FILE, audit
 from harness.training.token_audit import FILE as AUDIT_FILE
-from harness.training.token_audit import audit
 
 TRL_NAMES = {
     "rewards/chosen": "rewards/real",
@@ -81,13 +81,15 @@ def run(spec: dict[str, Any], inputs: Mapping[str, Path], out: Path, machine: Ma
         torch.set_num_threads(machine.num_threads)
     training = _open(settings, inputs, out, machine)
     identity = digest({role: read_model(Record, path / DONE_FILE).content for role, path in inputs.items()})
-    if not (out / "checkpoint").exists():
+    source = inputs["policy"] / "checkpoint"
+    if (out / "checkpoint").exists():
+        refuse_damaged(out, source)
+    else:
         _audit(training, out, identity)
         with noticing_sigterm() as told_to_stop:
             with naming_the_setting(machine, "micro_batch"):
                 opponent = _opponent(training, out, identity, told_to_stop)
                 _train(training, opponent, out, identity, told_to_stop)
-            source = inputs["policy"] / "checkpoint"
             save_checkpoint(training.accelerator, training.scorer, source, out, lora=settings.lora, precision=settings.precision)
     remove_state(training.accelerator, out)
     training.accelerator.end_training()
@@ -128,7 +130,8 @@ def _check_branches(name: str, pair: Pair) -> None:
 def _audit(training: Training, out: Path, identity: str) -> None:
     """The first process looks and writes; all stop where a check fails. Work that began after an audit of the same inputs passed it."""
     failure: HarnessError | None = None
-    has_passed = (out / AUDIT_FILE).exists() and (has_state(out, identity) or has_scores(out, identity))
+    is_written = all((out / name).exists() for name in (AUDIT_FILE, EXAMPLE_FILE))
+    has_passed = is_written and (has_state(out, identity) or has_scores(out, identity))
     if training.accelerator.is_main_process and not has_passed:
         try:
             print(audit(training.batches.tokenizer, training.batches.shared, training.settings, out), file=sys.stderr, flush=True)

@@ -18,7 +18,7 @@ from harness.evaluation.mt_bench.verdicts import Answers, grade, judge_rules, op
 from harness.files import dump, read_jsonl, read_model, write_atomic, write_jsonl
 from harness.machine import Machine
 from harness.recipe import Task
-from harness.stages.evaluate import score_path
+from harness.stages.evaluate import is_scored, samples_path, score_path
 
 
 def run(spec: dict[str, Any], inputs: Mapping[str, Path], out: Path, machine: Machine) -> None:
@@ -27,19 +27,19 @@ def run(spec: dict[str, Any], inputs: Mapping[str, Path], out: Path, machine: Ma
     ask = open_judge(benchmark.judge, workspace / "verdicts", machine)
     if ask is None:
         raise InputError(f"protocol {benchmark.protocol!r} names no model as its judge, so there are no verdicts; give it judge.model")
-    for task in (task for task in benchmark.tasks if not score_path(out, task).exists()):
+    for task in (task for task in benchmark.tasks if not is_scored(out, task)):
         questions = questions_of(task)
         result: Result = grade(benchmark, task, questions, _answers(inputs["answers"], task, questions), ask, machine)
         answered = read_model(Score, score_path(inputs["answers"], task)).protocol
         protocol = {**answered, "rules": benchmark.protocol, **judge_rules(benchmark.judge), **result.score.protocol}
-        write_jsonl(out / "samples" / f"{task.name}.jsonl", result.samples)
+        write_jsonl(samples_path(out, task), result.samples)
         write_atomic(score_path(out, task), dump(result.score.model_copy(update={"protocol": protocol})))
     shutil.rmtree(workspace, ignore_errors=True)
 
 
 def _answers(stage: Path, task: Task, questions: list[Question]) -> Answers:
     """What the stage's samples hold, where they are answers to just these questions."""
-    found = {line["question_id"]: line for line in read_jsonl(stage / "samples" / f"{task.name}.jsonl")}
+    found = {line["question_id"]: line for line in read_jsonl(samples_path(stage, task))}
     other = [q.question_id for q in questions if q.question_id not in found or tuple(found[q.question_id]["questions"]) != q.turns]
     if other:
         raise InputError(f"{stage} holds no answers to {len(other)} of {len(questions)} questions of {task.name} (first: {other[0]})")

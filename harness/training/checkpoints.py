@@ -12,23 +12,28 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, broadcast_object_list, gather_object
 from pydantic import Field
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from harness.config import Strict
+from harness.artifact import LOG_FILE
+from harness.config import InnerPath, Strict
+from harness.contracts.run_files import names_below
 from harness.errors import InputError, MachineError, first_line
-from harness.files import dump, naming_full_disk, write_atomic
+from harness.files import Output, dump, hash_file, naming_full_disk, write_atomic
 from harness.recipe import Lora
 from harness.training.policy import merged
 
+CONFIG = "config.json"
+WRITTEN = (CONFIG, "generation_config.json")
+"""Of a checkpoint's files those that saving a model writes, weights aside; the others are the policy's own."""
 PROGRESS_FILE = "progress.json"
 WEIGHTS_FILE = "weights.json"
 FEW_CHANGED = 0.01
@@ -46,33 +51,41 @@ def save_state(accelerator: Accelerator, out: Path, identity: str, step: int) ->
         accelerator.save_state(str(beside))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        write_atomic(beside / PROGRESS_FILE, dump(Progress(identity=identity, step=step, sharded=_is_sharded(accelerator))))
+        write_atomic(beside / LOG_FILE, (out / LOG_FILE).read_bytes() if (out / LOG_FILE).exists() else b"")
+    files = _hashed(accelerator, beside)
+    if accelerator.is_main_process:
+        progress = Progress(identity=identity, step=step, sharded=_is_sharded(accelerator), files=files)
+        write_atomic(beside / PROGRESS_FILE, dump(progress))
         _flush(beside)
         earlier = _complete(folder)
-        beside.rename(folder / f"step-{step:08}")
+        beside.rename(folder / _name_of(step))
         for path in earlier:
             shutil.rmtree(path)
     accelerator.wait_for_everyone()
 
 
 def load_state(accelerator: Accelerator, out: Path, identity: str) -> int:
-    """Continue from the last complete state of the same inputs: the number of steps done, 0 for none. `log.jsonl` is cut to match."""
-    step = 0
+    """Continue from the last complete state of the same inputs: the number of steps done, 0 for none. `log.jsonl` is what it was then.
+
+    Raises `InputError` where a byte of the state is not what was saved: what is wrong in it would be wrong in the result, and unseen.
+    """
+    step, log = 0, b""
     found = _progress(out, identity)
     if found:
         _check_kind(accelerator, found)
         path = _complete(out / "state")[-1]
+        _check_bytes(accelerator, found, path)
         try:
             accelerator.load_state(str(path))
         except Exception as error:  # a cut file is told by torch, safetensors or json, each in its own way
             raise _damaged(path, error) from None
+        log = (path / LOG_FILE).read_bytes()
         accelerator.step = 0  # accumulated micro-batches: their number may be another than in the launch that saved
         step = found.step
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        log = out / "log.jsonl"
-        lines = log.read_bytes().splitlines(keepends=True) if log.exists() else []
-        write_atomic(log, b"".join(lines[:step]))
+        with naming_full_disk(out / LOG_FILE):
+            (out / LOG_FILE).write_bytes(log)  # it will grow by lines; cut by a kill it is brought back the same way
         if step == 0:
             shutil.rmtree(out / "state", ignore_errors=True)
     accelerator.wait_for_everyone()
@@ -85,11 +98,12 @@ def has_state(out: Path, identity: str) -> bool:
 
 
 class Progress(Strict):
-    """`progress.json`: of which inputs a state is, after how many steps, and whether its weights are in shards."""
+    """`progress.json`: of which inputs a state is, after how many steps, whether its weights are in shards, and the files beside it."""
 
     identity: str
     step: int = Field(ge=0)
-    sharded: bool = False
+    sharded: bool
+    files: dict[InnerPath, Output]
 
 
 def _progress(out: Path, identity: str) -> Progress | None:
@@ -101,6 +115,26 @@ def _progress(out: Path, identity: str) -> Progress | None:
             raise _damaged(path, error) from None
         return found if found.identity == identity else None
     return None
+
+
+def _hashed(accelerator: Accelerator, folder: Path) -> dict[str, Output]:
+    """{name: hash} of the files of a state, each read by one of the processes."""
+    (names,) = broadcast_object_list([sorted(names_below(folder))])
+    return dict(gather_object([(name, hash_file(folder / name)) for name in _share(accelerator, names)]))
+
+
+def _check_bytes(accelerator: Accelerator, found: Progress, path: Path) -> None:
+    wrong = [] if path.name == _name_of(found.step) else [f"{PROGRESS_FILE} is of step {found.step}"]
+    for name in _share(accelerator, sorted(found.files)):
+        if not (path / name).is_file() or hash_file(path / name) != found.files[name]:
+            wrong.append(f"{name} is not what was saved")
+    wrong = gather_object(wrong)
+    if wrong:
+        raise _damaged(path, InputError(wrong[0]))
+
+
+def _share(accelerator: Accelerator, names: Sequence[str]) -> Sequence[str]:
+    return names[accelerator.process_index :: accelerator.num_processes]
 
 
 def _is_sharded(accelerator: Accelerator) -> bool:
@@ -127,8 +161,7 @@ def save_checkpoint(accelerator: Accelerator, scorer: nn.Module, source: Path, o
             own = {name.removeprefix("model."): value for name, value in weights.items()}
             model.save_pretrained(beside, state_dict=merged(_each_once(model, own), lora))
             for path in sorted(source.iterdir()):
-                is_weights = path.suffix in (".safetensors", ".bin") or path.name.endswith(".index.json")
-                if path.is_file() and not is_weights and not (beside / path.name).exists():
+                if path.is_file() and not _is_of_weights(path) and not (beside / path.name).exists():
                     shutil.copyfile(path, beside / path.name)
             _flush(beside)
         share = changed_share(source, beside)
@@ -137,6 +170,25 @@ def save_checkpoint(accelerator: Accelerator, scorer: nn.Module, source: Path, o
         print(_told(share, precision), file=sys.stderr, flush=True)
         beside.rename(out / "checkpoint")
     accelerator.wait_for_everyone()
+
+
+def refuse_damaged(out: Path, source: Path) -> None:
+    """Raise `InputError` unless the `checkpoint/` an earlier launch left has readable weights and all else that it took from `source`."""
+    checkpoint = out / "checkpoint"
+    try:
+        weights = _tensors(checkpoint)
+        indices = [json.loads(path.read_bytes())["weight_map"] for path in checkpoint.glob("*.index.json")]
+        json.loads((out / WEIGHTS_FILE).read_bytes())
+        config = json.loads((checkpoint / CONFIG).read_bytes())
+        copied = [path.name for path in source.iterdir() if path.is_file() and not _is_of_weights(path) and path.name not in WRITTEN]
+        other = [name for name in copied if (checkpoint / name).read_bytes() != (source / name).read_bytes()]
+        whole = bool(weights) and all(name in weights for index in indices for name in index) and isinstance(config, dict) and not other
+        reason = f"its {other[0]} is not the policy's" if other else "it holds no whole set of weights and configuration"
+    except Exception as error:  # safetensors has its own for each fault
+        whole, reason = False, first_line(error)
+    if not whole:
+        where = "/".join(checkpoint.parts[-3:])
+        raise InputError(f"{where} cannot be kept ({reason}); remove {where} and run again: the stage trains anew")
 
 
 def changed_share(before: Path, after: Path) -> float:
@@ -148,6 +200,10 @@ def changed_share(before: Path, after: Path) -> float:
         changed += int((weights[0] != weights[1]).sum())
         total += weights[0].numel()
     return changed / max(total, 1)
+
+
+def _is_of_weights(path: Path) -> bool:
+    return path.suffix in (".safetensors", ".bin") or path.name.endswith(".index.json")
 
 
 def _tensors(folder: Path) -> dict[str, Any]:
@@ -180,6 +236,10 @@ def remove_state(accelerator: Accelerator, out: Path) -> None:
 def _damaged(path: Path, error: Exception) -> InputError:
     where = "/".join(path.parts[-4:])
     return InputError(f"{where} cannot be continued from ({first_line(error)}); remove {where} and run again: the stage starts anew")
+
+
+def _name_of(step: int) -> str:
+    return f"step-{step:08}"
 
 
 def _complete(folder: Path) -> list[Path]:

@@ -18,10 +18,12 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from pydantic import ValidationError
 from torch import nn
 
+from harness.config import Strict, first_fault
 from harness.errors import InputError, TrainingError
-from harness.files import NO_JSON, digest, write_atomic
+from harness.files import digest, plain, write_atomic
 from harness.lm.group_logps import Group
 from harness.lm.progress import progress
 from harness.machine import Machine
@@ -92,14 +94,23 @@ def has_scores(out: Path, identity: str) -> bool:
     return bool(_read(out / FILE, identity))
 
 
+class _Saved(Strict):
+    """What the file holds."""
+
+    identity: str
+    logps: dict[str, Logps]
+
+
 def _read(path: Path, identity: str) -> dict[str, Logps]:
     if not path.exists():
         return {}
     try:
-        saved = json.loads(path.read_bytes())
-        return {key: tuple(row) for key, row in saved["logps"].items()} if saved["identity"] == identity else {}
-    except (*NO_JSON, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path.name} is damaged ({error}); remove it and run again") from None
+        saved = _Saved.model_validate_json(plain(path).read_bytes())
+    except ValidationError as error:
+        raise InputError(f"{path.name} is damaged ({first_fault(error)}); remove it and run again") from None
+    if len({len(row) for row in saved.logps.values()}) > 1:
+        raise InputError(f"{path.name} is damaged (its groups have different numbers of branches); remove it and run again")
+    return saved.logps if saved.identity == identity else {}
 
 
 def _write(path: Path, identity: str, logps: dict[str, Logps]) -> None:

@@ -92,10 +92,31 @@ def test_samples_without_a_score_are_not_a_finished_task(monkeypatch: pytest.Mon
     assert fake.asked == ["first", "second"]
 
 
+@pytest.mark.parametrize(("damage", "reason"), [
+    (lambda out: (out / "scores" / "first.json").write_bytes(b""), "first.json is not a readable score"),
+    (lambda out: (out / "scores" / "second.json").rename(out / "scores" / "first.json"), "first.json is the score of another task"),
+    (lambda out: (out / "samples" / "first.jsonl").unlink(), "samples/first.jsonl is missing"),
+])  # fmt: skip
+def test_a_score_that_is_none_is_not_kept(
+    monkeypatch: pytest.MonkeyPatch, policy: Path, tmp_path: Path, damage: Callable[[Path], Any], reason: str
+) -> None:
+    """An unfinished stage's score that cannot be read, is another task's, or has no samples, would stand in the record for good."""
+    out = tmp_path / "out"
+    _run(monkeypatch, FakeBenchmark(), policy, out)
+    damage(out)
+    with pytest.raises(InputError, match=reason):
+        _run(monkeypatch, FakeBenchmark(), policy, out)
+    (out / "scores" / "first.json").unlink()
+    _run(monkeypatch, FakeBenchmark(), policy, out)
+    _run(monkeypatch, FakeBenchmark(), policy, tmp_path / "undisturbed")
+    assert _files(out) == _files(tmp_path / "undisturbed")
+
+
 def test_nothing_is_loaded_when_every_task_is_scored(monkeypatch: pytest.MonkeyPatch, policy: Path, tmp_path: Path) -> None:
     """A launch that finds all scores opens no benchmark, so no model."""
     done = Score(benchmark="fake", task="first", metric="acc", value=1.0, stderr=None, n=1)
     evaluate.write_atomic(evaluate.score_path(tmp_path / "out", TASKS[0]), dump(done))
+    evaluate.write_jsonl(evaluate.samples_path(tmp_path / "out", TASKS[0]), [])
     fake = FakeBenchmark()
     _run(monkeypatch, fake, policy, tmp_path / "out", TASKS[:1])
     assert fake.opened == 0

@@ -494,6 +494,74 @@ def test_state_of_other_inputs_is_not_continued(inputs: dict[str, Path], tmp_pat
     assert log[0]["loss"] == pytest.approx(0.693147, abs=1e-4)
 
 
+CHECKPOINT_DAMAGE: dict[str, Callable[[Path], Any]] = {
+    "no weights": lambda folder: (folder / "model.safetensors").unlink(),
+    "cut weights": lambda folder: os.truncate(folder / "model.safetensors", 1000),
+    "no config": lambda folder: (folder / "config.json").unlink(),
+    "an odd config": lambda folder: (folder / "config.json").write_text("[]"),
+    "no tokenizer": lambda folder: (folder / "tokenizer.json").unlink(),
+    "another tokenizer": lambda folder: os.truncate(folder / "tokenizer.json", 100),
+    "nothing": lambda folder: [path.unlink() for path in folder.iterdir()],
+    "a file": lambda folder: (shutil.rmtree(folder), folder.write_text("x")),
+    "no weights.json": lambda folder: (folder.parent / "weights.json").unlink(),
+}
+
+
+def test_a_damaged_checkpoint_is_not_kept(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """Promise: what lies in an unfinished stage's checkpoint/ becomes its result only where it is whole; else the stage trains anew."""
+    train(inputs, tmp_path / "undisturbed", spec(), machine())
+    for name, damage in CHECKPOINT_DAMAGE.items():
+        out = tmp_path / name
+        shutil.copytree(tmp_path / "undisturbed", out)
+        harness.stages.train.run(spec(), inputs, out, machine())  # whole, it is kept
+        damage(out / "checkpoint")
+        with pytest.raises(InputError, match=rf"{name}/checkpoint cannot be kept \(.*; remove .*checkpoint and run again") as told:
+            harness.stages.train.run(spec(), inputs, out, machine())
+        assert len(str(told.value).splitlines()) == 1, name
+    shutil.rmtree(out / "checkpoint")
+    train(inputs, out, spec(), machine())
+    for path in ("checkpoint/model.safetensors", "weights.json"):
+        assert hash_file(out / path) == hash_file(tmp_path / "undisturbed" / path)
+
+
+def test_a_changed_byte_of_the_state_is_noticed(inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: no flipped byte of a state, not even of its weights, is trained on; a damaged log is brought back."""
+    _, expected = train(inputs, tmp_path / "undisturbed", spec(), machine())
+    with monkeypatch.context() as patch:
+        patch.setattr(harness.stages.train, "_step", failing_at(harness.stages.train._step, 2))
+        with pytest.raises(KeyboardInterrupt):
+            train(inputs, tmp_path / "killed", spec(), machine(checkpoint_every_seconds=0.0))
+    names = [path.name for path in (tmp_path / "killed" / "state" / "step-00000002").iterdir()]
+    assert {"model.safetensors", "optimizer.bin", "progress.json"} <= {*names}
+    for name in names:
+        out = tmp_path / name
+        shutil.copytree(tmp_path / "killed", out)
+        path = out / "state" / "step-00000002" / name
+        data = bytearray(path.read_bytes())
+        data[-9] ^= 1
+        path.write_bytes(data)
+        with pytest.raises(InputError, match=r"step-00000002 cannot be continued from \(.*; remove .*step-00000002 and run again"):
+            train(inputs, out, spec(), machine())
+    (tmp_path / "killed" / "log.jsonl").write_text('{"step": 0}\n')
+    _, log = train(inputs, tmp_path / "killed", spec(), machine())
+    assert without_clock(log) == without_clock(expected)
+
+
+@pytest.mark.parametrize("row", [[], ["x", None], [0.0], [float("nan"), 0.0], "x", {}])
+def test_a_row_of_the_opponent_that_is_none(inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row: Any) -> None:
+    """Promise: log-probabilities that are no numbers, or too few of them, are one line that names the file."""
+    with monkeypatch.context() as patch:
+        patch.setattr(harness.stages.train, "_step", failing_at(harness.stages.train._step, 1))
+        with pytest.raises(KeyboardInterrupt):
+            train(inputs, tmp_path / "out", spec(), machine())
+    path = tmp_path / "out" / "opponent_logps.json"
+    saved = json.loads(path.read_bytes())
+    saved["logps"][max(saved["logps"])] = row
+    path.write_text(json.dumps(saved))
+    with pytest.raises(InputError, match=r"opponent_logps\.json is damaged .*; remove it and run again"):
+        train(inputs, tmp_path / "out", spec(), machine())
+
+
 def test_non_finite_loss_names_its_prompts(inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Promise: a loss that is not finite stops before the optimizer, and says which prompts; the last state is untouched."""
     count = iter(range(1_000_000))

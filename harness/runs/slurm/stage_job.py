@@ -10,6 +10,7 @@ from typing import Any
 
 from harness.artifact import STAGE_FILE, RunDir, Stage, read_recipe
 from harness.contracts.run_files import names_below
+from harness.contracts.unfinished import NOTES
 from harness.errors import USER_ERROR_EXIT, HarnessError, InputError, MachineError, StaleError
 from harness.machine import NOT_RECORDED, Machine, recorded
 from harness.plan import plan
@@ -58,9 +59,10 @@ class StageJob:
         return None
 
     def _written(self) -> dict[str, int]:
-        """The files of the stage's directory and their sizes, without what a launch writes."""
+        """The files of the stage's directory and their sizes, without what every launch writes."""
         folder = self.root / self.stage_path
-        return {name: (folder / name).stat().st_size for name in names_below(folder) if name != STAGE_FILE}
+        names = [name for name in names_below(folder) if name != STAGE_FILE and not Path(name).match(NOTES)]
+        return {name: (folder / name).stat().st_size for name in names}
 
     def _run(self, run: RunDir) -> None:
         stage = {stage.path: stage for stage in plan(read_recipe(run.path, or_rehearsal=True))}.get(self.stage_path)
