@@ -32,12 +32,16 @@ def torchrun_options(words: Sequence[str], python: str) -> Any:
     return found
 
 
+RUN_ON_GPUS = {"h100x1-small"}
+"""Machines with GPUs that a committed run names: results/smollm2-135m-power."""
+
+
 @pytest.mark.parametrize("name", sorted(available()))
 def test_every_machine_file_loads_under_its_name(name: str) -> None:
     """Promise: a machine is called what its file is called, and says so where nobody has run it."""
     machine = load(name)
     assert machine.name == name
-    assert machine.device == "cpu" or "not run by us" in machine.summary
+    assert machine.device == "cpu" or name in RUN_ON_GPUS or "not run by us" in machine.summary
 
 
 def test_eight_processes_on_one_node() -> None:
