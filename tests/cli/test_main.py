@@ -63,7 +63,7 @@ SELECTING = {
     "report": {"plots_dir"},
     "compare": {"samples", "format"},
     "bundle": {"out_file"},
-    "pack": set(),
+    "pack": {"unfinished"},
     "card": {"out_file"},
     "push": {"yes", "public"},
     "index": set(),
