@@ -48,10 +48,12 @@ def _note(stage: Path, path: Path, data: bytes) -> None:
 
 
 def _refuse_changed(stage: Path) -> None:
-    for name in sorted(_noted(stage)):
+    noted = _noted(stage)
+    for name in sorted(noted):
         path = stage / name
-        # the notes are read again: another process of the stage may have written meanwhile
-        if path.is_file() and hash_bytes(path.read_bytes()).sha256 not in _noted(stage)[name]:
+        if not path.is_file() or (sha256 := hash_bytes(path.read_bytes()).sha256) in noted[name]:
+            continue
+        if sha256 not in _noted(stage)[name]:  # read again: another process of the stage may have written meanwhile
             raise InputError(f"{path} is not what was written there (damaged, or edited); remove it and run again")
 
 

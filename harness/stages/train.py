@@ -43,7 +43,7 @@ from harness.training.global_batch import Objective, check_finite, check_start, 
 from harness.training.opponent import Logps, has_scores, score_opponent
 from harness.training.pairs import Pair, read_pairs
 from harness.training.policy import load_policy, make_optimizer, make_scheduler, open_accelerator
-from harness.training.step_costs import ModelSizes, measure, naming_the_setting, peak_memory_gb, step_flops
+from harness.training.step_costs import ModelSizes, measure, naming_micro_batch, peak_memory_gb, step_flops
 from harness.training.stopping import Wish, agree, leave, noticing_sigterm
 from harness.training.token_audit import EXAMPLE_FILE, audit
 from harness.training.token_audit import FILE as AUDIT_FILE
@@ -87,7 +87,7 @@ def run(spec: dict[str, Any], inputs: Mapping[str, Path], out: Path, machine: Ma
     else:
         _audit(training, out, identity)
         with noticing_sigterm() as told_to_stop:
-            with naming_the_setting(machine, "micro_batch"):
+            with naming_micro_batch(machine):
                 opponent = _opponent(training, out, identity, told_to_stop)
                 _train(training, opponent, out, identity, told_to_stop)
             save_checkpoint(training.accelerator, training.scorer, source, out, lora=settings.lora, precision=settings.precision)

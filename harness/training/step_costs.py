@@ -70,16 +70,15 @@ def peak_memory_gb(machine: Machine) -> float:
 
 
 @contextmanager
-def naming_the_setting(machine: Machine, setting: str) -> Iterator[None]:
-    """Out of memory inside becomes a `MachineError` that says to lower `setting`, or what to do where it is 1 already."""
+def naming_micro_batch(machine: Machine) -> Iterator[None]:
+    """Out of memory inside becomes a `MachineError` that says to lower `micro_batch`, or what to do where it is 1 already."""
     try:
         yield
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and CPU_MESSAGE not in str(error):
             raise
-        size = getattr(machine, setting)
-        ways = [f"lower {setting} (now {size})"] if size > 1 else []
-        if not machine.gradient_checkpointing and setting == "micro_batch":
+        ways = [f"lower micro_batch (now {machine.micro_batch})"] if machine.micro_batch > 1 else []
+        if not machine.gradient_checkpointing:
             ways.append("set gradient_checkpointing=True")
         ways.append("take more devices and shard over them (machines/a100x8.py)")
         hint = f"in its file {', or '.join(ways)}: results stay the same"
