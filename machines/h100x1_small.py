@@ -1,4 +1,4 @@
-"""One H100-80G for models of some 1e8 parameters, whose kernels are too small to fill it: four stages side by side share the card."""
+"""One H100-80G for models of some 1e8 parameters, whose kernels are too small to fill it: eight stages side by side share the card."""
 
 from typing import get_args
 
@@ -6,11 +6,11 @@ from harness.machine import StageKind, load
 
 changes = {
     "name": "h100x1-small",
-    "summary": "one H100-80G, bf16, four stages of a small model side by side",
-    "num_threads": 4,
-    "slots": 4,
+    "summary": "one H100-80G, bf16, eight stages of a small model side by side",
+    "num_threads": 2,
+    "slots": 8,
     "slots_of": dict.fromkeys(get_args(StageKind), 1),
     "gradient_checkpointing": False,
-    "memory_gb": 20.0,
+    "memory_gb": 10.0,
 }
 machine = load("h100x1").model_copy(update=changes)

@@ -29,7 +29,7 @@ def test_a_stage_sees_the_devices_of_its_slots(monkeypatch: pytest.MonkeyPatch) 
 def test_stages_of_a_small_model_share_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Promise: with more slots than devices each slot is a part of one, so that `h100x1-small` runs its stages beside one another."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert [seen(load("h100x1-small"), (slot,)) for slot in range(4)] == [(1, 1, "0")] * 4
+    assert [seen(load("h100x1-small"), (slot,)) for slot in range(8)] == [(1, 1, "0")] * 8
     two = CARDS.model_copy(update={"num_devices": 2})
     assert [seen(two, (slot,))[2] for slot in range(4)] == ["0", "0", "1", "1"]
     assert seen(two, (1, 2)) == (2, 2, "0,1")
