@@ -206,23 +206,23 @@ def last_error(said: str) -> str:
     return (errors or lines or [""])[-1]
 
 
-def run(checks: Sequence[str], scale: Scale, minutes: float) -> dict[str, Any]:
-    """Every check, printed as it is done: the figures, and why those that failed did."""
+def run(checks: Sequence[str], scale: Scale, minutes: float, out: Path) -> dict[str, Any]:
+    """Every check, printed and written to `out` as it is done: the figures, and why those that failed did."""
     began = time.monotonic()
-    figures: dict[str, Figures] = {}
-    failures: dict[str, str] = {}
+    found: dict[str, Any] = {**provenance(scale), "minutes": 0.0, "figures": {}, "out_of_range": [], "failures": {}}
     for check in checks:
         try:
-            figures[check] = in_a_child(check, scale, 60 * minutes - (time.monotonic() - began))
+            figures = in_a_child(check, scale, 60 * minutes - (time.monotonic() - began))
         except RuntimeError as error:
-            failures[check] = str(error)
+            found["failures"][check] = str(error)
             print(f"{check}: failed: {error}", flush=True)
-            continue
-        for figure, value in figures[check].items():
-            print(line(check, figure, value), flush=True)
-    out_of_range = [f"{c}: {f}" for c, values in figures.items() for f, value in values.items() if not is_expected(c, f, value)]
-    took = (time.monotonic() - began) / 60
-    return {**provenance(scale), "minutes": took, "figures": figures, "out_of_range": out_of_range, "failures": failures}
+        else:
+            found["figures"][check] = figures
+            found["out_of_range"] += [f"{check}: {figure}" for figure, value in figures.items() if not is_expected(check, figure, value)]
+            print("\n".join(line(check, figure, value) for figure, value in figures.items()), flush=True)
+        found["minutes"] = (time.monotonic() - began) / 60
+        out.write_text(json.dumps(found, indent=1) + "\n")
+    return found
 
 
 def provenance(scale: Scale) -> dict[str, Any]:
@@ -247,8 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.one:
         options.out.write_text(json.dumps(CHECKS[options.one](scale)))
         return 0
-    found = run(options.only, scale, options.minutes)
-    options.out.write_text(json.dumps(found, indent=1) + "\n")
+    found = run(options.only, scale, options.minutes, options.out)
     return 1 if found["failures"] or (found["out_of_range"] and not scale.tiny) else 0
 
 

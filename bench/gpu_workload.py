@@ -27,7 +27,8 @@ from harness.training.policy import as_policy, open_accelerator
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ROW_TOKENS = 4096
-SPECIAL = {"max_position_embeddings": 32768, "sliding_window": 4096, "eos_token_id": 2, "pad_token_id": 2, "bos_token_id": 1}
+# no pad token: its embedding would be zero, and a first token of zeros stays so in every layer, each of which multiplies gradients by 1000
+SPECIAL = {"max_position_embeddings": 32768, "sliding_window": 4096, "eos_token_id": 2, "bos_token_id": 1}
 MISTRAL_7B = {
     "hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 32000,
     "num_hidden_layers": 32, **SPECIAL,

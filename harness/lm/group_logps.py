@@ -29,8 +29,8 @@ CHUNK_TOKENS = 1024
 KEPT_LOGITS_BYTES = 1 << 30
 ROW_MULTIPLES = {"cuda": 128}
 """Tokens of a packed row come in multiples of this. Past the end of a row that ends inside one of its blocks, FlexAttention's backward
-kernel reads sums of softmaxes that nothing defines (the sources of torch 2.11 and 2.13), and a NaN among them would reach every key and
-value. A gradient was NaN with 7B shapes on an H100; that this was why is not shown (docs/benchmarks.md, pytorch/pytorch#186775)."""
+kernel reads sums of softmaxes that nothing defines (the sources of torch 2.11 and 2.13, pytorch/pytorch#186775), and a NaN among them would
+reach every key and value. Read and not seen: on an H100 rows of any length had the gradient of whole blocks (docs/benchmarks.md)."""
 SLICE_ELEMENTS = 1 << 20
 """Logits are reduced this many at a time, so that what a reduction needs besides them stays in the processor's cache."""
 

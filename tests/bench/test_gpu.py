@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from accelerate.state import AcceleratorState, GradientState
 
 from bench import gpu
@@ -47,18 +48,28 @@ def test_every_check_runs_and_measures_what_is_expected_of_it(check: str) -> Non
     assert all(value > 0 for figure, value in found.items() if figure not in NOISE)
 
 
+def test_no_token_starts_as_zeros() -> None:
+    """Promise: no embedding is zero, as a padding token's is: first in a row it would stay zero through all layers, each norm multiply
+    its gradient by 1000, and 14 layers from the end it would be infinite."""
+    weights = gpu.build(TINY, torch.float32).get_input_embeddings().weight
+    assert bool((weights != 0).any(dim=1).all())
+
+
 def test_what_fails_leaves_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Promise: figures, those out of range, and why a check failed go into one file with card, versions and commit; the exit code tells."""
     figures = {"parity": dict.fromkeys(EXPECTED["parity"], 1e-9), "state": dict.fromkeys(EXPECTED["state"], 2.0)}
 
     def in_a_child(check: str, scale: Scale, seconds: float) -> gpu.Figures:
+        if check == "state":
+            assert json.loads(out.read_text())["figures"].keys() == {"parity"}, "what is done is written before the next begins"
         if check == "noise":
             raise RuntimeError("CUDA error: out of memory")
         return figures[check]
 
     monkeypatch.setattr(gpu, "in_a_child", in_a_child)
-    assert gpu.main(["--tiny", "--out", str(tmp_path / "gpu.json"), "--only", "parity", "noise", "state"]) == 1
-    found = json.loads((tmp_path / "gpu.json").read_text())
+    out = tmp_path / "gpu.json"
+    assert gpu.main(["--tiny", "--out", str(out), "--only", "parity", "noise", "state"]) == 1
+    found = json.loads(out.read_text())
     assert found["figures"] == figures
     assert found["failures"] == {"noise": "CUDA error: out of memory"}
     assert found["out_of_range"] == []
