@@ -33,6 +33,10 @@ MISTRAL_7B = {
     "hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 32000,
     "num_hidden_layers": 32, **SPECIAL,
 }  # fmt: skip
+SMOLLM2_135M = {
+    "hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152,
+    "num_hidden_layers": 30, **SPECIAL,
+}  # fmt: skip
 SMALL = {
     "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 512,
     "num_hidden_layers": 2, **SPECIAL,

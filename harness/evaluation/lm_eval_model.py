@@ -31,7 +31,7 @@ from harness.files import canonical, digest
 from harness.lm.decoding import Draw, Ends, buffer_bytes, decode, decodes_as_itself, greedy
 from harness.lm.eos import says_a_stop
 from harness.lm.prefix_forward import PrefixForward, is_supported
-from harness.lm.prefix_tree import Row, Scored, layout
+from harness.lm.prefix_tree import LONG_TRUNK, Row, Scored, layout
 from harness.lm.progress import progress
 from harness.lm.replicas import Replica, Replicas
 from harness.lm.seeded_sampling import SeededNoise
@@ -40,6 +40,8 @@ from harness.machine import Machine
 
 ROW_TOKENS = {"cpu": 256, "cuda": 4096}
 """Tokens of one forward pass where prompts are short: enough to be bound by arithmetic, few enough that the mask stays small."""
+SMALL = 1_000_000_000
+"""Below so many weights a GPU is done with a row before Python has started the next: what each of them can hold counts, not arithmetic."""
 DECODED_ROWS = 4
 """Questions decoded together, for each the machine scores together: a decoding step is bound by reading the weights."""
 BUFFER_BYTES = {"cpu": 2**24, "cuda": 2**30}
@@ -95,6 +97,11 @@ class SharedPromptLM(HFLM):  # type: ignore[misc]
     def row_tokens(self) -> int:
         return ROW_TOKENS[self._kind]
 
+    @property
+    def long_trunk(self) -> int:
+        """From how many tokens on a prompt stands apart from others: none that fits a row, for a small model on a GPU."""
+        return self.row_tokens if self._kind == "cuda" and self.model.num_parameters() < SMALL else LONG_TRUNK
+
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> Any:
         """(log-probability in nats, whether greedy decoding would say it) for each (context, continuation)."""
         return super().loglikelihood(requests, disable_tqdm=True)
@@ -105,7 +112,7 @@ class SharedPromptLM(HFLM):  # type: ignore[misc]
         if not is_supported(self.model):
             return self._plain(requests)
         sequences = [self._sequence(context, continuation) for _, context, continuation in requests]
-        rows = layout(sequences, self.row_tokens)
+        rows = layout(sequences, self.row_tokens, self.long_trunk)
         units = [
             Unit((*row.paths,), partial(SharedPromptLM._score_row, row=row, sequences={i: sequences[i] for i in row.paths})) for row in rows
         ]

@@ -20,7 +20,8 @@ from typing import NamedTuple
 MIN_TRUNK = 16
 """A shared prefix shorter than this is computed again with each row."""
 LONG_TRUNK = 256
-"""A prefix this long becomes a trunk of its own even above a single row, and so long a sequence a row of its own: that needs no mask."""
+"""By default a prefix this long becomes a trunk of its own even above a single row, and so long a sequence a row of its own: that needs
+no mask."""
 
 
 class Scored(NamedTuple):
@@ -28,6 +29,13 @@ class Scored(NamedTuple):
 
     tokens: tuple[int, ...]
     start: int
+
+
+class Sizes(NamedTuple):
+    """What a layout is made for: tokens of a row, and from how many on a prefix or a sequence stands apart."""
+
+    row_tokens: int
+    long_trunk: int
 
 
 @dataclass
@@ -80,11 +88,11 @@ class _Node:
         return self.start + len(self.tokens)
 
 
-def layout(sequences: Sequence[Scored], row_tokens: int) -> list[Row]:
+def layout(sequences: Sequence[Scored], row_tokens: int, long_trunk: int = LONG_TRUNK) -> list[Row]:
     """Rows that hold every sequence once, about `row_tokens` tokens each (more where one branch is longer)."""
     rows: list[Row] = []
     for node in _tree([(scored.tokens[:-1], scored.start - 1) for scored in sequences]):
-        _place(node, None, rows, row_tokens)
+        _place(node, None, rows, Sizes(row_tokens, long_trunk))
     return [row for row in rows if row.tokens]
 
 
@@ -131,20 +139,20 @@ def _measure(node: _Node, inputs: Sequence[tuple[tuple[int, ...], int]]) -> None
     node.scored_from = min(starts)
 
 
-def _place(node: _Node, trunk: Trunk | None, rows: list[Row], row_tokens: int) -> None:
+def _place(node: _Node, trunk: Trunk | None, rows: list[Row], sizes: Sizes) -> None:
     """Add `node` and all below to the rows over `trunk`, or make its tokens a trunk, or its children branches of their own."""
     shared = min(node.end, node.scored_from) - node.start
-    if node.children and shared >= (LONG_TRUNK if node.size <= row_tokens else MIN_TRUNK):
+    if node.children and shared >= (sizes.long_trunk if node.size <= sizes.row_tokens else MIN_TRUNK):
         inner = Trunk([*node.tokens[:shared]], node.start, trunk)
         if shared < len(node.tokens):
             _split(node, shared)
         rows.append(Row(inner))
         for child in node.children:
-            _place(child, inner, rows, row_tokens)
+            _place(child, inner, rows, sizes)
         rows.append(Row(trunk))
-    elif node.size <= row_tokens or not node.children or node.ending:
-        alone = trunk is None and not node.children and node.size >= LONG_TRUNK
-        if alone or not rows or rows[-1].trunk is not trunk or len(rows[-1].tokens) + node.size > row_tokens:
+    elif node.size <= sizes.row_tokens or not node.children or node.ending:
+        alone = trunk is None and not node.children and node.size >= sizes.long_trunk
+        if alone or not rows or rows[-1].trunk is not trunk or len(rows[-1].tokens) + node.size > sizes.row_tokens:
             rows.append(Row(trunk))
         _append(node, rows[-1], [])
         if alone:
@@ -153,7 +161,7 @@ def _place(node: _Node, trunk: Trunk | None, rows: list[Row], row_tokens: int) -
         for child in node.children:
             longer = _Node(node.tokens + child.tokens, node.start, child.children, child.ending, child.size + len(node.tokens))
             longer.scored_from = child.scored_from
-            _place(longer, trunk, rows, row_tokens)
+            _place(longer, trunk, rows, sizes)
 
 
 def _append(node: _Node, row: Row, above: list[int]) -> None:

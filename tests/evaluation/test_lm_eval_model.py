@@ -20,7 +20,7 @@ from harness.evaluation import lm_eval_model as lm_model
 from harness.evaluation.lm_eval_model import SharedPromptLM
 from harness.lm.decoding import cache_bytes, decode
 from harness.lm.prefix_forward import PrefixForward
-from harness.lm.prefix_tree import Row
+from harness.lm.prefix_tree import Row, layout
 from harness.lm.seeded_sampling import SeededNoise
 from tests.checkpoints import MACHINE
 from tests.tiny_checkpoints import byte_checkpoint, gpt2_checkpoint
@@ -150,6 +150,37 @@ def test_questions_are_decoded_together_as_far_as_memory_is_granted(checkpoint: 
         found.append(SharedPromptLM(checkpoint, "fp32", "cpu", batch, seed=0).generate_until(requests))
         assert sizes == expected
     assert found[0] == found[1] == found[2]
+
+
+def test_long_prompts_share_rows_for_a_small_model_on_a_gpu(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: none stands apart there, whatever its length; for a large model, and on a CPU, long ones do. Scores are the same."""
+    monkeypatch.setattr(lm_model, "LONG_TRUNK", 20)
+    requests = _requests("loglikelihood", [(f"{i} is a question of some length:", ending) for i in range(3) for ending in (" yes", " no")])
+    rows: dict[str, int] = {}
+    found = {}
+    for place, device, small in (("small", "cuda", 10**9), ("large", "cuda", 0), ("cpu", "cpu", 10**9)):
+        monkeypatch.setattr(lm_model, "SMALL", small)
+        lm = SharedPromptLM(checkpoint, "fp32", "cpu", 1, seed=0)
+        lm._kind = device
+        counted = layout_counter(monkeypatch)
+        found[place] = lm.loglikelihood(requests)
+        rows[place] = counted[0]
+    assert rows == {"small": 1, "large": 3, "cpu": 3}
+    for place in ("large", "cpu"):
+        assert [logp for logp, _ in found[place]] == pytest.approx([logp for logp, _ in found["small"]], abs=1e-4)
+
+
+def layout_counter(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows a layout has, as layouts are made."""
+    counts: list[int] = []
+
+    def counted(*arguments: Any) -> list[Row]:
+        rows = layout(*arguments)
+        counts.append(len(rows))
+        return rows
+
+    monkeypatch.setattr(lm_model, "layout", counted)
+    return counts
 
 
 def test_an_unknown_family_takes_the_plain_path(tmp_path: Path) -> None:

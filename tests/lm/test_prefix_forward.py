@@ -6,20 +6,21 @@ import pytest
 import torch
 
 from harness.lm.prefix_forward import PrefixForward, is_supported
-from harness.lm.prefix_tree import Scored, layout, trunks_of
+from harness.lm.prefix_tree import LONG_TRUNK, Scored, layout, trunks_of
 from tests.families import FAMILIES, small_model, unnamed_model
 from tests.lm.test_prefix_tree import some_sequences
 
 
+@pytest.mark.parametrize("long_trunk", [LONG_TRUNK, 20])
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
-def test_scores_equal_those_of_each_sequence_alone(family: str) -> None:
+def test_scores_equal_those_of_each_sequence_alone(family: str, long_trunk: int) -> None:
     """Log-probabilities agree to 1e-4 nats and greedy flags exactly, through nested trunks, branching rows and sliding windows."""
     model = small_model(FAMILIES[family]())
     sequences = some_sequences(1) + some_sequences(2)
     tokens = torch.tensor([[*sequences[0].tokens[: sequences[0].start]]])
     sequences.append(Scored((*tokens[0].tolist(), int(model(tokens).logits[0, -1].argmax())), tokens.shape[1]))
-    rows = layout(sequences, 25)
+    rows = layout(sequences, 25, long_trunk)
     forward = PrefixForward(model)
     found = {i: score for row in rows for i, score in forward.score(row, sequences).items()}
     assert max(len([*trunks_of(row)]) for row in rows) >= 1

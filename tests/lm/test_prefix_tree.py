@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import product
 
 from harness.lm.prefix_tree import LONG_TRUNK, Row, Scored, layout, trunks_of
 
@@ -28,11 +29,11 @@ def seen_by(row: Row, place: int) -> list[int]:
 
 
 def test_a_sequence_sees_its_own_tokens_in_order_and_no_other() -> None:
-    """For 50 random trees and three budgets: the last place that predicts a token sees exactly the sequence before that token."""
+    """For 50 random trees, three budgets, two trunks: the last place that predicts a token sees exactly the sequence before that token."""
     for seed in range(50):
         sequences = some_sequences(seed)
-        for budget in (1, 30, 1000):
-            rows = layout(sequences, budget)
+        for budget, long_trunk in product((1, 30, 1000), (20, LONG_TRUNK)):
+            rows = layout(sequences, budget, long_trunk)
             assert sorted(i for row in rows for i in row.paths) == [*range(len(sequences))]
             for row in rows:
                 for i, path in row.paths.items():
@@ -59,6 +60,14 @@ def test_a_long_sequence_that_shares_nothing_is_a_row_of_its_own() -> None:
     assert all(row.is_chain and row.trunk is None for row in rows)
     packed = layout([Scored((first, *range(10, 10 + length)), length) for first, length in enumerate(lengths[1::2])], 10_000)
     assert [[*row.paths] for row in packed] == [[0, 1]]
+
+
+def test_long_prompts_share_a_row_where_none_is_to_stand_apart() -> None:
+    """Promise: three questions of 300 tokens with two endings each are one row then, and otherwise three trunks with a row each."""
+    sequences = [Scored((first, *range(10, 309), ending, 1), 300) for first in range(3) for ending in (400, 500)]
+    assert [len(row.paths) for row in layout(sequences, 1000, 1000)] == [6]
+    apart = layout(sequences, 1000)
+    assert [(len(row.paths), len([*trunks_of(row)])) for row in apart] == [(2, 1)] * 3
 
 
 def test_endings_of_one_question_share_its_row() -> None:
