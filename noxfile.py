@@ -52,8 +52,8 @@ def docs(session: nox.Session) -> None:
 
 @check()
 def tests(session: nox.Session) -> None:
-    """Unit and component tests."""
-    run(session, "pytest", *session.posargs)
+    """Unit and component tests, two at a time, each on one thread."""
+    run(session, "pytest", "-n", "2", "--dist", "worksteal", *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
 @check(default=False)

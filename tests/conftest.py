@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,10 @@ def hf_cache() -> Path:
         pytest.skip("the offline evaluation sets are not beside this checkout")
     target = Path(os.environ["HF_DATASETS_CACHE"])
     if not target.exists():
-        shutil.copytree(OFFLINE_CACHE / "datasets", target)
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            whole = shutil.copytree(OFFLINE_CACHE / "datasets", Path(folder) / "datasets")
+            with suppress(OSError):  # another process was first
+                whole.rename(target)
     return target
 
 
