@@ -23,7 +23,7 @@ RUN = "results/tiny"
 
 @contextlib.contextmanager
 def committed() -> Iterator[Path]:
-    """Where the committed records of `RUN` are: here, or a copy of HEAD's where the run was made again here, as a reader of the README does."""
+    """Where the committed records of `RUN` are: here, or a copy of HEAD's where the run was made again here, as README tells to."""
     if (ROOT / RUN / "records.tar.xz").is_file():
         yield ROOT
         return
