@@ -121,9 +121,10 @@ def test_an_error_while_a_stage_runs_ends_the_stage(tmp_path: Path) -> None:
         pids.append(pid)
         raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError), processes(RunDir(tmp_path)) as started:
+    with pytest.raises(ZeroDivisionError) as raised, processes(RunDir(tmp_path)) as started:
         started.run(["sleep", "60"], fail)
     _, status = os.waitpid(pids[0], 0)
+    del raised  # until here its frames kept the process's object, which would have waited for it in our place
     assert os.waitstatus_to_exitcode(status) == -signal.SIGTERM
 
 
