@@ -31,7 +31,7 @@ from harness.components.engines import hf
 from harness.lm import decoding
 from harness.lm.group_logps import group_logps
 from harness.lm.prefix_forward import PrefixForward
-from harness.lm.prefix_tree import Scored, layout
+from harness.lm.prefix_tree import layout
 from harness.stages import train as stage
 from harness.training.checkpoints import load_state, save_state
 from harness.training.step_costs import forward_flops, measure, peak_memory_gb
@@ -163,7 +163,7 @@ def evaluate(scale: Scale) -> Figures:
     """Multiple choice and answers through the prefix tree, as lm-eval's tasks are answered here."""
     machine, model = workload.machine(scale, "none"), build(scale, torch.bfloat16)
     forward, asked, new = PrefixForward(model), workload.questions(scale, 32), scale.num(64)
-    endings = [Scored((*one.prompt, *ending), len(one.prompt)) for one in asked for ending in one.branches]
+    endings = workload.endings(asked)
     rows = layout(endings, workload.ROW_TOKENS)
     scoring = seconds_of(lambda: [forward.score(row, endings) for row in rows])
     prompts = workload.prompts(scale, 64, 1100)
@@ -178,7 +178,7 @@ def evaluate(scale: Scale) -> Figures:
 def small(scale: Scale) -> Figures:
     """The same multiple choice with 1.3e8 weights, whose forward passes are shorter than what starts them: prompts that share rows."""
     forward, asked = PrefixForward(build(scale, torch.bfloat16, shape=workload.SMOLLM2_135M)), workload.questions(scale, 64)
-    endings = [Scored((*one.prompt, *ending), len(one.prompt)) for one in asked for ending in one.branches]
+    endings = workload.endings(asked)
     together, apart = (
         seconds_of(lambda rows=rows: [forward.score(row, endings) for row in rows])  # type: ignore[misc]
         for rows in (layout(endings, workload.ROW_TOKENS, workload.ROW_TOKENS), layout(endings, workload.ROW_TOKENS))

@@ -81,6 +81,11 @@ def questions(scale: Scale, num: int) -> list[Group]:
     return [Group(_ids(scale, draw, 1200, 1200), [_ids(scale, draw, 30, 30) for _ in range(4)]) for _ in range(scale.num(num))]
 
 
+def endings(asked: list[Group]) -> list[Scored]:
+    """Each ending of each question, to be scored after its prompt."""
+    return [Scored((*one.prompt, *ending), len(one.prompt)) for one in asked for ending in one.branches]
+
+
 def prompts(scale: Scale, num: int, length: int) -> list[Scored]:
     """To be answered through the prefix tree; they share nothing."""
     draw = random.Random(2)
