@@ -3,15 +3,16 @@
 A response depends on its own request only: draws come from `random.Random(request.seed)`, one uniform a token, inverted through
 the cumulative distribution over the vocabulary. One uniform instead of a Gumbel draw per vocabulary entry costs
 O(vocabulary) additions and no random numbers, and it is independent of batch, order, device and torch's generators.
-Batches still change logits by float noise, so two batchings agree except where a draw falls within that noise. The cache grows as
-transformers lets it: a static one gave 24.4 tokens a processor-second against 23.7 (SmolLM2-135M, batch 16, two runs each on a busy
-CPU), no difference, and costs a compilation on GPUs.
+Batches still change logits by float noise, so two batchings agree except where a draw falls within that noise. Keys and values are
+written where they stay (`PreallocatedLayer`): transformers' own cache is copied whole at every token, which made a step of 32 rows of 300
+tokens 1.66 times as long, one of 32 rows of 100 tokens no longer (SmolLM2-135M, two cores).
 """
 
 from __future__ import annotations
 
 import math
 import random
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    DynamicCache,
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
@@ -28,10 +30,12 @@ from transformers import (
     StoppingCriteria,
     StoppingCriteriaList,
 )
+from transformers.cache_utils import DynamicLayer
 
 from harness.contracts import Request, Response
 from harness.errors import InputError, MachineError
 from harness.lm.eos import cut, eos_ids, require_prompts, says_a_stop
+from harness.lm.prefix_forward import FAMILIES
 from harness.lm.token_batches import batches
 from harness.machine import USABLE, Machine
 
@@ -72,12 +76,14 @@ class Engine:
         token_ids, mask = _left_pad([request.token_ids for request in requests], self.model.device)
         width = token_ids.shape[1]
         limits = torch.tensor([request.max_new_tokens for request in requests], device=self.model.device)
+        longest = int(limits.max())
         try:
             sequences = self.model.generate(
                 input_ids=token_ids,
                 attention_mask=mask,
                 position_ids=(mask.cumsum(-1) - 1).clamp_min(0),
-                generation_config=self._config(int(limits.max())),
+                past_key_values=empty_cache(self.model, width + longest),
+                generation_config=self._config(longest),
                 logits_processor=_processors(requests, self.model.device),
                 stopping_criteria=StoppingCriteriaList([_PerRowLimit(limits, width), *self._stops(requests, width)]),
             )
@@ -99,6 +105,36 @@ class Engine:
         return GenerationConfig(
             max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, eos_token_id=list(self.eos_ids) or None, pad_token_id=pad
         )
+
+
+class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
+    """The keys and values (B, H, T, D) of a layer, in memory taken once for `num_tokens`; what attention reads is a view of it."""
+
+    def __init__(self, num_tokens: int) -> None:
+        super().__init__()
+        self.num_tokens = num_tokens
+        self.memory: list[Tensor] = []
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """All keys and values so far, these last."""
+        new = (key_states, value_states)
+        if not self.memory:
+            self.lazy_initialization(*new)
+            self.memory = [states.new_empty((*states.shape[:2], self.num_tokens, states.shape[3])) for states in new]
+        start, end = self.get_seq_length(), self.get_seq_length() + key_states.shape[2]
+        for memory, states in zip(self.memory, new, strict=True):
+            memory[:, :, start:end] = states
+        self.keys, self.values = (memory[:, :, :end] for memory in self.memory)
+        return self.keys, self.values
+
+
+def empty_cache(model: PreTrainedModel, num_tokens: int) -> DynamicCache | None:
+    """A cache for `num_tokens` a row, more than a window holds where layers have one: masks do the rest. None for families not named."""
+    if model.config.model_type not in FAMILIES:
+        return None
+    cache = DynamicCache(config=model.config)
+    cache.layers = [PreallocatedLayer(num_tokens) for _ in cache.layers]
+    return cache
 
 
 class _PerRowLimit(StoppingCriteria):  # type: ignore[misc]
@@ -176,6 +212,7 @@ def open_engine(checkpoint: Path, dtype: str, machine: Machine) -> Engine:
     """
     if machine.num_threads:
         torch.set_num_threads(machine.num_threads)
+    warnings.filterwarnings("ignore", "`past_key_values` is deprecated", FutureWarning)  # pyproject.toml keeps the releases that have it
     try:
         model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=getattr(torch, dtype), local_files_only=True)
     except (OSError, ValueError) as error:
@@ -197,8 +234,9 @@ def batch_tokens(model: PreTrainedModel, machine: Machine) -> float:
 def token_bytes(model: PreTrainedModel) -> int:
     """What a token takes while a prompt is read: keys and values in every layer, and inside one four vectors as wide as its widest matrix.
 
-    Keys and values count twice: the cache is copied as it grows, a layer at a time, and the copies fit no hole that the last ones left. Of
-    an H100's 85 GB, counted once, 71 prompts of 3,500 tokens did not fit. Example: Mistral-7B in bf16: 262 kB and 115 kB.
+    Keys and values count twice, as was measured while transformers' cache was used, whose copies fit no hole that the last ones left: of an
+    H100's 85 GB, counted once, 71 prompts of 3,500 tokens did not fit. Memory that is taken once should need less; no GPU has shown that
+    yet. Example: Mistral-7B in bf16: 262 kB and 115 kB.
     """
     config = model.config
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
@@ -10,11 +10,12 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, MistralConfig
 
 from harness.components.engines import hf
-from harness.components.engines.hf import Engine, invert_cdf, keep_top_p, open_engine
+from harness.components.engines.hf import Engine, PreallocatedLayer, invert_cdf, keep_top_p, open_engine
 from harness.contracts import Request
 from harness.errors import InputError
 from harness.machine import load
 from tests.checkpoints import MACHINE, save_checkpoint
+from tests.families import FAMILIES, small_model, unnamed_model
 
 EOS = 1
 
@@ -64,6 +65,29 @@ def test_a_response_is_the_same_alone_and_among_64(checkpoint: Path) -> None:
     large = open_engine(checkpoint, "float32", MACHINE.model_copy(update={"generate_batch": 64}))
     asked = requests(1.0, 64)
     assert large.generate(asked) == [large.generate([request])[0] for request in asked]
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "unnamed"])
+def test_memory_taken_once_changes_no_response(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: per family, keys and values written in place give what transformers' own cache gives, greedy and drawn, and never move."""
+    model = unnamed_model() if family == "unnamed" else small_model(FAMILIES[family]())
+    model.generation_config = GenerationConfig()
+    engine = Engine(model, [EOS], 4)
+    asked = [*requests(0.0), *requests(1.0)]
+    places = defaultdict(set)
+    update = PreallocatedLayer.update
+
+    def watched(layer: PreallocatedLayer, *states: torch.Tensor, **settings: object) -> tuple[torch.Tensor, torch.Tensor]:
+        keys, values = update(layer, *states, **settings)
+        places[layer].add((keys.data_ptr(), values.data_ptr()))
+        return keys, values
+
+    monkeypatch.setattr(PreallocatedLayer, "update", watched)
+    in_place = engine.generate(asked)
+    assert all(len(where) == 1 for where in places.values())
+    assert bool(places) == (family != "unnamed")
+    monkeypatch.setattr(hf, "empty_cache", lambda model, num_tokens: None)
+    assert in_place == engine.generate(asked)
 
 
 def test_tokens_bound_a_batch_and_change_no_response(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
