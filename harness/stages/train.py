@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 from harness.artifact import DONE_FILE, Record
-from harness.contracts import load
+from harness.contracts import PairLogps, load
 from harness.contracts.stage_specs import TrainSpec
 from harness.errors import HarnessError, InputError, TrainingError
 from harness.files import digest, naming_full_disk, read_model
@@ -39,7 +39,7 @@ from harness.lm.progress import progress
 from harness.machine import Machine
 from harness.training.batches import Batches, plan_steps, share_prompts
 from harness.training.checkpoints import has_state, load_state, refuse_damaged, remove_state, save_checkpoint, save_state
-from harness.training.global_batch import Objective, check_finite, check_start, gather, pair_logps, rewards
+from harness.training.global_batch import Objective, check_finite, check_start, gather, not_finite, pair_logps, rewards
 from harness.training.opponent import Logps, has_scores, score_opponent
 from harness.training.pairs import Pair, read_pairs
 from harness.training.policy import load_policy, make_optimizer, make_scheduler, open_accelerator
@@ -197,14 +197,7 @@ def _step(training: Training, opponent: Mapping[str, Logps], step: int) -> dict[
     mine = [[batches.encode(index) for index in indices] for indices in batches.of_process(batch, accelerator.process_index)]
     counts = _count(training, mine)
     learning_rate = training.scheduler.get_last_lr()[0]
-    num_generated = len(batches.shared[0]) if batches.shared[0][0].generated is not None else 0
-    parts = []
-    for groups in mine:
-        with accelerator.accumulate(training.scorer):
-            logps = pair_logps(training.scorer(groups), groups, opponent, counts.mean_real_tokens, num_generated)
-            accelerator.backward(training.loss(logps, settings.beta).mean())
-        parts.append(logps)
-    whole = gather(accelerator, parts)
+    whole = gather(accelerator, _backward(training, mine, opponent, counts))
     losses = training.loss(whole, settings.beta)
     check_finite(losses, batches.prompt_ids(batch))
     if step == 0:
@@ -212,7 +205,12 @@ def _step(training: Training, opponent: Mapping[str, Logps], step: int) -> dict[
     max_norm = settings.optimizer.max_grad_norm
     grad_norm = float(accelerator.clip_grad_norm_(training.scorer.parameters(), math.inf if max_norm is None else max_norm))
     if not math.isfinite(grad_norm):
-        raise TrainingError(f"the gradient norm is {grad_norm} at step {step}; lower the learning rate or check the batch's responses")
+        training.optimizer.zero_grad()
+        _backward(training, mine, opponent, counts)  # once more: clipping by such a norm leaves no gradient as it was
+        raise TrainingError(
+            f"the gradient norm is {grad_norm} at step {step}; {not_finite(training.scorer)}; the step was not taken: look at that layer, "
+            f"at the loss, or at the batch's responses, prompts {', '.join(batches.prompt_ids(batch)[:5])}"
+        )
     training.optimizer.step()
     training.scheduler.step()
     training.optimizer.zero_grad()
@@ -225,6 +223,19 @@ def _step(training: Training, opponent: Mapping[str, Logps], step: int) -> dict[
         "learning_rate": learning_rate,
         **_costs(training, counts, time.monotonic() - began),
     }
+
+
+def _backward(training: Training, mine: Sequence[Sequence[Group]], opponent: Mapping[str, Logps], counts: Counts) -> list[PairLogps]:
+    """Gradients of this process's share of a global batch, a micro-batch at a time; returns what the loss was made of."""
+    shared = training.batches.shared[0]
+    num_generated = len(shared) if shared[0].generated is not None else 0
+    parts = []
+    for groups in mine:
+        with training.accelerator.accumulate(training.scorer):
+            logps = pair_logps(training.scorer(groups), groups, opponent, counts.mean_real_tokens, num_generated)
+            training.accelerator.backward(training.loss(logps, training.settings.beta).mean())
+        parts.append(logps)
+    return parts
 
 
 class Counts(NamedTuple):

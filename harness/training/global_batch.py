@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from harness.contracts import PairLogps
 from harness.errors import TrainingError
@@ -68,6 +69,19 @@ def check_finite(losses: Tensor, prompt_ids: Sequence[str]) -> None:
             f"the loss is not finite for {len(bad)} of {len(prompt_ids)} pairs of the batch, prompts {', '.join(bad[:5])}; the step was "
             "not taken: look at these pairs, or lower the learning rate or beta"
         )
+
+
+def not_finite(model: nn.Module) -> str:
+    """Where gradients that are not finite begin on the way back from the loss, of the weights or parts of weights that this process has.
+
+    The way back is taken to be the reverse of the order in which the model names its weights.
+    """
+    gradients = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+    own = {name: gradient.to_local() if isinstance(gradient, DTensor) else gradient for name, gradient in gradients.items()}
+    bad = [name for name, gradient in own.items() if not gradient.isfinite().all()]
+    if not bad:
+        return "no weight's own gradient here is infinite or undefined"
+    return f"on the way back {bad[-1]} is the first weight whose gradient is not finite, of {len(bad)} of {len(own)}"
 
 
 def check_start(objective: Objective, whole: PairLogps, beta: float, precision: str) -> None:

@@ -577,6 +577,25 @@ def test_non_finite_loss_names_its_prompts(inputs: dict[str, Path], tmp_path: Pa
     assert [path.name for path in (tmp_path / "out" / "state").iterdir()] == ["step-00000001"]
 
 
+def test_non_finite_gradient_names_its_layer(inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: of a finite loss with a gradient that is not, the weight where that begins is named; the last state is untouched."""
+    backward = harness.stages.train._backward
+    count = iter(range(1_000_000))
+
+    def breaking(training: Any, *args: Any) -> Any:
+        if next(count) == 1:
+            layer = training.scorer.get_submodule("model.model.layers.0.mlp.up_proj")
+            layer.weight.register_hook(lambda gradient: gradient * math.nan)
+        return backward(training, *args)
+
+    monkeypatch.setattr(harness.stages.train, "_backward", breaking)
+    with pytest.raises(
+        TrainingError, match=r"nan at step 1; on the way back \S*layers\.0\.mlp\.up_proj\.weight is the first .* of 1 of \d+;"
+    ):
+        train(inputs, tmp_path / "out", spec(), machine(checkpoint_every_seconds=0.0))
+    assert [path.name for path in (tmp_path / "out" / "state").iterdir()] == ["step-00000001"]
+
+
 def test_counts_of_a_run() -> None:
     """Promise: micro-batch is the largest divisor of a process's share that fits; steps follow the recipe alone."""
     settings = TrainSpec.model_validate(spec(global_batch_size=24, schedule_epochs=6, stop_after_epochs=2))
