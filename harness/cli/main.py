@@ -108,7 +108,9 @@ def reproduce(
     recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="A recipe's name or file.")] = None,
     out_dir: OutOption = None,
     machine: MachineOption = None,
-    only: Annotated[str | None, typer.Option("--only", help="Run only the stages whose path matches this glob.")] = None,
+    only: Annotated[
+        str | None, typer.Option("--only", help="Run only the stages whose path matches this glob; tables that are there are renewed.")
+    ] = None,
     track: TrackOption = None,
     dry_run: DryRunOption = False,
     help_: Annotated[bool, typer.Option("--help", help="Show this message, or with RECIPE its iteration schedule.")] = False,
@@ -124,8 +126,9 @@ def reproduce(
         return
     place = with_tracker(ready_machine(loaded, machine, run.path, only), track)
     ran = runner.reproduce(loaded, run, place, only, announce)
-    if only is None:
+    if only is None or (run.path / "tables").is_dir():
         write_tables(run.path)
+    if only is None:
         print_tables(read_table([run.path]), out)
     else:
         states = listings.status_list(loaded, run)

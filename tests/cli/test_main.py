@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -419,6 +420,18 @@ def test_failing_stage_is_explained_by_the_stage(harness: Cli, tmp_path: Path) -
     assert lines[0] == "[1/1] prompts: starts"
     assert lines[1].startswith("error: ")
     assert lines[2:] == ["prompts stopped; what it had finished is kept, and the same command continues it"]
+
+
+def test_some_stages_renew_the_tables_that_are_there(harness: Cli, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part of a run writes no tables where there are none, and leaves none that are older than its scores."""
+    renewed = []
+    monkeypatch.setattr(cli, "write_tables", renewed.append)
+    path = shutil.copytree(run_dir, tmp_path / "run")
+    assert harness("reproduce", SMALL, "--out", path, "--only", "sft/*").code == 0
+    assert renewed == []
+    (path / "tables").mkdir()
+    assert harness("reproduce", SMALL, "--out", path, "--only", "sft/*").code == 0
+    assert renewed == [path]
 
 
 def test_defect_keeps_its_traceback(harness: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
