@@ -64,3 +64,8 @@ def iteration_of(row: str) -> int | None:
 def opponent_of(t: int) -> str:
     """The row that iteration t is trained against, and that generated its responses."""
     return f"iter{t - 1}" if t else "sft"
+
+
+def met_by(recipe: Recipe, row: str) -> str:
+    """The row whose responses stand beside the real ones where `row` is measured on held-out prompts; `sft` meets itself."""
+    return next((one.opponent for one in table_rows(recipe) if one.name == row and one.opponent), "sft")

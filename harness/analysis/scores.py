@@ -23,7 +23,7 @@ from harness.evaluation.statistics import Cluster, Estimate, Interval, mean_inte
 from harness.files import parse_model
 from harness.plan import folder_of
 from harness.recipe import Benchmark, Recipe, Task
-from harness.rows import rows
+from harness.rows import met_by, rows
 
 LOWER_IS_BETTER = ("kl", "invalid", "held_out_nll")
 """How the names of metrics or tasks begin where less is better."""
@@ -51,6 +51,11 @@ class TaskColumn(NamedTuple):
     @property
     def cluster(self) -> Cluster | None:
         return question_of if self.benchmark.name == "mt_bench" else None
+
+    @property
+    def has_opponent(self) -> bool:
+        """Whether what is measured depends on the row's opponent, not on the row alone."""
+        return self.benchmark.name == "held_out" and not lower_is_better(self.task.metric, self.task.name)
 
 
 class Difference(NamedTuple):
@@ -119,11 +124,17 @@ class RunScores:
         return mean_of_tasks([estimate_of(score, column) for score, column in zip(scores, self.leaderboard, strict=True)])
 
     def difference(self, row: str, against: str, column: TaskColumn) -> Difference:
-        """`row - against` on one task; none where a score or its per-question values are missing or the rules differ."""
+        """`row - against` on one task; none where a score or its values are missing, or the rules or the opponents differ."""
         key = (row, against, column.label)
         if key not in self._differences:
-            self._differences[key] = difference_of(self.score(row, column), self.score(against, column), against, column)
+            self._differences[key] = self._difference(row, against, column)
         return self._differences[key]
+
+    def _difference(self, row: str, against: str, column: TaskColumn) -> Difference:
+        ours, theirs = self.score(row, column), self.score(against, column)
+        if ours and theirs and column.has_opponent and met_by(self.recipe, row) != met_by(self.recipe, against):
+            return Difference(None, other_opponents(against))
+        return difference_of(ours, theirs, against, column)
 
     def average_difference(self, row: str, against: str, columns: Sequence[TaskColumn]) -> Paired | None:
         """`row - against` for the unweighted mean over `columns`; None unless all of them have a difference."""
@@ -226,10 +237,16 @@ RANGES: Mapping[Unit, Interval] = {"percent": (0.0, 100.0), "points": (0.0, 10.0
 
 def estimate_of(score: Score, column: TaskColumn) -> Estimate:
     """A score with its error and 95 % interval; an error of 0 is an unknown one: all answers were alike."""
-    found = mean_interval(score.values, score.value, score.stderr, column.cluster)
-    least, most = RANGES[_unit(column, score.metric)]
+    unit = _unit(column, score.metric)
+    found = mean_interval(score.values, score.value, score.stderr, column.cluster, is_share=unit == "percent")
+    least, most = RANGES[unit]
     low, high = (max(found[0], least), min(found[1], most)) if found else (None, None)
     return Estimate(score.value, score.stderr or None, score.n - score.n_unscored, score.n_unscored, low, high)
+
+
+def other_opponents(against: str) -> str:
+    """Why rows that met different opponents are not subtracted."""
+    return f"no difference from {against}: set against another opponent"
 
 
 NO_SUBTASKS = "no interval: the score is a mean over subtasks, and its record does not tell which question belongs to which"
@@ -244,7 +261,8 @@ def difference_of(ours: Score | None, theirs: Score | None, against: str, column
         return Difference(None, f"no difference from {against}: made under other rules")
     if ours.value is None or theirs.value is None:
         return Difference(None)
-    paired = paired_difference(ours.values, theirs.values, column.cluster, strata_of(ours) or strata_of(theirs))
+    is_share = _unit(column, ours.metric) == "percent"
+    paired = paired_difference(ours.values, theirs.values, column.cluster, strata_of(ours) or strata_of(theirs), is_share=is_share)
     if paired.difference is None:
         return Difference(None, f"no difference from {against}: no question is scored in both")
     if ours.n_unscored or theirs.n_unscored or math.isclose(ours.value - theirs.value, paired.difference, rel_tol=1e-3, abs_tol=1e-3):

@@ -171,7 +171,9 @@ def _task_comparison(scores: SeedScores, row: str, against: str, column: Column)
     per_run = [run.difference(row, against, task).paired for run in scores.runs]
 
     def says(difference: Delta | None) -> str:
-        return direction(difference, lower_is_better=column.lower_is_better) if difference else "undecided: not every run has it"
+        if difference is None:
+            return f"undecided: {scores.first.difference(row, against, task).note or 'not every run has it'}"
+        return direction(difference, lower_is_better=column.lower_is_better)
 
     return _comparison((row, against, column.label), per_run, pooled, says, is_mixed=scores.is_mixed(row, against, [task]))
 

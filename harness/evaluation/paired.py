@@ -39,18 +39,23 @@ class Paired(NamedTuple):
 
 
 def paired_difference(
-    a: Mapping[str, float | None], b: Mapping[str, float | None], cluster: Cluster | None = None, strata: Strata | None = None
+    a: Mapping[str, float | None],
+    b: Mapping[str, float | None],
+    cluster: Cluster | None = None,
+    strata: Strata | None = None,
+    *,
+    is_share: bool = True,
 ) -> Paired:
     """The mean of `a - b` over the ids scored in both, with its 95 % t interval and the two-sided p of the same t test.
 
-    0/100 values: centre and error are those of `bonett_price`. With clusters the error is that of `mean_stderr`, with strata the
-    weighted sum of the subtasks' (`_stratified`). Anything else: Student 1908.
+    0/100 values, where they are wrong and right answers (`is_share`): centre and error are those of `bonett_price`. With clusters the
+    error is that of `mean_stderr`, with strata the weighted sum of the subtasks' (`_stratified`). Anything else: Student 1908.
     """
     ids = sorted(key for key in a.keys() & b.keys() if a[key] is not None and b[key] is not None)
     left, right = (np.array([values[key] for key in ids], dtype=np.float64) for values in (a, b))
     if not ids:
         return Paired(None, None, None, 0, None, "no common scored question")
-    binary = cluster is None and is_binary(left) and is_binary(right)
+    binary = is_share and cluster is None and is_binary(left) and is_binary(right)
     if strata:
         parts = _split(left - right, [strata.of[key] for key in ids])
         return _stratified(parts, by_size=strata.by_size, is_binary=binary)

@@ -85,7 +85,7 @@ def _claims(table: ResultTable | SeedTable) -> Block:
 def _opponents(table: ResultTable) -> tuple[str, ...]:
     """What must be said where a score depends on the row's opponent."""
     names = [c.label for c in table.columns if c.benchmark == "held_out" and not c.lower_is_better]
-    told = "set a row against its own opponent: not comparable between rows whose opponents differ (docs/metrics.md)"
+    told = "set a row against its own opponent: subtracted only between rows that met the same one (docs/metrics.md)"
     return (f"{', '.join(names)} {told}.",) if names else ()
 
 

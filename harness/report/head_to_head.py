@@ -13,7 +13,16 @@ from rich.panel import Panel
 
 from harness.analysis.differences import RULE, delta, delta_text, direction
 from harness.analysis.samples import answered
-from harness.analysis.scores import RunScores, TaskColumn, difference_of, load_scores, lower_is_better, mean_score, other_rules
+from harness.analysis.scores import (
+    RunScores,
+    TaskColumn,
+    difference_of,
+    load_scores,
+    lower_is_better,
+    mean_score,
+    other_opponents,
+    other_rules,
+)
 from harness.analysis.sweep_table import find_row
 from harness.analysis.table_schema import Delta
 from harness.config import Strict
@@ -23,6 +32,7 @@ from harness.errors import HarnessError, suggest
 from harness.evaluation.paired import t_interval
 from harness.report.formatting import Block, shortened, visible
 from harness.report.tables import print_block
+from harness.rows import met_by
 from harness.runs.sweeps import is_sweep, read_sweep
 
 PROMPT_END = 800
@@ -166,6 +176,8 @@ def _task(left: Side, right: Side, ours: TaskColumn, theirs: TaskColumn, num_sam
         return _without(ours.label, a, b, f"not run in {lacking.name}{several}")
     if rules := other_rules(a, b):
         return _without(ours.label, a, b, "; ".join(rules).replace("the rows above", right.name))
+    if ours.has_opponent and not _met_the_same(left, right):
+        return _without(ours.label, a, b, other_opponents(left.name))
     changed = [
         Changed(question=key, left=x, right=y)
         for key, x in a.values.items()
@@ -189,6 +201,13 @@ def _task(left: Side, right: Side, ours: TaskColumn, theirs: TaskColumn, num_sam
         changed=tuple(_with_answers(left, right, ours, theirs, changed, num_samples)),
         note=difference.note,
     )
+
+
+def _met_the_same(left: Side, right: Side) -> bool:
+    """Whether both rows met one opponent on held-out prompts: that of one run, or the model that both runs begin with."""
+    theirs = {met_by(side.scores.recipe, member.row) for side in (left, right) for member in side.members}
+    runs = {member.run for side in (left, right) for member in side.members}
+    return len(theirs) == 1 and (len(runs) == 1 or theirs == {"sft"})
 
 
 def _says(difference: Delta | None, *, lower_is_better: bool) -> str:

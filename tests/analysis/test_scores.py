@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from harness.analysis import scores as scores_module
-from harness.analysis.scores import load_scores
+from harness.analysis.scores import OTHER_QUESTIONS, difference_of, load_scores, task_columns
 from harness.artifact import DONE_FILE
 from harness.errors import InputError
+from harness.recipe import Recipe, Task, load, replace
 from harness.report.head_to_head import compare, parse_side
 from harness.report.tables import collect, combine
-from tests.synthetic_runs import small_recipe, write_run
+from tests.synthetic_runs import Values, questions, score_of, small_recipe, write_run
 
 
 @pytest.fixture
@@ -84,3 +85,67 @@ def test_the_value_of_a_row_is_that_of_its_table(runs: list[Path]) -> None:
     scores = load_scores(runs[0])
     for cell in collect(runs[0]).cells:
         assert scores.value(cell.row, cell.column) == cell.value
+
+
+HELD_OUT = next(benchmark for benchmark in load("zephyr-7b").benchmarks if benchmark.name == "held_out")
+MARGIN, NLL = "held_out_margin", "held_out_nll"
+
+
+def held_out_recipe(name: str, seed: int = 42) -> Recipe:
+    """sft, a control and two iterations on held-out prompts alone."""
+    return replace(small_recipe("base", seed=seed), name=name, benchmarks=(HELD_OUT,))
+
+
+def held_out_values(row: str, task: Task) -> Values:
+    """`sft` meets itself: a margin of 0 everywhere. Other rows have some spread."""
+    if task.name == MARGIN and row == "sft":
+        return dict.fromkeys(map(str, range(40)), 0.0)
+    return {str(i): 1.0 + i % 7 + len(row) for i in range(40)}
+
+
+def test_rows_that_met_other_opponents_are_not_subtracted(tmp_path: Path) -> None:
+    """Promise: a margin against sft's responses and one against iter0's have no difference, and the cell says why; likelihoods have one."""
+    scores = load_scores(write_run(tmp_path / "run", held_out_recipe("run"), held_out_values))
+    margin, nll = scores.by_label[MARGIN], scores.by_label[NLL]
+    for row, against in (("control", "sft"), ("iter0", "sft"), ("iter0", "control")):
+        assert scores.difference(row, against, margin).paired is not None
+    for row, against in (("iter1", "sft"), ("iter1", "iter0"), ("iter1", "control")):
+        assert scores.difference(row, against, margin) == (None, f"no difference from {against}: set against another opponent")
+        assert scores.difference(row, against, nll).paired is not None
+    table = collect(tmp_path / "run")
+    assert table.cell("iter1", MARGIN).notes == ("no difference from sft: set against another opponent",)
+    assert [MARGIN in one.tasks for one in table.gains] == [True, False]
+
+
+def test_rows_of_two_runs_met_one_opponent_only_where_it_is_the_model_they_began_with(tmp_path: Path) -> None:
+    """Promise: `compare` subtracts margins against sft's responses across runs, and none against iterations of different runs."""
+    for seed in range(2):
+        write_run(tmp_path / f"s{seed}", held_out_recipe(f"s{seed}", seed), held_out_values)
+    says = {}
+    for left, right in (("s0:iter0", "s1:iter0"), ("s0:iter1", "s1:iter1"), ("s0:iter0", "s0:iter1")):
+        found = compare(parse_side(f"{tmp_path}/{left}"), parse_side(f"{tmp_path}/{right}"), 0)
+        says[left, right] = {one.task: one.note for one in found.tasks}
+    assert says["s0:iter0", "s1:iter0"][MARGIN] is None
+    assert says["s0:iter1", "s1:iter1"][MARGIN] == "no difference from s0:iter1: set against another opponent"
+    assert says["s0:iter0", "s0:iter1"][MARGIN] == "no difference from s0:iter0: set against another opponent"
+    assert [notes[NLL] for notes in says.values()] == [None, None, None]
+
+
+def test_nats_that_are_all_0_are_no_wrong_answers(tmp_path: Path) -> None:
+    """Promise: a margin of 0 for every prompt has no interval; 0 of 40 right answers has its exact one."""
+    table = collect(write_run(tmp_path / "nats", held_out_recipe("nats"), held_out_values))
+    assert (table.cell("sft", MARGIN).value, table.cell("sft", MARGIN).low, table.cell("sft", MARGIN).high) == (0.0, None, None)
+    none_right = write_run(tmp_path / "run", small_recipe("run"), lambda row, task: dict.fromkeys(questions(row, task) or {}, 0.0) or None)
+    assert collect(none_right).cell("sft", "openbookqa").high == pytest.approx(8.81, abs=0.005)
+
+
+def test_rows_scored_on_different_questions_have_no_interval() -> None:
+    """Promise: the difference of the two means stands without an interval, and what is missing is explained by that."""
+    benchmark = small_recipe().benchmarks[0]
+    column = task_columns(small_recipe())[1]
+    ours = score_of(benchmark, benchmark.tasks[1], {"a": 100.0, "b": 0.0, "c": 100.0})
+    theirs = score_of(benchmark, benchmark.tasks[1], {"a": 100.0, "b": 0.0})
+    found = difference_of(ours, theirs, "sft", column)
+    assert found.note == OTHER_QUESTIONS
+    assert found.paired is not None
+    assert (found.paired.difference, found.paired.low) == (pytest.approx(100 / 6), None)

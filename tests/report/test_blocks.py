@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from harness.analysis.table_schema import ResultTable
 from harness.artifact import RunDir
 from harness.files import dump
 from harness.plan import plan
@@ -113,13 +112,3 @@ def test_scores_against_an_own_opponent_are_not_compared_silently() -> None:
     told = {block.title for block in all_blocks(committed_table(POWER)) if any("its own opponent" in line for line in block.lines)}
     assert told == {"Scores", "Difference from sft", "Gain of each iteration", "Last iteration"}
     assert not [block for block in all_blocks(committed_table(RESULTS / "tiny")) if "own opponent" in " ".join(block.lines)]
-
-
-def test_pairs_of_like_length_are_other_ones_in_every_row() -> None:
-    """Promise: where two rows were scored on different questions, the missing interval is explained by that."""
-    table = committed_table(POWER)
-    assert isinstance(table, ResultTable)
-    cell = table.cell("iter1", "held_out_margin_like_length")
-    assert cell.notes == ("no interval: the two rows were scored on different questions",)
-    assert cell.delta is not None
-    assert cell.delta.low is None
