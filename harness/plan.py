@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from harness.artifact import Stage, make_stage
-from harness.contracts import DTYPES, OWN_ENGINE, branches, functions, parameters, version
+from harness.contracts import DTYPES, OWN_ENGINE, branches, functions, has_opponent, parameters, version
 from harness.contracts.own_files import pinned, pinned_parts
 from harness.contracts.stage_specs import (
     EvaluateSpec,
@@ -34,6 +34,8 @@ from harness.recipe import Benchmark, Finetuning, Lora, ModelRef, PairTraining, 
 from harness.rows import iteration_of, rows
 
 PIPELINE_VERSIONS = {"train": 1, "generate": 1, "evaluate": 1, "verdicts": 1, "model": 1, "prompts": 1, "preferences": 1}
+BF16_OPPONENT_VERSION = 2
+"""2: scored in the micro-batches of the first epoch. Other packings, as before, moved each margin by a nat or so in bf16, not in fp32."""
 SCORED = ("evaluate", "verdicts")
 """Kinds of stages that leave a score of each of their benchmark's tasks."""
 
@@ -210,6 +212,8 @@ def _train(
         seed=recipe.seed,
     )
     versions = {**_versions("train"), "objective": version("objectives", training.objective)}
+    if recipe.precision == "bf16" and has_opponent(training.objective):
+        versions["opponent"] = BF16_OPPONENT_VERSION
     return make_stage(f"{row}/train", "train", spec, versions, inputs)
 
 

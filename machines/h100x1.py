@@ -1,4 +1,4 @@
-"""One H100-80G. A 7B policy with its gradients and RMSProp state needs 104 GB: smaller models, or adapters. Not run by us."""
+"""One H100-80G. A 7B policy with its gradients and RMSProp state needs 118 GB: smaller models, or adapters. Not run by us."""
 
 from harness.machine import Machine
 

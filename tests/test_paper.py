@@ -94,7 +94,7 @@ def test_misprints_recompute_from_the_claims() -> None:
     mean = row_mean(*MISPRINTED)
     assert (average.printed, average.recomputed) == (score("iter3+dpo", "average"), round(mean, 2))
     assert gain.printed == next(g.value for g in published.GAINS if g.row == "iter3+dpo")
-    assert gain.recomputed == round(mean - score("iter3", "average"), 2)
+    assert gain.recomputed == round(mean - row_mean("paper/leaderboard", "iter3"), 2)
     assert gsm8k.recomputed == round(score("iter0", "gsm8k") - score("sft", "gsm8k"), 2) < gsm8k.printed
     assert round(score("iter0", "truthfulqa_mc2") - score("sft", "truthfulqa_mc2"), 2) == 5.45
 

@@ -49,6 +49,15 @@ def test_chat_settings_bear_identity_only_where_stated() -> None:
         replace(load("zephyr-7b"), name="x", generation_template="alpaca", training_template="zephyr", chat=Chat(template_args={"a": 1}))
 
 
+def test_how_the_opponent_is_scored_bears_identity_in_bf16_alone() -> None:
+    """Other packings of the opponent moved bf16 margins by nats, fp32's by nothing that shows; plain fine-tuning has no opponent."""
+    baselines = {stage.path: stage.versions for stage in plan(load("zephyr-7b-baselines")) if stage.kind == "train"}
+    assert {path for path, versions in baselines.items() if "opponent" not in versions} == {
+        f"{row}/train" for row in load("zephyr-7b-baselines").controls
+    }
+    assert not [stage.path for stage in plan(load("tiny")) if "opponent" in stage.versions]
+
+
 def test_name_summary_and_reasons_bear_no_identity() -> None:
     """Only what can affect results enters a fingerprint."""
     recipe = load("zephyr-7b")
