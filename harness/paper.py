@@ -264,7 +264,7 @@ RERUNS: dict[str, Fact] = {
     "rerun/tspin_zephyr": Fact("Zephyr, iter0 to iter4", "rerun", "arXiv 2601.08198", _TSPIN_RUN),
     "rerun/tspin_mistral": Fact("Mistral, iter0 to iter4", "rerun", "arXiv 2601.08198", _TSPIN_RUN),
 }
-"""Table of CLAIMS -> what was run. A gain at iter0 repeats, save T-SPIN's Mistral (+0.09); steady growth to iter3 repeats on MT-Bench only."""
+"""Table of CLAIMS -> what was run. A gain at iter0 repeats, save T-SPIN's Mistral (+0.09); growth up to iter3 repeats on MT-Bench only."""
 
 NOT_RECOVERABLE: tuple[NotRecoverable, ...] = (
     NotRecoverable("MT-Bench per category", "radar plot only, V3 Fig. 6"),
