@@ -54,8 +54,8 @@ class Request(Strict):
 class Machine(Strict):
     """Devices, batch sizes per device, and how stages are launched."""
 
-    name: str
-    """As `--machine` takes it."""
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")
+    """As `--machine` takes it, and a directory of rehearsals."""
     summary: str
     """One line for lists."""
     device: Literal["cpu", "cuda"] = "cpu"

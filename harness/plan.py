@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from harness.artifact import Stage, make_stage
-from harness.contracts import DTYPES, OWN_ENGINE, branches, functions, has_opponent, parameters, version
+from harness.contracts import DTYPES, OWN_ENGINE, branches, functions, grade, has_opponent, parameters, version
 from harness.contracts.own_files import pinned, pinned_parts
 from harness.contracts.stage_specs import (
     EvaluateSpec,
@@ -212,6 +212,8 @@ def _train(
         seed=recipe.seed,
     )
     versions = {**_versions("train"), "objective": version("objectives", training.objective)}
+    for stated in (branches, has_opponent, grade):
+        stated(training.objective)  # a RecipeError where it is none
     if recipe.precision == "bf16" and has_opponent(training.objective):
         versions["opponent"] = BF16_OPPONENT_VERSION
     return make_stage(f"{row}/train", "train", spec, versions, inputs)

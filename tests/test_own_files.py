@@ -12,13 +12,16 @@ import pytest
 
 from harness import recipe as recipes
 from harness.artifact import RunDir, read_recipe
+from harness.cli.doctor import preflight
+from harness.cli.preflight import context_for, recipe_checks
 from harness.contracts import load
 from harness.contracts.own_files import pinned
-from harness.errors import InputError, RecipeError, StaleError
+from harness.errors import InputError, MachineError, RecipeError, StaleError
 from harness.files import KEPT_IN, keep, kept, pin
 from harness.machine import load as load_machine
 from harness.plan import plan
 from harness.recipe import Recipe
+from harness.recipe import load as load_recipe
 from harness.runs import runner
 from tests import ROOT
 from tests.tiny_family import fake_stages, quiet
@@ -118,6 +121,10 @@ def test_a_run_needs_neither_the_recipes_file_nor_its_place(home: Path, tmp_path
         (LOSS.replace("-> torch.Tensor:", "-> torch.Tensor"), "mine.py line 13: SyntaxError: expected ':'; correct the file"),
         (LOSS.replace("VERSION = 1", "VERSION = one"), "mine.py line 7: VERSION is not a literal; write `VERSION = 1`"),
         (LOSS.replace("VERSION = 1\n", ""), "mine.py states no VERSION; add `VERSION = 1`"),
+        (LOSS.replace("VERSION = 1", "VERSION = 'one'"), "mine.py: VERSION is 'one', expected a whole number such as 1"),
+        (LOSS.replace('("real", "generated")', '("generated",)'), r"mine.py: BRANCHES is \('generated',\), expected a beginning of"),
+        (LOSS.replace("OPPONENT = True", "OPPONENT = 'yes'"), "mine.py: OPPONENT is 'yes', expected True or False"),
+        (LOSS.replace('GRADE = "D"', 'GRADE = "Z"'), "mine.py: GRADE is 'Z', expected one of A, B"),
         (LOSS.replace("def loss(", "def penalty("), "mine.py defines no function `loss`"),
         (LOSS.replace("beta: float)", "beta: float, *, mu: float)"), r"objective '.*mine.py' takes \['mu'\]"),
     ],
@@ -141,8 +148,45 @@ def test_what_fails_while_a_stage_runs_is_named_with_its_line(home: Path, monkey
     path = home / "losses/mine.py"
     path.write_text(LOSS.replace("beta * logps.margin", "beta * logps.edge"))
     objective = load("objectives", str(path))
-    with pytest.raises(RecipeError, match=r"mine.py line 15: AttributeError: .*edge.*; correct the file"), runner._naming_own_files():
+    said = r"mine.py line 15: AttributeError: .*edge.*; correct the file, and remove run/iter0/train, which was begun with it as it is"
+    with pytest.raises(RecipeError, match=said), runner._naming_own_files(Path("run/iter0/train")):
         objective.loss(object(), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("return torch.relu(1.0 - beta * logps.margin).mean()", r"returned shape \(\), expected \(4,\), one value a pair"),
+        ("return (1.0 - beta * logps.margin)[:, None]", r"returned shape \(4, 1\), expected \(4,\)"),
+        ("return (1.0 - beta * logps.margin)[:2]", r"returned shape \(2,\), expected \(4,\)"),
+        ("return logps.policy_real[:, None] - logps.policy_generated", r"returned shape \(4, 4\), expected \(4,\)"),
+        ("return 1.0", "returned a float, expected a tensor of shape"),
+        ("pass", "returned a NoneType, expected a tensor of shape"),
+        ("return torch.ones_like(logps.margin)", "does not follow from the policy's log-probabilities: it has no gradient"),
+        ("raise ValueError('boom')", "mine.py line 15: ValueError: boom; correct the file"),
+    ],
+)
+def test_a_loss_that_is_none_is_told_before_anything_is_spent(home: Path, body: str, says: str) -> None:
+    """Promise: every way to miss one loss a pair is one line, from the doctor and at the start of a run, and no stage has begun."""
+    (home / "losses/mine.py").write_text(LOSS.replace("return torch.relu(1.0 - beta * logps.margin)", body))
+    with pytest.raises(MachineError, match=says):
+        preflight(context_for(loaded(home), "cpu", home / "run"))
+    assert not (home / "run").exists()
+
+
+def test_a_margin_without_an_opponent_says_what_it_needs(home: Path) -> None:
+    """Promise: an objective that states no opponent and reads its margin is told so."""
+    (home / "losses/mine.py").write_text(LOSS.replace("OPPONENT = True", "OPPONENT = False"))
+    with pytest.raises(MachineError, match=r"mine.py line 15: AssertionError: the margin needs OPPONENT = True; correct the file"):
+        preflight(context_for(loaded(home), "cpu", home / "run"))
+
+
+def test_a_good_loss_is_tried_once(home: Path) -> None:
+    """Promise: the doctor says that it gives one loss a pair; harness's own losses are not asked."""
+    found = {one.found for one in recipe_checks(context_for(loaded(home), "cpu", home / "run")) if one.check == "objective"}
+    assert len(found) == 1
+    assert next(iter(found)).startswith("mine.py@")
+    assert not [one for one in recipe_checks(context_for(load_recipe("tiny"), "cpu", home / "run")) if one.check == "objective"]
 
 
 def test_a_dataclass_in_an_own_file_works(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ from harness.runs import lock, sweeps
 from harness.runs.needs import memory
 from harness.runs.needs.costs import Cost, checkpoint_gb, estimate
 from harness.runs.rehearsal.foretold import quoted
-from harness.runs.runner import survey
+from harness.runs.runner import select, survey
 from harness.runs.slurm.queue import queued
 from harness.runs.sweeps import is_sweep
 
@@ -97,10 +97,13 @@ def schedule(recipe: Recipe) -> Listing:
     ]
 
 
-def plan_list(recipe: Recipe, run: RunDir, machine: Machine) -> dict[str, Any]:
-    """Every stage with its state, lineage and estimated cost, and the sums."""
+def plan_list(recipe: Recipe, run: RunDir, machine: Machine, only: str | None = None) -> dict[str, Any]:
+    """Every stage, or those that match the glob `only`, with its state, lineage and estimated cost, and the sums."""
+    selected = {stage.path for stage in select(plan(recipe), only)}
     stages, rehearsed = [], quoted(recipe, machine)
     for stage, state in survey(recipe, run):
+        if stage.path not in selected:
+            continue
         cost, line = estimate(recipe, stage, machine), rehearsed.get(stage.fingerprint)
         stages.append(
             {

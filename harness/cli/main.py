@@ -122,7 +122,7 @@ def reproduce(
     loaded = recipes.load(recipe)
     run = RunDir(out_dir or Path("results") / loaded.name)
     if dry_run:
-        out.print(plan_tables(listings.plan_list(loaded, run, load_to_plan(recipe, machine)[1])))
+        out.print(plan_tables(listings.plan_list(loaded, run, load_to_plan(recipe, machine)[1], only)))
         return
     place = with_tracker(ready_machine(loaded, machine, run.path, only), track)
     ran = runner.reproduce(loaded, run, place, only, announce)

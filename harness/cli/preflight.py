@@ -20,8 +20,9 @@ from packaging.requirements import Requirement
 from harness import machine as machines
 from harness.artifact import RunDir, Stage
 from harness.contracts import check_tasks, lacking
+from harness.contracts.own_files import component_file, is_shipped
 from harness.contracts.run_files import names_below
-from harness.contracts.stage_specs import ModelSpec, PromptsSpec
+from harness.contracts.stage_specs import ModelSpec, PromptsSpec, TrainSpec
 from harness.errors import MachineError, RecipeError, first_line
 from harness.machine import Machine
 from harness.plan import SCORED
@@ -88,6 +89,7 @@ def recipe_checks(context: Context) -> Iterator[Finding]:
         yield from _machine(recipe, machine, stages)
         yield from _extras(recipe, machine)
     yield _tasks(recipe)
+    yield from _objectives(stages)
     if machine is None or "evaluate" not in machine.python:  # another interpreter's packages are not seen from here
         yield from _tasks_need(recipe, stages)
     yield _disk(recipe, stages, context)
@@ -167,6 +169,24 @@ def _tasks(recipe: Recipe) -> Finding:
     except RecipeError as error:
         return Finding("tasks", "error", str(error), "correct the recipe")
     return Finding("tasks", "ok", f"{sum(len(benchmark.tasks) for benchmark in recipe.benchmarks)} known by name")
+
+
+def _objectives(stages: list[Stage]) -> Iterator[Finding]:
+    """Whether the user's own losses give one value a pair; torch is imported for these alone."""
+    trained = {
+        (spec.objective, spec.beta): spec for stage in stages if stage.kind == "train" for spec in [TrainSpec.model_validate(stage.spec)]
+    }
+    for (objective, beta), spec in trained.items():
+        if is_shipped("objectives", component_file("objectives", objective)):
+            continue
+        from harness.training.own_objectives import try_once
+
+        try:
+            try_once(objective, spec.parameters, beta)
+        except RecipeError as error:
+            yield Finding("objective", "error", str(error))
+        else:
+            yield Finding("objective", "ok", f"{objective}: one loss a pair at beta {beta:g}")
 
 
 def _tasks_need(recipe: Recipe, stages: list[Stage]) -> Iterator[Finding]:

@@ -18,7 +18,9 @@ from harness.cli.printing import RUN, FormatOption, MachineOption, RecipeArg, an
 from harness.machine import Machine
 from harness.recipe import ModelRef, Recipe
 from harness.runs import runner
+from harness.runs.lock import hold
 from harness.runs.needs import hardware
+from harness.runs.needs.directory import refuse_foreign
 from harness.runs.rehearsal import foretold
 from harness.runs.rehearsal.cut import changed, cut, models_of, with_files, without_vllm
 from harness.runs.rehearsal.foretold import Rehearsal
@@ -53,15 +55,20 @@ def rehearse(
     loaded = recipes.load(recipe)
     place = _place(loaded, machine, random_weights=random_weights)
     folder = out_dir or foretold.folder_for(loaded, place, random_weights=random_weights)
+    foretold.refuse_run(folder)
+    refuse_foreign(folder, loaded)
     tried = with_files(loaded, files) if files else loaded
     if random_weights:
         tried = _from_random_weights(tried, files, folder, place)
     short = cut(tried, PAIRS_A_DEVICE * place.num_devices if random_weights else None)
     for line in preflight(Context(short, folder.parent, date.today(), place, run=folder)):
         announce(f"warning: {line}")
-    foretold.begin(folder, loaded, place, random_weights=random_weights)
+    with hold(folder):
+        foretold.refuse_run(folder)  # which may have begun meanwhile
+        foretold.begin(folder, loaded, place, random_weights=random_weights)
     runner.reproduce(short, RunDir(folder), _in_two_rounds(place, short), None, announce)
-    _show(foretold.finish(folder, loaded, short), folder, format)
+    is_quoted = folder.absolute() == foretold.folder_for(loaded, place, random_weights=False).absolute()
+    _show(foretold.finish(folder, loaded, short), folder, format, is_quoted=is_quoted)
 
 
 def _place(recipe: Recipe, machine: str | None, *, random_weights: bool) -> Machine:
@@ -95,7 +102,7 @@ def _in_two_rounds(machine: Machine, short: Recipe) -> Machine:
     return machine.model_copy(update={"generate_shard": min(machine.generate_shard, half)})
 
 
-def _show(found: Rehearsal, folder: Path, format: str) -> None:
+def _show(found: Rehearsal, folder: Path, format: str, *, is_quoted: bool) -> None:
     if format == "json":
         show_json(found.model_dump(mode="json"))
         return
@@ -111,7 +118,7 @@ def _show(found: Rehearsal, folder: Path, format: str) -> None:
     ]
     rows.append(_sums(found))
     out.print(right_aligned(table(f"{found.recipe} on {found.machine.name}: a rehearsal", rows)))
-    for note in _notes(found, folder):
+    for note in _notes(found, folder, is_quoted=is_quoted):
         out.print(note, markup=False, highlight=False)
 
 
@@ -125,10 +132,11 @@ def _sums(found: Rehearsal) -> dict[str, Any]:
     }
 
 
-def _notes(found: Rehearsal, folder: Path) -> list[str]:
+def _notes(found: Rehearsal, folder: Path, *, is_quoted: bool) -> list[str]:
     """What the hours rest on."""
     if found.random_weights:
         return [f"random weights: every stage works, and nothing is foretold; everything is in {folder}"]
     paces = {"training": found.train_tokens_per_second, "generation, a device": found.generate_tokens_per_second}
     told = [f"{name}: {pace:.4g} tokens a second" for name, pace in paces.items() if pace]
-    return [*told, f"`harness plan` quotes these hours for {found.recipe} on {found.machine.name}; everything is in {folder}"]
+    quotes = f"`harness plan` quotes these hours for {found.recipe} on {found.machine.name}; " if is_quoted else ""
+    return [*told, f"{quotes}everything is in {folder}"]

@@ -54,6 +54,10 @@ Kind = Literal["sources", "engines", "objectives", "benchmarks", "judges"]
 OWN_ENGINE = "hf"
 """The engine whose answers to lm-eval's tasks harness/evaluation/lm_eval_model.py gives itself, faster: prompts of a task begin alike.
 Any other is asked, and its VERSION is part of an evaluation's identity."""
+RESPONSES = ("real", "generated", "proto")
+"""What an objective can score of a pair."""
+GRADES = ("A", "B", "C+", "C", "D")
+"""How certain a formula can be, best first."""
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 """torch's name of each precision of a recipe."""
 
@@ -124,9 +128,9 @@ class PairLogps(NamedTuple):
     @property
     def margin(self) -> Tensor:
         """(B,), in nats: how much more the policy prefers real to generated than the opponent does; 0 while both are equal."""
-        assert self.policy_generated is not None
-        assert self.opponent_real is not None
-        assert self.opponent_generated is not None
+        assert self.policy_generated is not None, 'the margin needs BRANCHES = ("real", "generated")'
+        assert self.opponent_real is not None, "the margin needs OPPONENT = True"
+        assert self.opponent_generated is not None, "the margin needs OPPONENT = True"
         return (self.policy_real - self.opponent_real) - (self.policy_generated - self.opponent_generated)
 
 
@@ -203,23 +207,39 @@ def version(kind: Kind, name: str, protocol: str | None = None) -> int:
 
     Where it states one for each protocol, a protocol it does not know is at 1: a record of one can be read, running one is refused.
     """
-    stated = constant(component_file(kind, name), "VERSION", "1")
-    return int(stated.get(protocol, 1) if isinstance(stated, dict) else stated)
+    path = component_file(kind, name)
+    stated = constant(path, "VERSION", "1")
+    found = stated.get(protocol, 1) if isinstance(stated, dict) else stated
+    if not isinstance(found, int):
+        raise RecipeError(f"{path.name}: VERSION is {found!r}, expected a whole number such as 1")
+    return found
 
 
 def branches(objective: str) -> tuple[str, ...]:
     """The responses an objective scores, read from its source without importing it."""
-    return tuple(constant(component_file("objectives", objective), "BRANCHES", '("real", "generated")'))
+    path = component_file("objectives", objective)
+    found = constant(path, "BRANCHES", '("real", "generated")')
+    if not isinstance(found, tuple) or not found or found != RESPONSES[: len(found)]:
+        raise RecipeError(f"{path.name}: BRANCHES is {found!r}, expected a beginning of {RESPONSES}, such as {RESPONSES[:2]}")
+    return found
 
 
 def has_opponent(objective: str) -> bool:
     """Whether an objective reads the opponent's log-probabilities, read from its source without importing it."""
-    return bool(constant(component_file("objectives", objective), "OPPONENT", "True"))
+    path = component_file("objectives", objective)
+    found = constant(path, "OPPONENT", "True")
+    if not isinstance(found, bool):
+        raise RecipeError(f"{path.name}: OPPONENT is {found!r}, expected True or False")
+    return found
 
 
 def grade(objective: str) -> str:
     """How certain an objective's formula is, "A" to "D", read from its source without importing it."""
-    return str(constant(component_file("objectives", objective), "GRADE", '"D"'))
+    path = component_file("objectives", objective)
+    found = constant(path, "GRADE", '"D"')
+    if found not in GRADES:
+        raise RecipeError(f"{path.name}: GRADE is {found!r}, expected one of {', '.join(GRADES)}")
+    return str(found)
 
 
 def parameters(objective: str) -> tuple[str, ...]:

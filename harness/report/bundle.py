@@ -63,6 +63,8 @@ def write_bundle(folder: Path, target: Path | None = None) -> Path:
         (Path(beside) / MANIFEST).write_bytes(dump(manifest))
         paths[MANIFEST] = Path(beside) / MANIFEST
         target = target or folder.resolve().parent / f"{name}.tar.gz"
+        if target.is_dir():
+            raise InputError(f"{target} is a directory; name the archive to write, such as {target / f'{name}.tar.gz'}")
         _archive(target, name, paths)
     return target
 

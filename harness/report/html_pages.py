@@ -28,6 +28,7 @@ from harness.report.tables import markdown_text
 from harness.runs.sweeps import is_sweep
 
 FINDING_FILE = "FINDING.md"
+MADE_BY = "Made by `harness index`"
 OWN_WORDS = f"Where a run has a {FINDING_FILE}, its first paragraph is that: what its people wrote."
 LINKS = (("report", "report.html"), ("tables", "tables/tables.md"), ("JSON", "tables/tables.json"), ("recipe", RECIPE_FILE))
 
@@ -50,6 +51,9 @@ def write_index(folder: Path) -> list[Path]:
     """Write FOLDER/README.md and FOLDER/index.html; return their paths. Raises InputError where there is no folder."""
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; expected one that holds runs, such as results")
+    page = folder / "README.md"
+    if page.is_file() and MADE_BY not in page.read_text(errors="replace"):
+        raise InputError(f"{page} was not written by `harness index`, which would replace it; move it away or index another folder")
     paths = sorted(path for path in folder.iterdir() if (path / RECIPE_FILE).exists() or is_sweep(path))
     runs = [_sweep(path, folder) if is_sweep(path) else _run(path, folder) for path in paths]
     write_atomic(folder / "README.md", _markdown(runs).encode())
@@ -97,7 +101,7 @@ def _markdown(runs: Sequence[Entry]) -> str:
 
 
 def _lines(runs: Sequence[Entry]) -> Iterator[str]:
-    yield from ("# Runs", "", "Made by `harness index`; every number follows from the records in each folder.", OWN_WORDS, "")
+    yield from ("# Runs", "", f"{MADE_BY}; every number follows from the records in each folder.", OWN_WORDS, "")
     yield from ("| run | in short | numbers |", "|---|---|---|")
     for run in runs:
         numbers = "; ".join(run.numbers) if run.error is None else f"not readable: {run.error}"

@@ -19,6 +19,7 @@ from harness.plan import plan
 from harness.recipe import Recipe
 from harness.runs import lock, pair_files, provenance
 from harness.runs.committed_records import refuse_packed
+from harness.runs.needs.directory import refuse_foreign
 from harness.runs.pair_files import Layout
 from harness.stages.prompts import counted, record_left_out
 from harness.stages.response_shards import Responses
@@ -113,6 +114,7 @@ def import_pairs(recipe: Recipe, run: RunDir, machine: Machine, iteration: int, 
             f"{source} [{split}] holds {len(pairs)} prompts, recipe {recipe.name} trains on {recipe.prompts.num_prompts}; "
             f"make a recipe with num_prompts={len(pairs)}{f' ({counted(left_out)})' if left_out else ''}"
         )
+    refuse_foreign(run.path, recipe)
     origin = {"source": Path(source).name, "split": split, "sha256": pair_files.hash_source(source), "rows": len(pairs)}
     with lock.hold(run.path):
         refuse_packed(run)

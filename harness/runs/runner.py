@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from harness.artifact import DONE_FILE, STAGE_FILE, Accepted, RunDir, Stage, State, difference, write_recipe
 from harness.config import line_in
 from harness.contracts import OWN_MODULE
-from harness.contracts.own_files import DATA_DIR, look_in
+from harness.contracts.own_files import look_in
 from harness.contracts.run_files import ARCHIVE, packed
 from harness.contracts.unfinished import noting
 from harness.errors import HarnessError, InputError, RecipeError, StaleError, suggest
@@ -29,8 +29,9 @@ from harness.recipe import Recipe
 from harness.runs import committed_records
 from harness.runs import lock as locks
 from harness.runs.launches import Announce, Launches, environment, threads_of
+from harness.runs.needs.directory import ignore, refuse_foreign
 from harness.runs.slurm.following import Jobs
-from harness.runs.slurm.queue import JOBS, refuse_queued
+from harness.runs.slurm.queue import refuse_queued
 from harness.runs.stage_processes import Processes
 
 
@@ -48,7 +49,8 @@ def survey(recipe: Recipe, run: RunDir) -> list[Surveyed]:
 
 def reproduce(recipe: Recipe, run: RunDir, machine: Machine, only: str | None, announce: Announce) -> int:
     """Run what is missing of `recipe` in `run`, or of the stages matching the glob `only`; return how many stages ran."""
-    stages = _selected(plan(recipe), only)
+    stages = select(plan(recipe), only)
+    refuse_foreign(run.path, recipe)
     with locks.hold(run.path) as lock:
         if machine.slurm is None:
             refuse_queued(run)
@@ -59,9 +61,7 @@ def reproduce(recipe: Recipe, run: RunDir, machine: Machine, only: str | None, a
         committed_records.refuse_packed(run)
         _refuse_unready(stages, run)
         write_recipe(run.path, recipe)
-        tops = sorted({stage.path.split("/")[0] for stage in plan(recipe)})  # what is committed of them is packed
-        ignored = (*(f"/{top}/" for top in (*tops, DATA_DIR)), "*.tmp", locks.LOCK_FILE, locks.CLAIM_FILE, f"{JOBS}/")
-        write_atomic(run.path / ".gitignore", "\n".join([*ignored, ""]).encode())
+        ignore(run.path, recipe)
         if machine.slurm is not None:
             return Jobs(stages, run, machine, announce).run()
         with Processes(environment(machine), lock) as processes:
@@ -82,12 +82,12 @@ def run_stage(directory: Path) -> None:
     if launch.machine.slots > 1:
         side_by_side(stage.path)
     module = importlib.import_module(f"harness.stages.{stage.kind}")
-    with noting(directory), _naming_own_files():
+    with noting(directory), _naming_own_files(directory):
         module.run(stage.spec, {role: root / path for role, path in stage.inputs.items()}, directory, launch.machine)
 
 
 @contextmanager
-def _naming_own_files() -> Iterator[None]:
+def _naming_own_files(directory: Path) -> Iterator[None]:
     """Turn an exception that passed through a component of the user's own into an error that names its file and line."""
     try:
         yield
@@ -97,7 +97,10 @@ def _naming_own_files() -> Iterator[None]:
         own = [Path(str(module.__file__)) for name, module in [*sys.modules.items()] if name.startswith(OWN_MODULE)]
         for path in own:
             if line := line_in(path, error):
-                raise RecipeError(f"{path.name} line {line}: {type(error).__name__}: {error}; correct the file") from error
+                raise RecipeError(
+                    f"{path.name} line {line}: {type(error).__name__}: {error}; correct the file, and remove {directory}, which was begun "
+                    "with it as it is: the file is part of the stage's identity"
+                ) from error
         raise
 
 
@@ -125,7 +128,8 @@ def accept(recipe: Recipe, run: RunDir, stage_path: str, because: str) -> list[t
     return changes
 
 
-def _selected(stages: Sequence[Stage], only: str | None) -> list[Stage]:
+def select(stages: Sequence[Stage], only: str | None) -> list[Stage]:
+    """The stages whose paths match the glob `only`; all of them without one. Raises `InputError` where none does."""
     selected = [stage for stage in stages if only is None or fnmatch.fnmatch(stage.path, only)]
     if not selected:
         raise InputError(f"--only {only!r} matches no stage{suggest(str(only), [stage.path for stage in stages])}")

@@ -18,7 +18,6 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -41,6 +40,7 @@ from harness.training.batches import Batches, plan_steps, share_prompts
 from harness.training.checkpoints import has_state, load_state, refuse_damaged, remove_state, save_checkpoint, save_state
 from harness.training.global_batch import Objective, check_finite, check_start, gather, not_finite, pair_logps, rewards
 from harness.training.opponent import Logps, has_scores, score_opponent
+from harness.training.own_objectives import checked
 from harness.training.pairs import Pair, read_pairs
 from harness.training.policy import load_policy, make_optimizer, make_scheduler, open_accelerator
 from harness.training.step_costs import ModelSizes, measure, naming_micro_batch, peak_memory_gb, step_flops
@@ -117,7 +117,7 @@ def assemble(
     sizes = measure(model)
     optimizer = make_optimizer(settings, model)
     prepared = accelerator.prepare(GroupScorer(model), optimizer, make_scheduler(settings, schedule, optimizer))
-    loss = partial(objective.loss, **settings.parameters)
+    loss = checked(settings.objective, settings.parameters)
     return Training(settings, machine, accelerator, objective, loss, batches, sizes, *prepared)
 
 

@@ -422,6 +422,15 @@ def test_failing_stage_is_explained_by_the_stage(harness: Cli, tmp_path: Path) -
     assert lines[2:] == ["prompts stopped; what it had finished is kept, and the same command continues it"]
 
 
+def test_a_dry_run_of_some_stages_shows_these(harness: Cli, tmp_path: Path) -> None:
+    """What --only would run is what --dry-run shows, and a glob that matches none is the same mistake."""
+    shown = harness("reproduce", SMALL, "--out", tmp_path / "run", "--only", "sft/*", "--dry-run")
+    assert shown.code == 0
+    assert "sft/model" in shown.out
+    assert "iter0/generate" not in shown.out
+    assert_one_line(harness("reproduce", SMALL, "--out", tmp_path / "run", "--only", "nonsense", "--dry-run"), "matches no stage")
+
+
 def test_some_stages_renew_the_tables_that_are_there(harness: Cli, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A part of a run writes no tables where there are none, and leaves none that are older than its scores."""
     renewed = []

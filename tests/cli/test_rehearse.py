@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from transformers import MistralConfig
 
+from harness.errors import RecipeError
+from harness.machine import load
+from harness.runs.lock import hold
 from tests import ROOT
 from tests.tiny_checkpoints import byte_checkpoint
 
@@ -64,6 +67,21 @@ def test_every_stage_of_the_recipe_ran(folder: Path) -> None:
     assert [line["path"] for line in found["stages"]] == stages
     assert all(line["seconds"] > 0 and line["memory_gb"] > 0 and line["foretold_hours"] is None for line in found["stages"])
     assert "vLLM is not installed here: the engine is hf, where the recipe says vllm" in (folder / "said.txt").read_text()
+
+
+def test_a_run_is_not_rehearsed_in(folder: Path, tmp_path: Path) -> None:
+    """Promise: a run's directory, finished or at work, is refused and stays a run; a machine's name is no path."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/recipe.json").write_text("{}")
+    done = harness(folder, "rehearse", "tiny", "--machine", "cpu", "--out", tmp_path / "run")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "is a run, which a rehearsal would mark as its own" in done.stderr
+    with hold(tmp_path / "at work"):
+        done = harness(folder, "rehearse", "tiny", "--machine", "cpu", "--out", tmp_path / "at work")
+    assert "is in use by pid" in done.stderr
+    assert not [*tmp_path.rglob("rehearsal.json")]
+    with pytest.raises(RecipeError, match=r"Machine.name: .*found .\.\./\.\./x y"):
+        load("cpu1").model_copy(update={"name": "../../x y"})
 
 
 @pytest.mark.parametrize("command", ["tables", "verify", "report", "bundle"])

@@ -46,6 +46,14 @@ def changed(bundle: Path, target: Path, edits: dict[str, bytes | None]) -> Path:
     return target
 
 
+def test_a_directory_is_no_archive(run: Path, tmp_path: Path) -> None:
+    """Promise: the directory is named, with a file that could be written instead, and nothing is left behind."""
+    (tmp_path / "there").mkdir()
+    with pytest.raises(InputError, match=r"there is a directory; name the archive to write, such as .*there/.*\.tar\.gz"):
+        write_bundle(run, tmp_path / "there")
+    assert not [*(tmp_path / "there").iterdir(), *tmp_path.glob("*.tmp")]
+
+
 def test_bundle_verifies_and_holds_no_weights(run: Path, bundle: Path) -> None:
     """Records, scores, samples, logs, tables, report and environment are in it; weights and responses are only named as absent."""
     damage, absent, checked, _ = verify_bundle(bundle)

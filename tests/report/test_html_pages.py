@@ -14,6 +14,16 @@ from tests.reported_runs import HOSTILE
 from tests.synthetic_runs import questions, small_recipe, write_run
 
 
+def test_a_readme_of_somebody_else_is_not_replaced(tmp_path: Path) -> None:
+    """Promise: `index` writes over what `index` made, and refuses anything else."""
+    write_index(tmp_path)
+    write_index(tmp_path)
+    (tmp_path / "README.md").write_text("my notes")
+    with pytest.raises(InputError, match=r"README.md was not written by `harness index`, which would replace it"):
+        write_index(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "my notes"
+
+
 def test_every_run_with_its_verdicts(tmp_path: Path) -> None:
     """Gain, noise and a damaged run side by side; links to what is there; the same bytes again; hostile names stay text."""
     write_tables(write_run(tmp_path / "a", replace(small_recipe(), name="a", summary=HOSTILE[0])))

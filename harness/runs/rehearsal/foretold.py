@@ -13,8 +13,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from harness.artifact import LOG_FILE, REHEARSAL_FILE, RunDir, Stage
+from harness.artifact import LOG_FILE, RECIPE_FILE, REHEARSAL_FILE, RunDir, Stage
 from harness.config import Strict
+from harness.errors import InputError
 from harness.files import dump, read_jsonl, read_model, write_atomic
 from harness.machine import Machine, recorded
 from harness.plan import plan
@@ -56,6 +57,12 @@ class Pace(NamedTuple):
 def folder_for(recipe: Recipe, machine: Machine, *, random_weights: bool) -> Path:
     """Where a rehearsal lies unless a directory is named."""
     return FOLDER / recipe.name / (f"{machine.name}-random-weights" if random_weights else machine.name)
+
+
+def refuse_run(folder: Path) -> None:
+    """Raise `InputError` where `folder` is a run's and not a rehearsal's."""
+    if (folder / RECIPE_FILE).exists() and not (folder / REHEARSAL_FILE).exists():
+        raise InputError(f"{folder} is a run, which a rehearsal would mark as its own; name another directory with --out")
 
 
 def begin(folder: Path, recipe: Recipe, machine: Machine, *, random_weights: bool) -> None:
