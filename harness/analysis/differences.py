@@ -132,9 +132,11 @@ def delta_text(difference: Delta | None, column: Column | None, *, p: bool = Fal
     if difference is None:
         return ABSENT
     digits = DECIMALS[column.unit] if column else 2
-    text = f"{difference.difference:+z.{digits}f}"
-    if difference.low is not None and difference.high is not None:
-        text += f" [{difference.low:+z.{digits}f}, {difference.high:+z.{digits}f}]"
+    numbers = [value for value in (difference.difference, difference.low, difference.high) if value is not None]
+    shown = [f"{value:+z.{digits}f}" for value in numbers]
+    if any(numbers) and not any(map(float, shown)):  # too small for these digits: a sign and a size all the same
+        shown = [f"{value:+.1e}" for value in numbers]
+    text = shown[0] + (f" [{shown[1]}, {shown[2]}]" if len(shown) == 3 else "")
     return text + (f" p {_p(difference.p)}" if p and difference.p is not None else "")
 
 

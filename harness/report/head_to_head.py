@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -37,6 +38,8 @@ from harness.runs.sweeps import is_sweep, read_sweep
 
 PROMPT_END = 800
 """Characters of a prompt that are shown: its end, where the question stands after the few-shot examples."""
+NOISE_SHARE = 1e-5
+"""Two values that differ by a smaller share are one: another CPU moved `tiny`'s kl by 7e-7."""
 
 
 class Member(NamedTuple):
@@ -178,6 +181,7 @@ def _task(left: Side, right: Side, ours: TaskColumn, theirs: TaskColumn, num_sam
         return _without(ours.label, a, b, "; ".join(rules).replace("the rows above", right.name))
     if ours.has_opponent and not _met_the_same(left, right):
         return _without(ours.label, a, b, other_opponents(left.name))
+    b = _without_noise(b, a)
     changed = [
         Changed(question=key, left=x, right=y)
         for key, x in a.values.items()
@@ -201,6 +205,16 @@ def _task(left: Side, right: Side, ours: TaskColumn, theirs: TaskColumn, num_sam
         changed=tuple(_with_answers(left, right, ours, theirs, changed, num_samples)),
         note=difference.note,
     )
+
+
+def _without_noise(score: Score, other: Score) -> Score:
+    """`score` with the other's value wherever the two differ by float noise: the same weights on another machine are no change."""
+    values = {key: other.values[key] if _is_noise(value, other.values.get(key)) else value for key, value in score.values.items()}
+    return score.model_copy(update={"values": values, "value": other.value if _is_noise(score.value, other.value) else score.value})
+
+
+def _is_noise(value: float | None, other: float | None) -> bool:
+    return value is not None and other is not None and math.isclose(value, other, rel_tol=NOISE_SHARE, abs_tol=1e-9)
 
 
 def _met_the_same(left: Side, right: Side) -> bool:

@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from harness.analysis.differences import delta_text
+from harness.analysis.table_schema import Delta
 from harness.errors import HarnessError, InputError
 from harness.recipe import Task, replace
 from harness.report.head_to_head import compare, parse_side, print_comparison
 from harness.report.tables import collect
 from tests.reported_runs import HOSTILE, write_reported_run
-from tests.synthetic_runs import small_recipe, write_run
+from tests.synthetic_runs import MakeValues, small_recipe, write_run
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +75,28 @@ def test_runs_without_a_common_task_are_refused(run: Path, tmp_path: Path) -> No
     apart = replace(recipe, name="apart", benchmarks=recipe.benchmarks[:1])
     with pytest.raises(HarnessError, match="share no task"):
         compare(parse_side(str(run)), parse_side(str(write_run(tmp_path / "o", apart))), 1)
+
+
+def test_float_noise_is_no_change(tmp_path: Path) -> None:
+    """Promise: a run made again on another machine, whose kl differs in the eighth digit, changed no question and is not 'worse'."""
+
+    def of(noise: float) -> MakeValues:
+        return lambda row, task: {str(i): (1.0 + i % 5) * (1 + noise * (i % 3)) for i in range(40)} if task.name == "kl" else None
+
+    for name, noise in (("here", 0.0), ("there", 1e-7), ("moved", 1e-3)):
+        write_run(tmp_path / name, small_recipe(name), of(noise))
+    found = {
+        name: next(one for one in compare(parse_side(f"{tmp_path}/here"), parse_side(f"{tmp_path}/{name}"), 0).tasks if one.task == "kl")
+        for name in ("there", "moved")
+    }
+    assert (found["there"].gained, found["there"].lost, found["there"].says) == (0, 0, "undecided: too little spread for an interval")
+    assert found["moved"].gained > 20
+    assert found["moved"].says == "worse"
+
+
+def test_a_difference_too_small_for_its_digits_shows_its_size() -> None:
+    """Promise: no line says +0.00 [+0.00, +0.00] and calls that better; a difference of exactly 0 stays 0.00."""
+    tiny = Delta(against="sft", difference=2e-5, low=1e-5, high=3e-5, n=9, p=0.01, method="t")
+    assert delta_text(tiny, None) == "+2.0e-05 [+1.0e-05, +3.0e-05]"
+    assert delta_text(tiny.model_copy(update={"high": 0.2}), None) == "+0.00 [+0.00, +0.20]"
+    assert delta_text(tiny.model_copy(update={"difference": 0.0, "low": 0.0, "high": 0.0}), None) == "+0.00 [+0.00, +0.00]"
