@@ -14,7 +14,7 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import Field, field_validator, model_validator
 
 from harness.config import Engine, Objective, Reference, Strict, build, find, load_attribute, shipped
-from harness.errors import RecipeError
+from harness.errors import RecipeError, suggest
 from harness.recipe_parts import (
     Anchor,
     Benchmark,
@@ -231,6 +231,9 @@ def load(name_or_file: str) -> Recipe:
     recipe = load_attribute(path, "recipe")
     if not isinstance(recipe, Recipe):
         raise RecipeError(f"{path.name}: `recipe` is a {type(recipe).__name__}, expected a harness.recipe.Recipe")
+    for field in recipe.because:
+        if (name := field.split(".")[0]) not in Recipe.model_fields:
+            raise RecipeError(f"{path.name}: because gives a reason for {field!r}, which no recipe has{suggest(name, Recipe.model_fields)}")
     return located(recipe, path.parent)
 
 

@@ -110,3 +110,11 @@ def test_every_field_says_what_it_is(module: str) -> None:
         if isinstance(node, ast.ClassDef):
             for line, following in pairwise([*node.body, None]):
                 assert not isinstance(line, ast.AnnAssign) or isinstance(following, ast.Expr), ast.unparse(line or node)
+
+
+def test_a_reason_for_a_field_that_no_recipe_has(tmp_path: Path) -> None:
+    """Promise: a misspelt key of `because` is one line with the field that was meant."""
+    file = tmp_path / "mine.py"
+    file.write_text("from harness.recipe import load, replace\nrecipe = replace(load('tiny'), name='mine', because={'obective': 'mine'})\n")
+    with pytest.raises(RecipeError, match=r"mine.py: because gives a reason for 'obective', which no recipe has.*'objective'"):
+        load(str(file))

@@ -78,14 +78,14 @@ def test_everything_of_the_users_own_in_an_empty_directory(unpacked: Path, tmp_p
     assert "14 stages ran" in said
     assert "data/mine.jsonl" not in said
     table = harness(*command, "tables", "results/mine", "--format", "csv")
-    assert {"norm", "letters", "tiny_mt_bench"} <= set(re.findall(r"[a-z_]+", table))
+    assert {"small", "letters", "tiny_mt_bench"} <= set(re.findall(r"[a-z_]+", table))
     assert re.search(r"\d+ files match their records, 0 are not here", harness(*command, "verify", "results/mine"))
     judges = json.loads(harness(*command, "agreement", *("results/mine:iter0:" + name for name in JUDGED), "--format", "json"))
     assert (judges[0]["category"], judges[0]["n"]) == ("all", 6)
     harness(*command, "export-results", "results/mine", "iter0", "--out", "lm")
     assert '"task": "letters"' in harness(*command, "import-results", "lm", "--format", "json")
     paired = json.loads(harness(*command, "compare-results", "results/mine", "iter0", "lm", "--format", "json"))
-    assert {one["task"]: (one["changed"], one["only_ours"]) for one in paired} == dict.fromkeys(("norm", "letters", *JUDGED), (0, 0))
+    assert {one["task"]: (one["changed"], one["only_ours"]) for one in paired} == dict.fromkeys(("small", "letters", *JUDGED), (0, 0))
     (example,) = PYTHON.findall(PAGE)
     shown = harness("-c", example)
     assert "tiny_mt_bench" in shown
