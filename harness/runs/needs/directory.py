@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -35,7 +36,7 @@ OWN = (
 
 def refuse_foreign(folder: Path, recipe: Recipe) -> None:
     """Raise `InputError` where `folder` holds what no run of `recipe` has left there, or lies in another run's directory."""
-    outer = next((path for path in folder.absolute().parents if (path / RECIPE_FILE).is_file()), None)
+    outer = next(filter(_is_run, folder.absolute().parents), None)
     if outer is not None:
         raise InputError(f"{folder} lies inside the run {outer}; a run has a directory of its own: name another with --out")
     if (folder / RECIPE_FILE).is_file() or not folder.is_dir():
@@ -45,6 +46,14 @@ def refuse_foreign(folder: Path, recipe: Recipe) -> None:
     if foreign:
         some = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
         raise InputError(f"{folder} is no run and not empty ({some}); name a new or empty directory with --out")
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether the recipe.json there is one of harness, by the one field that every recipe has; other programs write files of that name."""
+    try:
+        return "sft_model" in json.loads((folder / RECIPE_FILE).read_bytes())
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def tops_of(recipe: Recipe) -> list[str]:

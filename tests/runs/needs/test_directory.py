@@ -51,6 +51,13 @@ def test_no_run_lies_inside_another(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert sorted(outer.rglob("*")) == before
 
 
+def test_a_recipe_of_another_program_is_no_run(tmp_path: Path) -> None:
+    """Promise: a recipe.json somewhere above that is not harness's, or not readable, does not stand in the way."""
+    for text in ('{"name": "pancakes"}', "[1]", "7", "not json"):
+        (tmp_path / "recipe.json").write_text(text)
+        refuse_foreign(tmp_path / "results/tiny", TINY)
+
+
 def test_lines_of_the_users_own_stay_in_gitignore(tmp_path: Path) -> None:
     """Promise: what is ignored already stays ignored, the run's lines are added once."""
     (tmp_path / ".gitignore").write_text("secret.key\n/sft/\n")
