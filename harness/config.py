@@ -156,7 +156,7 @@ def load_module(path: Path, name: str) -> ModuleType:
     except RecipeError as error:
         raise RecipeError(f"{path.name}: {error}") from None
     except (Exception, SystemExit) as error:  # whatever a user's file raises is the user's mistake
-        raise _mistake(path, error) from None
+        raise mistake(path, error) from None
     return module
 
 
@@ -197,14 +197,16 @@ def _parse(path: Path) -> ast.Module:
     try:
         return ast.parse(path.read_bytes())
     except (SyntaxError, ValueError) as error:
-        raise _mistake(path, error) from None
+        raise mistake(path, error) from None
 
 
-def _mistake(path: Path, error: BaseException) -> RecipeError:
+def mistake(path: Path, error: BaseException) -> RecipeError:
+    """What a file of the user's own raised, as an error that names its line."""
     line = error.lineno if isinstance(error, SyntaxError) else line_in(path, error)
     where = f"{path.name} line {line}" if line else path.name
     message = error.msg if isinstance(error, SyntaxError) else str(error)
-    return RecipeError(f"{where}: {type(error).__name__}: {message}; correct the file")
+    reason = f"{type(error).__name__}: {message}".removesuffix(": ")
+    return RecipeError(f"{where}: {reason}; correct the file")
 
 
 def line_in(path: Path, error: BaseException) -> int | None:

@@ -99,11 +99,10 @@ def schedule(recipe: Recipe) -> Listing:
 
 def plan_list(recipe: Recipe, run: RunDir, machine: Machine, only: str | None = None) -> dict[str, Any]:
     """Every stage, or those that match the glob `only`, with its state, lineage and estimated cost, and the sums."""
-    selected = {stage.path for stage in select(plan(recipe), only)}
-    stages, rehearsed = [], quoted(recipe, machine)
-    for stage, state in survey(recipe, run):
-        if stage.path not in selected:
-            continue
+    stages, rehearsed, found = [], quoted(recipe, machine), survey(recipe, run)
+    states = {stage.path: state for stage, state in found}
+    for stage in select([one.stage for one in found], only):
+        state = states[stage.path]
         cost, line = estimate(recipe, stage, machine), rehearsed.get(stage.fingerprint)
         stages.append(
             {

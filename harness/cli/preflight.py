@@ -173,16 +173,14 @@ def _tasks(recipe: Recipe) -> Finding:
 
 def _objectives(stages: list[Stage]) -> Iterator[Finding]:
     """Whether the user's own losses give one value a pair; torch is imported for these alone."""
-    trained = {
-        (spec.objective, spec.beta): spec for stage in stages if stage.kind == "train" for spec in [TrainSpec.model_validate(stage.spec)]
-    }
-    for (objective, beta), spec in trained.items():
+    specs = [TrainSpec.model_validate(stage.spec) for stage in stages if stage.kind == "train"]
+    for objective, beta, parameters in dict.fromkeys((spec.objective, spec.beta, (*spec.parameters.items(),)) for spec in specs):
         if is_shipped("objectives", component_file("objectives", objective)):
             continue
         from harness.training.own_objectives import try_once
 
         try:
-            try_once(objective, spec.parameters, beta)
+            try_once(objective, dict(parameters), beta)
         except RecipeError as error:
             yield Finding("objective", "error", str(error))
         else:

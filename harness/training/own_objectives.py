@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.config import line_in
+from harness.config import mistake
 from harness.contracts import PairLogps, branches, has_opponent, load
 from harness.errors import RecipeError
 from harness.training.global_batch import Objective
@@ -50,9 +50,7 @@ def try_once(objective: str, parameters: Mapping[str, float], beta: float) -> No
     except RecipeError:
         raise
     except Exception as error:  # whatever a user's file raises is the user's mistake
-        path = Path(str(load("objectives", objective).__file__))
-        reason = f"{type(error).__name__}: {error}".removesuffix(": ")
-        raise RecipeError(f"{path.name} line {line_in(path, error)}: {reason}; correct the file") from None
+        raise mistake(Path(str(load("objectives", objective).__file__)), error) from None
 
 
 def _pairs(objective: str) -> PairLogps:
