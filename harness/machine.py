@@ -21,6 +21,8 @@ SHOWN_PREFIXES = (
     "ACCELERATE_", "CUBLAS_", "DS_", "FSDP_", "GLOO_", "HF_DATASETS_OFF", "HF_HUB_OFF", "KMP_", "MKL_", "NCCL_", "OMP_", "OPENBLAS_",
     "PYTORCH_", "TORCH", "TRANSFORMERS_OFF", "VLLM_",
 )  # fmt: skip
+MAX_THREADS = 4096
+"""More than a machine's cores today: a larger number is a slip, on which torch would die with a traceback."""
 USABLE = 0.92
 """The share of a device's memory that is ours: the rest is the driver's context and fragments."""
 SECRET_WORDS = re.compile("KEY|TOKEN|SECRET|PASS|CREDENTIAL|AUTH")
@@ -64,7 +66,7 @@ class Machine(Strict):
     """Devices, which is processes, of a training, over all nodes; it must divide every global batch."""
     num_nodes: int = Field(default=1, gt=0)
     """Nodes that the devices are on, equally many on each."""
-    num_threads: int | None = None
+    num_threads: int | None = Field(default=None, gt=0, le=MAX_THREADS)
     """CPU threads of each process; None leaves the number to torch."""
     micro_batch: int = Field(default=8, gt=0)
     """Pairs of one forward and backward pass on a device; more pairs of a global batch are accumulated."""
@@ -83,7 +85,7 @@ class Machine(Strict):
     """Seconds after which a request to the judge has failed."""
     gradient_checkpointing: bool = False
     """Whether training recomputes activations: less memory, about a third more time."""
-    checkpoint_every_seconds: float = 600.0
+    checkpoint_every_seconds: float = Field(default=600.0, ge=0)
     """Seconds of training between states that a killed run continues from."""
     fork_stages: bool = False
     """Whether stages are forked from one process that has imported the libraries; not with CUDA."""
@@ -123,13 +125,13 @@ class Machine(Strict):
     """Variables of each replica's own; empty: each sees its own share of the CUDA devices."""
     server: str | None = None
     """Base URL of the server an `openai_api` recipe generates with."""
-    peak_tflops: float
+    peak_tflops: float = Field(gt=0)
     """Of one device, at the training precision: what utilisation is measured against, and estimates are made with."""
-    mfu: float = 0.3
+    mfu: float = Field(default=0.3, gt=0)
     """Share of `peak_tflops` that estimates assume training and scoring to reach."""
-    generate_tokens_per_second: float
+    generate_tokens_per_second: float = Field(gt=0)
     """Of one device and a model of 1e9 parameters; estimates divide it by the model's size."""
-    memory_gb: float
+    memory_gb: float = Field(gt=0)
     """Of one device, in units of 1e9 bytes; a node's is this times its devices."""
 
     @model_validator(mode="after")

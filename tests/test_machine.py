@@ -76,11 +76,20 @@ def test_misspelt_field_and_file_get_a_suggestion(tmp_path: Path) -> None:
         load(str(file))
 
 
-@pytest.mark.parametrize("field", ["num_devices", "micro_batch", "generate_shard", "evaluate_batch"])
-def test_counts_are_positive(field: str) -> None:
-    """A batch or device count of 0 is refused where it is written, not where it divides."""
+POSITIVE = ("num_devices", "num_threads", "micro_batch", "generate_shard", "evaluate_batch", "peak_tflops", "mfu", "memory_gb")
+
+
+@pytest.mark.parametrize("field", POSITIVE)
+def test_counts_and_speeds_are_positive(field: str) -> None:
+    """A batch, a device count or a speed of 0 is refused where it is written, not where it divides."""
     with pytest.raises(RecipeError, match=rf"Machine\.{field}: Input should be greater than 0 \(found 0\)"):
         load("cpu").model_copy(update={field: 0})
+
+
+def test_thread_counts_that_torch_cannot_take_are_refused() -> None:
+    """An absurd number of threads is refused where it is written; it would end every stage with torch's traceback."""
+    with pytest.raises(RecipeError, match=r"Machine\.num_threads: Input should be less than or equal to 4096"):
+        load("cpu").model_copy(update={"num_threads": 10**9})
 
 
 def test_a_kind_that_is_not_named_takes_all_slots_only_where_it_uses_devices() -> None:

@@ -216,7 +216,7 @@ def tables(
     format: Annotated[
         Literal["text", "json", "markdown", "latex", "paper", "csv"], typer.Option("--format", help="How to print; paper: one LaTeX table.")
     ] = "text",
-    write: Annotated[bool, typer.Option("--write", help="Renew the files in RUN/tables instead.")] = False,
+    write: Annotated[bool, typer.Option("--write", help="Renew the files in RUN/tables, of every format, instead.")] = False,
 ) -> None:
     """Rebuild the tables from the committed records alone."""
     if write:
