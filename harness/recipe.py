@@ -79,7 +79,7 @@ class Recipe(Strict):
     sft: Finetuning | None = None
     """Fine-tuning before self-play, in full even with `lora`; None: `sft_model` is the row `sft` as it is."""
     controls: dict[str, Finetuning] = {}
-    """More fine-tuning of `sft`, each a row of the tables beside the iterations."""
+    """Further SFT of `sft`, each a row of the tables beside the iterations."""
     rivals: dict[str, PairTraining] = {}
     """Training on pairs outside of self-play, such as DPO, each a row."""
     anchors: dict[str, Anchor] = {}

@@ -2,7 +2,7 @@
 
 A base model reads text of which half the responses are corrupted; a short fine-tuning on clean responses leaves it far from the
 source in a systematic way that can be learned: many answers are valid, and it still gives corrupted ones. Self-play and the control
-(as many gradient steps of more fine-tuning) then train on the same 1,500 clean responses. results/tiny/SEARCH.md tells how this
+(as many gradient steps of further SFT) then train on the same 1,500 clean responses. results/tiny/SEARCH.md tells how this
 setting was found, and that no setting was found in which self-play beats a well-tuned control.
 """
 

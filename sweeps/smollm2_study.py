@@ -1,4 +1,4 @@
-"""The rows of `tiny-study` on a real model, one seed: SmolLM2-135M-Instruct against more SFT, DPO and the losses that came after SPIN.
+"""The rows of `tiny-study` on a real model, one seed: SmolLM2-135M-Instruct against further SFT, DPO and the losses that came after SPIN.
 
 With 32 prompts and a few questions a task it shows that every path works on a real model and real preferences, not which one is better.
 DPO reads the same rows of ultrafeedback_binarized, of which one is left out: its two answers are the same. Only open_llm is asked:
@@ -71,6 +71,6 @@ t_spin = replace(
 
 sweep = Sweep(
     name="smollm2-study",
-    summary="SmolLM2-135M, one seed: SPIN against more SFT, DPO, the hinge loss, SPACE and T-SPIN",
+    summary="SmolLM2-135M, one seed: SPIN against further SFT, DPO, the hinge loss, SPACE and T-SPIN",
     variants={"spin": (spin,), "hinge": (hinge,), "space": (space,), "t-spin": (t_spin,)},
 )

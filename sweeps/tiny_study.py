@@ -1,8 +1,8 @@
-"""SPIN at a scale where everything can be run: `tiny` under five seeds, against more SFT, DPO and the losses that came after it.
+"""SPIN at a scale where everything can be run: `tiny` under five seeds, against further SFT, DPO and the losses that came after it.
 
     spin     the recipe itself, and beside its iterations the rows
-             control          more SFT, as many gradient steps as all iterations together (each of tiny's controls)
-             control-compute  more SFT, as many FLOPs as all iterations together, generation and opponent included: 413 steps, fewer
+             control          further SFT, as many gradient steps as all iterations together (each of tiny's controls)
+             control-compute  further SFT, as many FLOPs as all iterations together, generation and opponent included: 413 steps, fewer
                               than control's 464, since a batch of SFT here has twice the prompts of a batch of pairs
              dpo              DPO on preferences (valid against slightly wrong), about as many gradient steps as all iterations together
              iter0-longer     iteration 0's own pairs, about as many gradient steps as all iterations together
@@ -76,6 +76,6 @@ t_spin = variant(
 
 sweep = Sweep(
     name="tiny-study",
-    summary="tiny under five seeds: SPIN against more SFT, DPO, the hinge loss, SPACE and T-SPIN",
+    summary="tiny under five seeds: SPIN against further SFT, DPO, the hinge loss, SPACE and T-SPIN",
     variants={"spin": seeded(spin, SEEDS), "hinge": seeded(hinge, SEEDS), "space": seeded(space, SEEDS), "t-spin": seeded(t_spin, SEEDS)},
 )

@@ -50,7 +50,7 @@ def test_chat_settings_bear_identity_only_where_stated() -> None:
 
 
 def test_how_the_opponent_is_scored_bears_identity_in_bf16_alone() -> None:
-    """Other packings of the opponent moved bf16 margins by nats, fp32's by nothing that shows; plain fine-tuning has no opponent."""
+    """Other packings of the opponent moved bf16 margins by nats, fp32's by nothing that shows; further SFT has no opponent."""
     baselines = {stage.path: stage.versions for stage in plan(load("zephyr-7b-baselines")) if stage.kind == "train"}
     assert {path for path, versions in baselines.items() if "opponent" not in versions} == {
         f"{row}/train" for row in load("zephyr-7b-baselines").controls

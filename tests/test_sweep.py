@@ -36,7 +36,7 @@ def test_variants_share_and_differ(sweep: Sweep) -> None:
 
 
 def test_tiny_study_asks_what_the_issue_asks() -> None:
-    """Promise: five seeds of SPIN, hinge, SPACE and T-SPIN; beside SPIN more SFT at equal steps and at equal compute, and DPO."""
+    """Promise: five seeds of SPIN, hinge, SPACE and T-SPIN; beside SPIN further SFT at equal steps and at equal compute, and DPO."""
     study, tiny = load("tiny-study"), load_recipe("tiny")
     assert list(study.variants) == ["spin", "hinge", "space", "t-spin"]
     assert {len(recipes) for recipes in study.variants.values()} == {5}

@@ -1,4 +1,4 @@
-"""Rows beside self-play: more SFT, DPO on preferences, DPO after an iteration, more epochs on iteration 0's pairs."""
+"""Rows beside self-play: further SFT, DPO on preferences, DPO after an iteration, more epochs on iteration 0's pairs."""
 
 from __future__ import annotations
 
