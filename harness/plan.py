@@ -34,8 +34,8 @@ from harness.recipe import Benchmark, Finetuning, Lora, ModelRef, PairTraining, 
 from harness.rows import iteration_of, rows
 
 PIPELINE_VERSIONS = {"train": 1, "generate": 1, "evaluate": 1, "verdicts": 1, "model": 1, "prompts": 1, "preferences": 1}
-BF16_OPPONENT_VERSION = 2
-"""2: scored in the micro-batches of the first epoch. Other packings, as before, moved each margin by a nat or so in bf16, not in fp32."""
+BF16_OPPONENT_VERSION = 3
+"""3: scored in the micro-batches of every epoch, 2: of the first. Other packings move each margin by a nat or so in bf16, not in fp32."""
 SCORED = ("evaluate", "verdicts")
 """Kinds of stages that leave a score of each of their benchmark's tasks."""
 

@@ -155,10 +155,10 @@ class _TokenLogps(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         logits, targets, norms = ctx.saved_tensors
         num = _num_rows(logits)
-        for part, norm, scale in zip(*(torch.split(x, num) for x in (logits, norms, gradient)), strict=True):
-            softmax = part if part.dtype == torch.float32 else part.float()
-            part.copy_(softmax.sub_(norm[:, None]).exp_().mul_(-scale[:, None]))
-        logits.scatter_add_(1, targets[:, None], gradient[:, None].to(logits.dtype))
+        for part, target, norm, scale in zip(*(torch.split(x, num) for x in (logits, targets, norms, gradient)), strict=True):
+            softmax = (part if part.dtype == torch.float32 else part.float()).sub_(norm[:, None]).exp_()
+            softmax.scatter_add_(1, target[:, None], torch.full_like(norm, -1.0)[:, None])  # before rounding: 1 - p may be tiny
+            part.copy_(softmax.mul_(-scale[:, None]))
         return logits, None
 
 

@@ -39,7 +39,7 @@ from harness.machine import Machine
 from harness.training.batches import Batches, plan_steps, share_prompts
 from harness.training.checkpoints import has_state, load_state, refuse_damaged, remove_state, save_checkpoint, save_state
 from harness.training.global_batch import Objective, check_finite, check_start, gather, not_finite, pair_logps, rewards
-from harness.training.opponent import Logps, has_scores, score_opponent
+from harness.training.opponent import Logps, has_scores, keys_of, score_opponent
 from harness.training.own_objectives import checked
 from harness.training.pairs import Pair, read_pairs
 from harness.training.policy import load_policy, make_optimizer, make_scheduler, open_accelerator
@@ -152,7 +152,8 @@ def _opponent(training: Training, out: Path, identity: str, told_to_stop: Callab
         training.scorer,
         batches.encode,
         batches.rounds(),
-        len(batches.shared),
+        batches.num_scored,
+        precision=training.settings.precision,
         out=out,
         identity=identity,
         machine=training.machine,
@@ -232,7 +233,8 @@ def _backward(training: Training, mine: Sequence[Sequence[Group]], opponent: Map
     parts = []
     for groups in mine:
         with training.accelerator.accumulate(training.scorer):
-            logps = pair_logps(training.scorer(groups), groups, opponent, counts.mean_real_tokens, num_generated)
+            fixed = [opponent[key] for key in keys_of(groups, training.settings.precision)] if opponent else []
+            logps = pair_logps(training.scorer(groups), groups, fixed, counts.mean_real_tokens, num_generated)
             training.accelerator.backward(training.loss(logps, training.settings.beta).mean())
         parts.append(logps)
     return parts

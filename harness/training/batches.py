@@ -99,14 +99,21 @@ class Batches(NamedTuple):
         return self._micro_batches(batch)[rank :: self.num_processes]
 
     def rounds(self) -> Iterator[list[Sequence[int]]]:
-        """Every group once: the micro-batches of the first epoch's steps, then those of what its steps leave out; a list is one for each
-        process, the last may have fewer."""
-        num_steps = min(self.schedule.num_steps, self.schedule.steps_per_epoch)
-        batches = [self.of_step(step) for step in range(num_steps)]
-        left = set(range(len(self.shared))).difference(*batches)
-        micro_batches = [one for batch in (*batches, self.by_length(left)) for one in self._micro_batches(batch)]
+        """What the opponent scores, as lists of a micro-batch for each process, the last may have fewer: in bf16 those of all steps; else
+        every group once, in those of the first epoch's steps, then what these leave out."""
+        if self.settings.precision == "bf16":
+            batches = [self.of_step(step) for step in range(self.schedule.num_steps)]
+        else:
+            steps = [self.of_step(step) for step in range(min(self.schedule.num_steps, self.schedule.steps_per_epoch))]
+            batches = [*steps, self.by_length(set(range(len(self.shared))).difference(*steps))]
+        micro_batches = [one for batch in batches for one in self._micro_batches(batch)]
         for start in range(0, len(micro_batches), self.num_processes):
             yield micro_batches[start : start + self.num_processes]
+
+    @property
+    def num_scored(self) -> int:
+        """Groups in all `rounds` together."""
+        return self.schedule.num_steps * self.schedule.batch if self.settings.precision == "bf16" else len(self.shared)
 
     def _micro_batches(self, batch: Sequence[int]) -> list[Sequence[int]]:
         size = self.schedule.micro_batch

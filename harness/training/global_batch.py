@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,21 +13,21 @@ from torch.distributed.tensor import DTensor
 from harness.contracts import PairLogps
 from harness.errors import TrainingError
 from harness.lm.group_logps import Group
-from harness.training.opponent import FILE, Logps, key_of
+from harness.training.opponent import FILE, Logps
 
 Objective = Callable[[PairLogps, float], Tensor]
 
 STEP_0_TOLERANCE = {"fp32": 0.02, "bf16": 1.0}
-"""How far the mean margin may be from 0 before the first step, in nats: what two batchings of the same model may differ by."""
+"""How far margins may be from 0 before the first step, as the root of their mean square in nats: what float noise may come to."""
 
 
 def pair_logps(
-    scored: Tensor, groups: Sequence[Group], opponent: Mapping[str, Logps], mean_real_tokens: Tensor, num_generated: int
+    scored: Tensor, groups: Sequence[Group], opponent: Sequence[Logps], mean_real_tokens: Tensor, num_generated: int
 ) -> PairLogps:
     """The pairs (B,) of `scored` (num_groups, num_branches): real, `num_generated` generated responses, then perhaps `proto`.
 
     A group holds `num_generated` pairs (at least 1), which follow one another: the value of its real response stands in each of them.
-    `opponent`'s values are put beside the policy's where there are any.
+    `opponent` has the opponent's values of the groups, to stand beside the policy's, or nothing.
     """
     lengths = torch.tensor([[len(branch) for branch in group.branches] for group in groups], device=scored.device)
     real, generated, proto = _by_pair(scored, num_generated)
@@ -36,7 +36,7 @@ def pair_logps(
     assert real_tokens is not None
     fixed_real, fixed_generated = None, None
     if opponent:
-        fixed = torch.tensor([opponent[key_of(group)] for group in groups], device=scored.device)
+        fixed = torch.tensor(opponent, device=scored.device)
         fixed_real, fixed_generated, _ = _by_pair(fixed, num_generated)
     return PairLogps(real, generated, fixed_real, fixed_generated, real_tokens, mean_real_tokens, proto, generated_tokens)
 
@@ -91,7 +91,7 @@ def check_start(objective: Objective, whole: PairLogps, beta: float, precision: 
     """
     if whole.opponent_real is None:
         return
-    if abs(float(whole.margin.mean())) > STEP_0_TOLERANCE[precision]:
+    if float(whole.margin.square().mean().sqrt()) > STEP_0_TOLERANCE[precision]:
         equal = whole._replace(opponent_real=whole.policy_real, opponent_generated=whole.policy_generated)
         found, expected = (float(objective(logps, beta).mean()) for logps in (whole, equal))
         raise TrainingError(

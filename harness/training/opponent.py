@@ -2,9 +2,11 @@
 
     opponent_logps.json   {"identity", "logps": {key of the token ids: [real, generated, ...]}}, in nats
 
-A group not scored yet is absent from the file. Groups are scored in the micro-batches that the first epoch trains on: what is computed
-together changes a bf16 log-probability by a nat (docs/benchmarks.md), so in any other company policy and opponent would differ before the
-first step. A killed and continued pass forms the same ones, also on another number of processes where the micro-batch is the same.
+A group not scored yet is absent from the file. Groups are scored in the micro-batches that are trained on: what is computed together
+changes a bf16 log-probability by a nat (docs/benchmarks.md), so in any other company policy and opponent would differ though their weights
+are equal. In bf16, therefore, a value belongs to its group in that micro-batch, and each epoch, whose order is another, has values of its
+own; fp32 has one value a group. A killed and continued pass forms the same micro-batches, also on another number of processes where their
+size is the same.
 """
 
 from __future__ import annotations
@@ -34,9 +36,11 @@ Logps = tuple[float, ...]
 """Summed log-probabilities of a group's branches in nats: real, then every generated response."""
 
 
-def key_of(group: Group) -> str:
-    """The sha256 of a group's token ids and of which are hidden from attention."""
-    return digest(list(group))
+def keys_of(groups: Sequence[Group], precision: str) -> list[str]:
+    """What the values of a micro-batch's groups are known by: the sha256 of each group's token ids and of which are hidden from attention,
+    in bf16 together with those of the whole micro-batch."""
+    own = [digest(list(group)) for group in groups]
+    return [digest([key, own]) for key in own] if precision == "bf16" else own
 
 
 def score_opponent(
@@ -46,14 +50,15 @@ def score_opponent(
     rounds: Iterable[Sequence[Sequence[int]]],
     num_groups: int,
     *,
+    precision: str,
     out: Path,
     identity: str,
     machine: Machine,
     told_to_stop: Callable[[], bool],
 ) -> dict[str, Logps]:
-    """{key: log-probabilities} of all `num_groups` groups, under `scorer` as it is now.
+    """{key: log-probabilities} of the groups of all `rounds`, `num_groups` together, under `scorer` as it is now.
 
-    A round of `rounds` has a batch of groups for each process, or fewer; `encode` gives a group. What `out` already holds under the same
+    A round has a batch of groups for each process, or fewer; `encode` gives a group. What `out` already holds under the same
     `identity` is kept. Every process returns all of them. Where a process is told to stop, all save and leave. Raises `TrainingError`
     for a value that is not finite.
     """
@@ -63,7 +68,7 @@ def score_opponent(
     with progress("opponent log-probabilities", num_groups, "prompts") as advance:
         for batches in rounds:
             mine = [encode(index) for index in batches[min(accelerator.process_index, len(batches) - 1)]]
-            keys = [key_of(group) for group in mine]
+            keys = keys_of(mine, precision)
             if is_new or not all(gather_object([known.keys() >= {*keys}])):  # every process scores equally often
                 known.update(gather_object(list(zip(keys, _score(scorer, mine), strict=True))))
             is_stop = agree(accelerator, Wish.STOP if told_to_stop() else Wish.GO_ON) == Wish.STOP
@@ -74,7 +79,7 @@ def score_opponent(
                     last_saved = time.monotonic()
             if is_stop:
                 accelerator.wait_for_everyone()
-                leave(accelerator, f"the opponent's log-probabilities of {len(known)} prompts are saved")
+                leave(accelerator, f"{len(known)} of the opponent's log-probabilities are saved")
     if accelerator.is_main_process:
         _write(out / FILE, identity, known)
     accelerator.wait_for_everyone()

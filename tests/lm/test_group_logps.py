@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, Gemm
 
 import harness.lm.group_logps
 from harness.errors import InputError
-from harness.lm.group_logps import Group, GroupScorer, group_logps, score_groups, shares_prompts
+from harness.lm.group_logps import Group, GroupScorer, _TokenLogps, group_logps, score_groups, shares_prompts
 from harness.machine import load as machine
 from harness.plan import plan
 from harness.recipe import load
@@ -120,6 +120,20 @@ def test_autocast_follows_fp32(dtype: torch.dtype, tolerance: float) -> None:
     found = torch.autograd.grad(logps.sum(), list(model.parameters()))
     whole = [torch.cat([g.flatten() for g in some]) for some in (found, exact)]
     assert relative_error(whole[0], whole[1]) < tolerance
+
+
+@pytest.mark.parametrize("rest", [0.1, 0.01, 0.001])
+def test_confident_tokens_keep_their_gradient_in_bf16(rest: float) -> None:
+    """Promise: the gradient of a logit whose token has probability 1 - `rest` is right to bf16's own rounding, however small `rest` is."""
+    vocabulary, scale = 64, 0.37
+    logits = torch.zeros(1, vocabulary)
+    logits[0, 5] = math.log((1 - rest) / rest * (vocabulary - 1))
+    rounded = logits.bfloat16().requires_grad_()
+    exact = rounded.detach().float().requires_grad_()
+    logp = _TokenLogps.apply(rounded * 1, torch.tensor([5]))
+    (scale * logp.sum()).backward()
+    (scale * exact.log_softmax(dim=1)[0, 5]).backward()
+    torch.testing.assert_close(rounded.grad.float(), exact.grad, rtol=2**-7, atol=0.0)
 
 
 @pytest.mark.parametrize("config", [Gemma2Config(**SIZES, head_dim=8), Gemma3TextConfig(**SIZES, head_dim=8)], ids=["gemma2", "gemma3"])

@@ -28,11 +28,11 @@ from harness.contracts import Demonstration
 from harness.contracts.stage_specs import TrainSpec
 from harness.errors import STOPPED_EXIT, InputError, MachineError, RecipeError, TrainingError
 from harness.files import dump, hash_file, read_model
-from harness.lm.group_logps import Group, group_logps
+from harness.lm.group_logps import Group, GroupScorer, group_logps
 from harness.machine import Machine
 from harness.recipe import Optimizer
 from harness.training.batches import plan_steps
-from harness.training.opponent import key_of
+from harness.training.opponent import keys_of
 from harness.training.pairs import Encoding, Pair, encode_pair, write_demonstrations
 from harness.training.policy import load_policy, merged
 from tests import ROOT
@@ -446,25 +446,63 @@ def test_opponent_is_scored_once(inputs: dict[str, Path], tmp_path: Path, monkey
     assert harness.training.opponent._read(out / "opponent_logps.json", "other inputs") == {}
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_opponent_is_scored_in_the_company_it_is_trained_in(
-    precision: str, inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def with_company(forward: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """`GroupScorer.forward`, but what is scored together moves a log-probability by nats, as bf16 does on a GPU."""
+
+    def moved(scorer: Any, groups: list[Group]) -> torch.Tensor:
+        scores = forward(scorer, groups)
+        others = groups[::-1]
+        noise = [
+            [float(len(groups) * len(own.branches[0]) + 3 * len(other.prompt)), 0.0] for own, other in zip(groups, others, strict=True)
+        ]
+        return scores + torch.tensor(noise)
+
+    return moved
+
+
+def test_bf16_opponents_are_scored_in_the_company_they_are_trained_in(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Promise: what is computed together changes a log-probability by float noise, in bf16 much; it is the same for policy and opponent,
-    so that before the first step every margin is 0; a group that the first epoch leaves out is scored too."""
+    """Promise: in bf16 what is computed together moves a log-probability; it moves policy and opponent alike in every epoch, so that every
+    margin stays 0 while the weights do, also where the micro-batch is another when the work goes on."""
+    monkeypatch.setattr(GroupScorer, "forward", with_company(GroupScorer.forward))
+    still = spec(precision="bf16", beta=5.0, learning_rate=0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(harness.stages.train, "_step", failing_at(harness.stages.train._step, 0))
+        with pytest.raises(KeyboardInterrupt):
+            train(inputs, tmp_path / "out", still, machine(micro_batch=1))
+    _, log = train(inputs, tmp_path / "out", still, machine())
+    assert [line["epoch"] for line in log] == [0, 0, 1, 1]
+    assert [line["margin"] for line in log] == [0.0] * 4
+    assert log[-1]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+
+
+def test_fp32_opponents_are_scored_once(inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: fp32 has one value a group for all epochs, made in the first one's micro-batches; what that leaves out is scored too."""
     scored: list[list[str]] = []
     score = harness.training.opponent._score
 
     def watched(scorer: Any, groups: list[Group]) -> Any:
-        scored.append([key_of(group) for group in groups])
+        scored.append(keys_of(groups, "fp32"))
         return score(scorer, groups)
 
     monkeypatch.setattr(harness.training.opponent, "_score", watched)
-    _, log = train(inputs, tmp_path / "out", spec(precision=precision, beta=5.0), machine())
+    _, log = train(inputs, tmp_path / "out", spec(beta=5.0), machine())
     assert [len(batch) for batch in scored] == [2, 2, 2, 2, 2]
     assert len({key for batch in scored for key in batch}) == NUM_PAIRS
     assert log[0]["margin"] == 0.0
-    assert log[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+
+
+def test_margins_that_cancel_out_are_noticed(inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: opponents that are wrong by as much up as down stop the run before the first step, though the mean margin is 0."""
+    score = harness.training.opponent._score
+
+    def shaken(scorer: Any, groups: list[Group]) -> Any:
+        return [(real + 3 * (-1) ** i, own) for i, (real, own) in enumerate(score(scorer, groups))]
+
+    monkeypatch.setattr(harness.training.opponent, "_score", shaken)
+    with pytest.raises(TrainingError, match=r"expected 0\.6931"):
+        train(inputs, tmp_path / "out", spec(), machine())
 
 
 def test_wrong_opponent_is_noticed(inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

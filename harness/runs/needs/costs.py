@@ -5,7 +5,7 @@ Hours of training and scoring follow from the machine's `peak_tflops` and `mfu`,
 `generate_tokens_per_second`. Lengths are the recipe's `sizes`, without padding. Training works on all devices, generation on those
 of its engines, evaluation on one.
 
-Our training counts a pair's prompt once, and the opponent once an iteration: for zephyr-7b's iteration 0 (50k pairs twice,
+Our training counts a pair's prompt once, and the opponent once an epoch: for zephyr-7b's iteration 0 (50k pairs twice,
 170 + 280 + 220 tokens) 3.4e18 FLOPs. The released code encodes the prompt with each response and asks the opponent in every step:
 8 FLOPs a parameter for 840 tokens a pair, 4.9e18, in the paper's 4.32 h on 8 A100s 39 TFLOPS a device, an mfu of 0.125 without
 padding. At the mfu of 0.35 assumed for `a100x8` our estimate is a quarter of the paper's time; neither is a measurement of ours.
@@ -145,7 +145,7 @@ def _generate(recipe: Recipe, stage: Stage, machine: Machine) -> Work:
 
 
 def _train(recipe: Recipe, stage: Stage, machine: Machine) -> Work:
-    """Policy forward and backward over every pair seen, and the opponent's forward, where it is read, once over each pair."""
+    """Policy forward and backward over every pair seen, and the opponent's forward, where it is read: `_opponent_pairs`."""
     spec, sizes = TrainSpec.model_validate(stage.spec), recipe.sizes
     iterations = sum(role.startswith("responses") for role in stage.inputs)
     sharing = max(iterations, 1) if spec.grouping == "groups" else 1  # pairs that share one prompt and one real response
@@ -153,8 +153,14 @@ def _train(recipe: Recipe, stage: Stage, machine: Machine) -> Work:
     pairs = _num_prompts(recipe, stage) * max(iterations, 1)
     steps = spec.num_steps or spec.stop_after_epochs * (pairs // spec.global_batch_size)
     tokens = steps * spec.global_batch_size * row
-    flops = sizes.num_parameters * (6 * tokens + (2 * pairs * row if has_opponent(spec.objective) else 0))
+    scored = _opponent_pairs(spec.precision, pairs, steps * spec.global_batch_size) if has_opponent(spec.objective) else 0
+    flops = sizes.num_parameters * (6 * tokens + 2 * scored * row)
     return Work(checkpoint_gb(recipe), tokens, flops, _compute_hours(stage, machine, flops))
+
+
+def _opponent_pairs(precision: str, pairs: int, seen: int) -> int:
+    """Pairs of the opponent's pass: each once, or in bf16 each time that it is seen (harness/training/opponent.py)."""
+    return seen if precision == "bf16" else pairs
 
 
 def _num_prompts(recipe: Recipe, stage: Stage) -> int:
@@ -241,6 +247,7 @@ def steps_at_equal_flops(recipe: Recipe, global_batch_size: int) -> int:
     spent = 0.0
     for t, iteration in enumerate(recipe.iterations):
         generation = 2 * num * (sizes.prompt_tokens + sizes.generated_tokens)
-        opponent = 2 * num * len(iteration.pairs_from) * row
-        spent += generation + opponent + 6 * steps_of(recipe, t) * recipe.global_batch_size * row
+        seen = steps_of(recipe, t) * recipe.global_batch_size
+        opponent = 2 * _opponent_pairs(recipe.precision, num * len(iteration.pairs_from), seen) * row
+        spent += generation + opponent + 6 * seen * row
     return round(spent / (6 * global_batch_size * (sizes.prompt_tokens + sizes.real_tokens)))
