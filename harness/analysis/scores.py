@@ -250,6 +250,7 @@ def other_opponents(against: str) -> str:
 
 
 NO_SUBTASKS = "no interval: the score is a mean over subtasks, and its record does not tell which question belongs to which"
+ALL_TOGETHER = "no interval: the metric is one of all questions together, no mean of their values"
 OTHER_QUESTIONS = "no interval: the two rows were scored on different questions"
 
 
@@ -261,14 +262,26 @@ def difference_of(ours: Score | None, theirs: Score | None, against: str, column
         return Difference(None, f"no difference from {against}: made under other rules")
     if ours.value is None or theirs.value is None:
         return Difference(None)
+    if is_of_all(ours) or is_of_all(theirs):
+        return Difference(_plain(ours.value - theirs.value, min(ours.n, theirs.n)), ALL_TOGETHER)
     is_share = _unit(column, ours.metric) == "percent"
     paired = paired_difference(ours.values, theirs.values, column.cluster, strata_of(ours) or strata_of(theirs), is_share=is_share)
     if paired.difference is None:
         return Difference(None, f"no difference from {against}: no question is scored in both")
     if ours.n_unscored or theirs.n_unscored or math.isclose(ours.value - theirs.value, paired.difference, rel_tol=1e-3, abs_tol=1e-3):
         return Difference(paired)
-    plain = Paired(ours.value - theirs.value, None, None, paired.n, None, "difference of the scores")
-    return Difference(plain, NO_SUBTASKS if set(ours.values) == set(theirs.values) else OTHER_QUESTIONS)
+    note = NO_SUBTASKS if set(ours.values) == set(theirs.values) else OTHER_QUESTIONS
+    return Difference(_plain(ours.value - theirs.value, paired.n), note)
+
+
+def _plain(difference: float, n: int) -> Paired:
+    """A difference of two scores of which no more can be said."""
+    return Paired(difference, None, None, n, None, "difference of the scores")
+
+
+def is_of_all(score: Score) -> bool:
+    """Whether a score is made of all questions together (MCC, a corpus' F1): no question has a value of its own."""
+    return score.value is not None and all(value is None for value in score.values.values())
 
 
 def strata_of(score: Score) -> Strata | None:

@@ -73,9 +73,12 @@ def mean_interval(
 ) -> Interval | None:
     """The 95 % interval of `value`, a mean of `values` or of their subtasks' means: exact for a share of right answers, else `t_of`.
 
-    Without `is_share` values of 0 and 100 are no wrong and right answers: nats that are all 0 have no interval.
+    Without `is_share` values of 0 and 100 are no wrong and right answers: nats that are all 0 have no interval. A score of no question's
+    own values (a metric of all questions together) has none.
     """
     known = np.array([one for one in values.values() if one is not None], dtype=np.float64)
+    if not len(known):
+        return None
     if value is None or cluster is not None or not is_share or not is_binary(known):
         return None if value is None else t_of(values, cluster)
     n, is_plain = float(len(known)), math.isclose(value, float(known.mean()), abs_tol=1e-9)

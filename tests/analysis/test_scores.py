@@ -9,13 +9,16 @@ from pathlib import Path
 import pytest
 
 from harness.analysis import scores as scores_module
-from harness.analysis.scores import OTHER_QUESTIONS, difference_of, load_scores, task_columns
-from harness.artifact import DONE_FILE
+from harness.analysis.scores import ALL_TOGETHER, OTHER_QUESTIONS, difference_of, load_scores, task_columns
+from harness.artifact import DONE_FILE, RECIPE_FILE, RunDir
+from harness.contracts import Score
 from harness.errors import InputError
-from harness.recipe import Recipe, Task, load, replace
+from harness.files import dump, write_atomic
+from harness.plan import plan
+from harness.recipe import Benchmark, Recipe, Task, load, replace
 from harness.report.head_to_head import compare, parse_side
 from harness.report.tables import collect, combine
-from tests.synthetic_runs import Values, questions, score_of, small_recipe, write_run
+from tests.synthetic_runs import Values, finish, questions, score_of, small_recipe, write_run
 
 
 @pytest.fixture
@@ -149,3 +152,32 @@ def test_rows_scored_on_different_questions_have_no_interval() -> None:
     assert found.note == OTHER_QUESTIONS
     assert found.paired is not None
     assert (found.paired.difference, found.paired.low) == (pytest.approx(100 / 6), None)
+
+
+def lm_eval_run(path: Path, score: Callable[[str], Score]) -> Path:
+    """A run whose one task is lm-eval's, with the score that `score` makes of a row's name."""
+    made = replace(
+        small_recipe(), name="lm-eval", benchmarks=(Benchmark(name="lm_eval", protocol="own", tasks=(Task(name=score("").task),)),)
+    )
+    run = RunDir(path)
+    write_atomic(path / RECIPE_FILE, dump(made))
+    for stage in plan(made):
+        row, _, benchmark = stage.path.partition("/eval/")
+        finish(run, stage, {f"scores/{score(row).task}.json": dump(score(row))} if benchmark else {"log.jsonl": b""})
+    return path
+
+
+def test_a_metric_of_all_questions_together_has_no_interval(tmp_path: Path) -> None:
+    """Promise: a score without a question's own value is in the table, its difference is that of the scores, a note says why no more."""
+
+    def f1(row: str) -> Score:
+        return Score(
+            benchmark="lm_eval", task="mrpc", metric="f1,none", value=60.0 + len(row), stderr=None, n=40, protocol={"unit": "percent"}
+        )
+
+    table = collect(lm_eval_run(tmp_path / "run", f1))
+    cell = table.cell("control", "mrpc")
+    assert (cell.status, cell.value, cell.low, cell.high, cell.notes) == ("scored", 67.0, None, None, (ALL_TOGETHER,))
+    assert cell.delta is not None
+    assert (cell.delta.difference, cell.delta.low, cell.delta.p, cell.delta.n) == (4.0, None, None, 40)
+    assert compare(parse_side(f"{tmp_path}/run:sft"), parse_side(f"{tmp_path}/run:control"), 0).tasks[0].note == ALL_TOGETHER

@@ -33,6 +33,7 @@ def test_nothing_scored_is_unknown() -> None:
     """No scored question gives no value, and one gives no error."""
     assert estimate(numbered([None, None])) == Estimate(None, None, 0, 2)
     assert estimate(numbered([5.0])) == Estimate(5.0, None, 1, 0)
+    assert mean_interval({}, 62.0, None) is mean_interval(numbered([None, None]), 62.0, 1.0) is None
 
 
 def test_equal_values_have_no_error() -> None:
