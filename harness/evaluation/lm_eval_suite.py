@@ -16,6 +16,7 @@ from statistics import fmean, variance
 from typing import Any, NamedTuple
 
 import datasets
+import numpy as np
 from lm_eval.api.model import LM
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.evaluator import evaluate
@@ -26,6 +27,7 @@ from harness.errors import RecipeError, suggest
 from harness.evaluation import tiny_tasks as procedural_tasks
 from harness.evaluation.lm_eval_model import SharedPromptLM, backend_of
 from harness.evaluation.lm_eval_tasks import Definition, load_definition, set_up
+from harness.evaluation.statistics import pooled_variance
 from harness.recipe import Task
 
 
@@ -204,15 +206,16 @@ def standard_error(strata: Sequence[Sequence[float]], *, by_size: bool = False) 
     """The standard error of the mean of the strata's means (`by_size`: of all values), from sample variances; None for
     less than two values, and where no value differs from its stratum's others.
 
-    Where a stratum has a single value its variance is unknown: all values then count as one sample, which overstates it.
+    Where a stratum has a single value, whose variance is unknown, all take that within the strata: `pooled_variance`.
     """
-    if any(len(values) < 2 for values in strata):
-        strata = [[value for values in strata for value in values]]
-    if not strata or len(strata[0]) < 2:
-        return None
     total = sum(map(len, strata))
     weights = [len(values) / total if by_size else 1 / len(strata) for values in strata]
-    return math.sqrt(sum(w * w * variance(values) / len(values) for w, values in zip(weights, strata, strict=True))) or None
+    if any(len(values) < 2 for values in strata):
+        pooled, _ = pooled_variance([np.array(values, dtype=np.float64) for values in strata])
+        variances = [pooled or 0.0] * len(strata)
+    else:
+        variances = [variance(values) for values in strata]
+    return math.sqrt(sum(w * w * v / len(values) for w, v, values in zip(weights, variances, strata, strict=True))) or None
 
 
 def _by_id(questions: Sequence[Question]) -> dict[str, float | None]:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from harness.evaluation.statistics import Cluster, Floats, Interval, groups_of, is_binary, mean_stderr, t_quantile
+from harness.evaluation.statistics import Cluster, Floats, Interval, groups_of, is_binary, mean_stderr, pooled_variance, t_quantile
 
 
 class Strata(NamedTuple):
@@ -134,16 +134,17 @@ def _around(difference: float, centre: float, stderr: float | None, dof: float, 
 def _stratified(parts: Sequence[Floats], *, by_size: bool, is_binary: bool) -> Paired:
     """The mean of the subtasks' mean differences, weighted alike or by their questions, with a t interval (Satterthwaite 1946).
 
-    0/100 values: Bonett and Price's one gained and one lost answer are shared out by weight. Where a subtask has a single question its
-    variance is unknown: all questions then count as one sample, which overstates it.
+    0/100 values: Bonett and Price's one gained and one lost answer are shared out by weight. Where a subtask has a single question, whose
+    variance is unknown, all take that within the subtasks: `pooled_variance`, with the same weights.
     """
     total = sum(map(len, parts))
     weights = [len(part) / total if by_size else 1 / len(parts) for part in parts]
     difference = math.fsum(weight * float(part.mean()) for weight, part in zip(weights, parts, strict=True))
     method = f"t interval, {len(parts)} subtasks{' by size' if by_size else ''}"
     if any(len(part) < 2 for part in parts):
-        _, stderr, dof = mean_stderr(np.concatenate(parts), [str(i) for i in range(total)])
-        return _student(difference, stderr, dof, total, method)
+        variance, dof = pooled_variance(parts)
+        spread = math.fsum(w * w / len(part) for w, part in zip(weights, parts, strict=True))
+        return _student(difference, None if variance is None else math.sqrt(variance * spread), dof, total, method)
     if not is_binary:
         errors = [(w * math.sqrt(float(part.var(ddof=1)) / len(part)), len(part) - 1.0) for w, part in zip(weights, parts, strict=True)]
         return _student(difference, *_combined(errors), total, method)

@@ -168,6 +168,21 @@ def mean_stderr(values: Floats, groups: Sequence[str]) -> tuple[float, float | N
     return mean, math.sqrt(num_groups / (num_groups - 1) * squares) / len(values), num_groups - 1.0
 
 
+def pooled_variance(strata: Sequence[Floats]) -> tuple[float | None, float]:
+    """(variance within the strata, its degrees of freedom): the squares about their means over sum(n_i - 1).
+
+    Strata of a single value each are one sample, whose variance holds what they differ in. None for less than two values, and where no
+    value differs from its stratum's others.
+    """
+    strata = strata if any(len(values) > 1 for values in strata) else [np.concatenate(strata)] if strata else []
+    dof = float(sum(len(values) - 1 for values in strata))
+    squares = math.fsum(math.fsum(((values - values.mean()) ** 2).tolist()) for values in strata)
+    total, largest = sum(map(len, strata)), max((float(np.abs(values).max()) for values in strata), default=0.0)
+    if dof < 1 or math.sqrt(squares) <= 1e-12 * max(1.0, largest) * total:
+        return None, 0.0  # equal values: what is left is rounding
+    return squares / dof, dof
+
+
 def groups_of(ids: Sequence[str], cluster: Cluster | None) -> list[str]:
     return [cluster(key) if cluster else key for key in ids]
 

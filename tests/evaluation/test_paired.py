@@ -148,6 +148,29 @@ def test_intervals_over_subtasks_cover(num_subtasks: int, size: int, rate: float
     assert covered / 200 >= 0.92
 
 
+def test_a_subtask_of_one_question_takes_the_others_variance() -> None:
+    """Promise: 56 subjects of 100 questions and one of 1, weighted alike, err by 0.0219 of the questions' spread; by size by 0.0134."""
+    values = numbered([1.0, -1.0] * 2800 + [1.0])
+    strata, zero = Strata({key: str(int(key) // 100) for key in values}), dict.fromkeys(values, 0.0)
+    spread = math.sqrt(5600 / 5544)
+    alike, by_size = (paired_difference(values, zero, strata=one) for one in (strata, strata._replace(by_size=True)))
+    assert (alike.stderr, alike.dof) == (pytest.approx(spread * math.sqrt(56 / 100 + 1) / 57), 5544.0)
+    assert alike.stderr == pytest.approx(0.0219 * spread, rel=5e-3)
+    assert by_size.stderr == pytest.approx(spread / math.sqrt(5601))
+    single = paired_difference(numbered([1.0, 2.0, 4.0]), numbered([0.0] * 3), strata=Strata({str(i): str(i) for i in range(3)}))
+    assert (single.stderr, single.dof) == (pytest.approx(math.sqrt(7 / 3 / 3)), 2.0)
+
+
+def test_intervals_over_subtasks_cover_with_one_of_a_single_question() -> None:
+    """Nine subjects of 20 questions and one of 1: one sample of all covers 79 %."""
+    draw, ids = np.random.default_rng(5), [str(i) for i in range(181)]
+    strata, zero, covered = Strata({key: str(int(key) // 20) for key in ids}), dict.fromkeys(ids, 0.0), 0
+    for _ in range(500):
+        found = paired_difference(dict(zip(ids, draw.normal(size=181).tolist(), strict=True)), zero, strata=strata)
+        covered += found.low <= 0 <= found.high  # type: ignore[operator]
+    assert 0.93 <= covered / 500 <= 0.975
+
+
 def test_mean_of_differences_is_narrower_than_its_parts() -> None:
     """Two tasks of equal error: stderr falls by sqrt(2), degrees of freedom add up (Satterthwaite)."""
     draw = np.random.default_rng(3)

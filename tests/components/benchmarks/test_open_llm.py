@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 
@@ -200,5 +201,7 @@ def test_the_standard_error_of_a_mean_over_subjects_adds_their_variances() -> No
     assert lm_tasks.standard_error([[0.0, 100.0], [100.0, 100.0, 100.0, 100.0]], by_size=True) == pytest.approx(50.0 / 3)
     assert lm_tasks.standard_error([[0.0], [100.0]]) == pytest.approx(50.0)
     assert lm_tasks.standard_error([[0.0]]) is None
+    assert lm_tasks.standard_error([[0.0, 100.0], [50.0]]) == pytest.approx(math.sqrt(5000 * 1.5) / 2)
+    assert lm_tasks.standard_error([[0.0, 100.0], [50.0]], by_size=True) == pytest.approx(math.sqrt(5000 / 3))
     assert lm_tasks.standard_error([[0.0, 0.0], [100.0, 100.0]]) is None
     assert lm_tasks.standard_error([]) is None
