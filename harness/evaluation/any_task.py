@@ -177,7 +177,7 @@ def _summary(
     is_group: bool,
 ) -> Score:  # fmt: skip
     names = [*dict.fromkeys(name for name, _ in samples)]
-    results, scale = found["results"], scale_of(metric)
+    results, scale = found["results"], scale_of(metric, names[0])
     whole = results.get(task.name, {}) if is_group or names == [task.name] else {}
     of_subtasks = [float(results[name][f"{metric},{chosen}"]) * scale for name in names]
     value, error = _number(whole.get(f"{metric},{chosen}")), _number(whole.get(f"{metric}_stderr,{chosen}"))

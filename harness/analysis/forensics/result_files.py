@@ -99,7 +99,7 @@ def _lm_eval(file: Path) -> Iterator[Result]:
             if metric.endswith("_stderr") or metric in ("alias", "name", "sample_len", "sample_count"):
                 continue
             unit = ((read.get("configs", {}).get(task) or {}).get("metadata") or {}).get("unit")
-            scale = scale_of(metric) if unit is None else 100.0 if unit == "percent" else 1.0
+            scale = scale_of(metric, task) if unit is None else 100.0 if unit == "percent" else 1.0
             asked = [line for line in lines if metric in line and line.get("filter", chosen or "none") == (chosen or "none")]
             yield Result(
                 source=file.name,
@@ -157,7 +157,7 @@ def _details(file: Path) -> Iterator[Result]:
     for row in rows:
         row.update(row.pop("metrics", None) or {})
     for metric in sorted({name for row in rows for name, value in row.items() if name not in NO_METRIC and _number(value) is not None}):
-        values = [_scaled(row.get(metric), scale_of(metric)) for row in rows]
+        values = [_scaled(row.get(metric), scale_of(metric, named["task"])) for row in rows]
         known = [value for value in values if value is not None]
         yield Result(
             source=file.name,
