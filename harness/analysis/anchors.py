@@ -15,6 +15,7 @@ from harness.analysis.published import Claim
 from harness.analysis.scores import RunScores, TaskColumn, estimate_of, load_scores
 from harness.contracts import Score
 from harness.errors import RecipeError
+from harness.evaluation.units import unit_of
 from harness.paper import NOT_STATED
 from harness.recipe import Anchor, Figure, Recipe
 
@@ -127,7 +128,7 @@ def _outcome(recipe: Recipe, anchor: Anchor, column: TaskColumn, score: Score | 
     if score.value is None:
         return f"unscored{differing}"
     if score.limit is None and not score.n_unscored:
-        return f"{_all_questions(score, claim)}{differing or '; same rules'}"
+        return f"{_all_questions(score, column, claim)}{differing or '; same rules'}"
     found = estimate_of(score, column)
     if found.low is None or found.high is None:
         return f"too little spread for an interval{differing}"
@@ -136,12 +137,12 @@ def _outcome(recipe: Recipe, anchor: Anchor, column: TaskColumn, score: Score | 
     return f"{position}{differing}"
 
 
-def _all_questions(score: Score, claim: Claim) -> str:
+def _all_questions(score: Score, column: TaskColumn, claim: Claim) -> str:
     """On the full set of questions chance has no part: what differs is counted in answers."""
     assert score.value is not None
     if abs(score.value - claim.value) <= ROUNDING:
         return "equal as printed"
-    if score.benchmark == "mt_bench":
+    if unit_of(column.benchmark, column.task, score) != "percent":
         return "differs"
     return f"differs by {abs(score.value - claim.value) * score.n / 100:.0f} of {score.n} answers"
 

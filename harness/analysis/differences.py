@@ -123,7 +123,7 @@ def _rounded(value: float) -> float:
     return float(f"{value:.6g}") + 0.0
 
 
-DECIMALS = {"percent": 2, "points": 2, "nats": 3}
+DECIMALS = {"percent": 2, "points": 2, "nats": 3, "own": 3}
 ABSENT = "–"  # noqa: RUF001
 
 

@@ -12,21 +12,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 from harness.analysis.comparability import AVERAGE, LEADERBOARD_TASKS
-from harness.analysis.table_schema import Column, Unit
+from harness.analysis.table_schema import Column
 from harness.artifact import RunDir, read_recipe
 from harness.config import flatten
 from harness.contracts import Score
 from harness.contracts.run_files import read_file
 from harness.errors import InputError
 from harness.evaluation.paired import Paired, Strata, mean_of_differences, paired_difference
-from harness.evaluation.statistics import Cluster, Estimate, Interval, mean_interval, mean_of_tasks, question_of
+from harness.evaluation.statistics import Cluster, Estimate, mean_interval, mean_of_tasks, question_of
+from harness.evaluation.units import RANGES, is_less_better, is_of_all, lower_is_better, unit_of
 from harness.files import parse_model
 from harness.plan import folder_of
 from harness.recipe import Benchmark, Recipe, Task
 from harness.rows import met_by, rows
-
-LOWER_IS_BETTER = ("kl", "invalid", "held_out_nll")
-"""How the names of metrics or tasks begin where less is better."""
 
 
 class TaskColumn(NamedTuple):
@@ -198,11 +196,6 @@ def _rule_changes(ours: Mapping[str, object], theirs: Mapping[str, object]) -> I
             yield f"other rules than the rows above: {field} {ours.get(field)!r}, there {theirs.get(field)!r}"
 
 
-def lower_is_better(metric: str, task: str) -> bool:
-    """Whether less is better, by the name of the metric or of the task."""
-    return metric.startswith(LOWER_IS_BETTER) or task.startswith(LOWER_IS_BETTER)
-
-
 _AVERAGE_COLUMN = Column(
     label=AVERAGE, benchmark=None, task=AVERAGE, metric="mean of the six leaderboard tasks", unit="percent",
     lower_is_better=False, protocol=None, shots=None, limit=None, n=None,
@@ -216,8 +209,8 @@ def _column(column: TaskColumn, score: Score | None) -> Column:
         benchmark=column.benchmark.title,
         task=column.task.name,
         metric=metric,
-        unit=_unit(column, metric),
-        lower_is_better=lower_is_better(metric, column.task.name),
+        unit=unit_of(column.benchmark, column.task, score),
+        lower_is_better=is_less_better(score) if score else lower_is_better(metric, column.task.name),
         protocol=column.benchmark.protocol,
         shots=score.shots if score else column.task.shots,
         limit=score.limit if score else column.task.limit,
@@ -225,20 +218,10 @@ def _column(column: TaskColumn, score: Score | None) -> Column:
     )
 
 
-def _unit(column: TaskColumn, metric: str) -> Unit:
-    if column.benchmark.name == "mt_bench":
-        return "points"
-    return "nats" if metric.startswith(("kl", "nats")) else "percent"
-
-
-RANGES: Mapping[Unit, Interval] = {"percent": (0.0, 100.0), "points": (0.0, 10.0), "nats": (-math.inf, math.inf)}
-"""What a score can be: no interval reaches beyond it."""
-
-
 def estimate_of(score: Score, column: TaskColumn) -> Estimate:
     """A score with its error and 95 % interval; an error of 0 is an unknown one: all answers were alike."""
-    unit = _unit(column, score.metric)
-    found = mean_interval(score.values, score.value, score.stderr, column.cluster, is_share=unit == "percent")
+    unit, values = unit_of(column.benchmark, column.task, score), {} if is_of_all(score) else score.values
+    found = mean_interval(values, score.value, score.stderr, column.cluster, is_share=unit == "percent")
     least, most = RANGES[unit]
     low, high = (max(found[0], least), min(found[1], most)) if found else (None, None)
     return Estimate(score.value, score.stderr or None, score.n - score.n_unscored, score.n_unscored, low, high)
@@ -264,7 +247,7 @@ def difference_of(ours: Score | None, theirs: Score | None, against: str, column
         return Difference(None)
     if is_of_all(ours) or is_of_all(theirs):
         return Difference(_plain(ours.value - theirs.value, min(ours.n, theirs.n)), ALL_TOGETHER)
-    is_share = _unit(column, ours.metric) == "percent"
+    is_share = unit_of(column.benchmark, column.task, ours) == "percent"
     paired = paired_difference(ours.values, theirs.values, column.cluster, strata_of(ours) or strata_of(theirs), is_share=is_share)
     if paired.difference is None:
         return Difference(None, f"no difference from {against}: no question is scored in both")
@@ -277,11 +260,6 @@ def difference_of(ours: Score | None, theirs: Score | None, against: str, column
 def _plain(difference: float, n: int) -> Paired:
     """A difference of two scores of which no more can be said."""
     return Paired(difference, None, None, n, None, "difference of the scores")
-
-
-def is_of_all(score: Score) -> bool:
-    """Whether a score is made of all questions together (MCC, a corpus' F1): no question has a value of its own."""
-    return score.value is not None and all(value is None for value in score.values.values())
 
 
 def strata_of(score: Score) -> Strata | None:

@@ -1,6 +1,7 @@
 """What a table is, as frozen data: the layout of tables.json. run_table.py and seed_table.py fill it, harness/report prints it.
 
-Differences are always `row - against`. Units: percent, MT-Bench points of 10, or nats, as the column says. None is unknown.
+Differences are always `row - against`. Units: percent, MT-Bench points of 10, nats, or lm-eval's own (of a perplexity, say), as the column
+says. None is unknown.
 """
 
 from __future__ import annotations
@@ -12,11 +13,10 @@ from typing import Literal
 from pydantic import TypeAdapter
 
 from harness.config import Strict
+from harness.evaluation.units import Unit
 
 LAYOUT = 2
 """Version of the layout of tables.json; it grows when a field changes its meaning or goes away."""
-
-Unit = Literal["percent", "points", "nats"]
 
 
 class Column(Strict):

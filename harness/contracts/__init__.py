@@ -256,7 +256,8 @@ def functions(kind: Kind, name: str) -> dict[str, tuple[str, ...]]:
 
 
 class Score(Strict):
-    """A task's result. `value` is in percent (MT-Bench: points of 10), None when unscored; `stderr` in the same unit.
+    """A task's result. `value` is in percent (MT-Bench: points of 10; lm-eval's own unit where `protocol` says so), None when unscored;
+    `stderr` is in the same unit.
 
     `values` holds each question's own score under its id, None where it could not be read: the pairing for comparisons.
     `protocol` is everything two scores must share to stand in one column.

@@ -28,7 +28,7 @@ from harness.contracts import Job, Result, Score
 from harness.errors import InputError, RecipeError, first_line, suggest
 from harness.evaluation.lm_eval_model import SharedPromptLM, backend_of
 from harness.evaluation.lm_eval_suite import silence, standard_error
-from harness.evaluation.units import scale_of
+from harness.evaluation.units import OWN_UNIT, scale_of
 from harness.recipe import Chat, Task
 
 SERVED = ("multiple_choice", "loglikelihood", "generate_until")
@@ -185,7 +185,8 @@ def _summary(
     aggregated = "lm-eval's own" if value is not None else "mean over subtasks"
     if value is None:
         strata = [[v for (name, _), v in zip(samples, values, strict=True) if name == one and v is not None] for one in names]
-        value, error = fmean(of_subtasks) / scale, standard_error([s for s in strata if s]) if any(strata) else None
+        are_means = all(s and math.isclose(fmean(s) * scale, v, abs_tol=1e-9) for s, v in zip(strata, of_subtasks, strict=True))
+        value, error = fmean(of_subtasks) / scale, standard_error(strata) if are_means else None
     configs = [found["configs"][name] for name in names]
     generates = any(config["output_type"] == "generate_until" for config in configs)
     return Score(
@@ -207,15 +208,24 @@ def _summary(
             "add_bos": False,
             "chat_template": "tokenizer's" if job.benchmark.chat_template else None,
             **({"chat": job.chat.model_dump()} if job.chat != Chat() else {}),
-            "unit": "percent" if scale != 1.0 else "lm-eval's",
+            "unit": "percent" if scale != 1.0 else OWN_UNIT,
             "limit": task.limit,
             "subtasks": len(names),
             "aggregation": aggregated,
             "max_new_tokens": (job.benchmark.max_new_tokens or "the task's") if generates else None,
         },
         values=_by_id(samples, [None if v is None else v * scale for v in values]),
-        details={"subtasks": dict(zip(names, of_subtasks, strict=True))} if len(names) > 1 else {},
+        details={
+            **({"subtasks": dict(zip(names, of_subtasks, strict=True))} if len(names) > 1 else {}),
+            **_direction([found["higher_is_better"][name].get(metric) for name in names]),
+        },
     )
+
+
+def _direction(higher_is_better: Sequence[Any]) -> dict[str, bool]:
+    """Whether less is better, where lm-eval tells and the subtasks agree."""
+    told = higher_is_better[0]
+    return {"lower_is_better": not told} if isinstance(told, bool) and all(one is told for one in higher_is_better) else {}
 
 
 def _number(value: Any) -> float | None:

@@ -71,19 +71,27 @@ def t_quantile(dof: float) -> float:
 def mean_interval(
     values: Mapping[str, float | None], value: float | None, stderr: float | None, cluster: Cluster | None = None, *, is_share: bool = True
 ) -> Interval | None:
-    """The 95 % interval of `value`, a mean of `values` or of their subtasks' means: exact for a share of right answers, else `t_of`.
+    """The 95 % interval of `value`, a mean of `values` or of their subtasks' means: exact for a share of right answers, else a t interval.
 
     Without `is_share` values of 0 and 100 are no wrong and right answers: nats that are all 0 have no interval. A score of no question's
     own values (a metric of all questions together) has none.
     """
     known = np.array([one for one in values.values() if one is not None], dtype=np.float64)
-    if not len(known):
+    if value is None or not len(known):
         return None
-    if value is None or cluster is not None or not is_share or not is_binary(known):
-        return None if value is None else t_of(values, cluster)
     n, is_plain = float(len(known)), math.isclose(value, float(known.mean()), abs_tol=1e-9)
+    if cluster is not None or not is_share or not is_binary(known):
+        return t_of(values, cluster) if is_plain or cluster else _around(value, stderr, n - 1)
     low, high = exact_proportion(value / 100, n if is_plain or not stderr else min(n, value * (100 - value) / stderr**2))
     return 100 * low, 100 * high
+
+
+def _around(value: float, stderr: float | None, dof: float) -> Interval | None:
+    """The t interval of a mean of subtasks' means, which knows its own error alone."""
+    if not stderr:
+        return None
+    reach = t_quantile(dof) * stderr
+    return value - reach, value + reach
 
 
 def exact_proportion(share: float, n: float) -> Interval:

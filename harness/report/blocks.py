@@ -96,7 +96,12 @@ def _scores(table: ResultTable) -> Block:
     notes, mark = _footnotes(table.cells)
     grid = [(row, *(value_text(table.cell(row, c.label), c) + mark(table.cell(row, c.label)) for c in table.columns)) for row in table.rows]
     about = f"Value ± standard error; percent, except MT-Bench in points of 10 and kl in nats. {arrow_note(table.columns)}"
-    lines = [about.strip(), *([ALL_ALIKE] if any(cell.stderr is None and cell.low is not None for cell in table.cells) else [])]
+    own = [column.label for column in table.columns if column.unit == "own"]
+    lines = [
+        about.strip(),
+        *([f"{', '.join(own)}: in lm-eval's own unit, no percent."] if own else []),
+        *([ALL_ALIKE] if any(cell.stderr is None and cell.low is not None for cell in table.cells) else []),
+    ]
     lines += [*notes, *_opponents(table), *(f"Note: {note}." for note in table.notes)]
     return Block("Scores", _header(table), tuple(grid), tuple(lines))
 

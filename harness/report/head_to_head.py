@@ -19,7 +19,6 @@ from harness.analysis.scores import (
     TaskColumn,
     difference_of,
     load_scores,
-    lower_is_better,
     mean_score,
     other_opponents,
     other_rules,
@@ -31,6 +30,7 @@ from harness.contracts import Score
 from harness.contracts.run_files import read_lines
 from harness.errors import HarnessError, suggest
 from harness.evaluation.paired import t_interval
+from harness.evaluation.units import is_less_better
 from harness.report.formatting import Block, shortened, visible
 from harness.report.tables import print_block
 from harness.rows import met_by
@@ -197,7 +197,7 @@ def _task(left: Side, right: Side, ours: TaskColumn, theirs: TaskColumn, num_sam
         right=b.value,
         difference=found,
         over_seeds=over_seeds,
-        says=_says(over_seeds or found, lower_is_better=lower_is_better(a.metric, ours.task.name)),
+        says=_says(over_seeds or found, lower_is_better=is_less_better(a)),
         gained=len(gained),
         lost=len(lost),
         gained_questions=gained,

@@ -140,7 +140,7 @@ def _task_drawer(table: ResultTable, column: Column, cells: Sequence[Cell]) -> C
                 axes.plot(place, cell.published.value, color=PAPER, marker="D", fillstyle="full" if cell.comparable else "none", zorder=2)
         axes.set_xticks(range(len(cells)), [cell.row for cell in cells], rotation=35 if len(cells) > 4 else 0)
         axes.set_xlim(-0.5, len(cells) - 0.5)
-        axes.set_ylabel(column.unit)
+        axes.set_ylabel("lm-eval's own unit" if column.unit == "own" else column.unit)
         return figure
 
     return draw

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from harness.analysis import scores as scores_module
-from harness.analysis.scores import ALL_TOGETHER, OTHER_QUESTIONS, difference_of, load_scores, task_columns
+from harness.analysis.scores import ALL_TOGETHER, OTHER_QUESTIONS, RunScores, difference_of, load_scores, task_columns
 from harness.artifact import DONE_FILE, RECIPE_FILE, RunDir
 from harness.contracts import Score
 from harness.errors import InputError
+from harness.evaluation.units import is_of_all
 from harness.files import dump, write_atomic
 from harness.plan import plan
 from harness.recipe import Benchmark, Recipe, Task, load, replace
+from harness.report.formats.lm_eval_files import write_results
 from harness.report.head_to_head import compare, parse_side
-from harness.report.tables import collect, combine
+from harness.report.tables import collect, combine, to_markdown
 from tests.synthetic_runs import Values, finish, questions, score_of, small_recipe, write_run
 
 
@@ -90,6 +95,7 @@ def test_the_value_of_a_row_is_that_of_its_table(runs: list[Path]) -> None:
         assert scores.value(cell.row, cell.column) == cell.value
 
 
+NOW = datetime(2026, 11, 27)
 HELD_OUT = next(benchmark for benchmark in load("zephyr-7b").benchmarks if benchmark.name == "held_out")
 MARGIN, NLL = "held_out_margin", "held_out_nll"
 
@@ -154,16 +160,16 @@ def test_rows_scored_on_different_questions_have_no_interval() -> None:
     assert (found.paired.difference, found.paired.low) == (pytest.approx(100 / 6), None)
 
 
-def lm_eval_run(path: Path, score: Callable[[str], Score]) -> Path:
-    """A run whose one task is lm-eval's, with the score that `score` makes of a row's name."""
-    made = replace(
-        small_recipe(), name="lm-eval", benchmarks=(Benchmark(name="lm_eval", protocol="own", tasks=(Task(name=score("").task),)),)
-    )
+def own_benchmark_run(path: Path, score: Callable[[str], Score]) -> Path:
+    """A run with one task, of the score that `score` makes of a row's name."""
+    first = score("sft")
+    benchmark = Benchmark(name=first.benchmark, protocol="own", tasks=(Task(name=first.task, metric=first.metric),))
+    made = replace(small_recipe(), name="own", benchmarks=(benchmark,))
     run = RunDir(path)
     write_atomic(path / RECIPE_FILE, dump(made))
     for stage in plan(made):
-        row, _, benchmark = stage.path.partition("/eval/")
-        finish(run, stage, {f"scores/{score(row).task}.json": dump(score(row))} if benchmark else {"log.jsonl": b""})
+        row, _, evaluated = stage.path.partition("/eval/")
+        finish(run, stage, {f"scores/{score(row).task}.json": dump(score(row))} if evaluated else {"log.jsonl": b""})
     return path
 
 
@@ -175,9 +181,78 @@ def test_a_metric_of_all_questions_together_has_no_interval(tmp_path: Path) -> N
             benchmark="lm_eval", task="mrpc", metric="f1,none", value=60.0 + len(row), stderr=None, n=40, protocol={"unit": "percent"}
         )
 
-    table = collect(lm_eval_run(tmp_path / "run", f1))
+    table = collect(own_benchmark_run(tmp_path / "run", f1))
     cell = table.cell("control", "mrpc")
     assert (cell.status, cell.value, cell.low, cell.high, cell.notes) == ("scored", 67.0, None, None, (ALL_TOGETHER,))
     assert cell.delta is not None
     assert (cell.delta.difference, cell.delta.low, cell.delta.p, cell.delta.n) == (4.0, None, None, 40)
     assert compare(parse_side(f"{tmp_path}/run:sft"), parse_side(f"{tmp_path}/run:control"), 0).tasks[0].note == ALL_TOGETHER
+
+
+def lm_eval_score(task: str, metric: str, value: float, values: Mapping[str, float | None], **details: object) -> Score:
+    """A score in lm-eval's own unit, as benchmark lm_eval writes it."""
+    return Score(
+        benchmark="lm_eval", task=task, metric=metric, value=value, stderr=None, n=len(values), protocol={"unit": "lm-eval's"},
+        values=dict(values), details=details,
+    )  # fmt: skip
+
+
+def test_a_perplexity_is_no_percentage(tmp_path: Path) -> None:
+    """Promise: exp(-mean log-probability) has its own unit and no interval, less is better, and it is not in the mean over tasks."""
+
+    def perplexity(row: str) -> Score:
+        values = {f"lambada_openai/{i}-{i:016}": -1.5 - i % 5 / 10 - len(row) / 100 for i in range(20)}
+        return lm_eval_score("lambada_openai", "perplexity,none", math.exp(1.7 + len(row) / 100), values)
+
+    table = collect(own_benchmark_run(tmp_path / "run", perplexity))
+    (column,), cell = table.columns, table.cell("control", "lambada_openai")
+    assert (column.unit, column.lower_is_better, column.is_accuracy) == ("own", True, False)
+    assert (cell.low, cell.high, cell.notes) == (None, None, (ALL_TOGETHER,))
+    assert cell.delta is not None
+    assert (cell.delta.difference, cell.delta.low) == (pytest.approx(math.exp(1.77) - math.exp(1.73), rel=1e-4), None)
+    assert all(one.mean is None and not one.mean_over and not one.missing for one in table.comparisons)
+    text = to_markdown(table)
+    assert "| control | 5.871 (1) |" in text
+    assert "openai: in lm-eval's own unit, no percent." in text
+
+
+def test_a_mean_in_lm_evals_own_unit_has_its_interval(tmp_path: Path) -> None:
+    """Promise: a mean of values of any size has a t interval that nothing cuts off, its difference too, and lm-eval tells the direction."""
+
+    def rouge(row: str) -> Score:
+        values = {f"truthfulqa_gen/{i}-{i:016}": -6.0 + i % 7 + len(row) * (i % 3) for i in range(21)}
+        return lm_eval_score("truthfulqa_gen", "rouge1_diff,none", sum(values.values()) / 21, values, lower_is_better=True)
+
+    table = collect(own_benchmark_run(tmp_path / "run", rouge))
+    (column,), cell = table.columns, table.cell("control", "truthfulqa_gen")
+    assert (column.unit, column.lower_is_better, column.is_accuracy) == ("own", True, False)
+    low = table.cell("sft", "truthfulqa_gen").low
+    assert low is not None
+    assert low < 0
+    assert cell.delta is not None
+    assert (cell.delta.difference, cell.delta.low is None, cell.notes) == (4.0, False, ())
+    found = compare(parse_side(f"{tmp_path}/run:sft"), parse_side(f"{tmp_path}/run:control"), 0).tasks[0]
+    assert found.says == "worse"
+    (written,) = [path for path in write_results(tmp_path / "run", "sft", tmp_path / "out", NOW) if path.name.startswith("results")]
+    results = json.loads(written.read_text())
+    assert results["higher_is_better"] == {"truthfulqa_gen": {"rouge1_diff": False}}
+    assert results["results"]["truthfulqa_gen"]["rouge1_diff,none"] == pytest.approx(0.0)
+
+
+def test_subtasks_of_a_perplexity_are_no_means_either() -> None:
+    """Promise: of a mean over subtasks each subtask is looked at: perplexities are none of their values' means, accuracies are."""
+    values = {f"{name}/{i}-{i:016}": -float(i) for name, n in (("a", 2), ("b", 3)) for i in range(1, n + 1)}
+    of_both = lm_eval_score("both", "perplexity,none", 6.0, values, subtasks={"a": 4.5, "b": 7.5})
+    assert is_of_all(of_both)
+    assert not is_of_all(of_both.model_copy(update={"value": -1.75}))
+    assert not is_of_all(of_both.model_copy(update={"value": -1.6, "details": {"subtasks": {"a": -1.5, "b": -2.0}}}))
+
+
+def test_units_before_anything_is_scored() -> None:
+    """Promise: a task not yet scored has the unit that its metric's name tells; a user's own benchmark may be in points of 10 or nats."""
+    own = Benchmark(name="own.py", protocol="mine", tasks=(Task(name="grade", metric="points of 10"), Task(name="cost", metric="nats")))
+    tasks = (Task(name="lambada_openai", metric="perplexity"), Task(name="arc_easy", metric="acc"), Task(name="wikitext"))
+    made = replace(small_recipe(), name="own", benchmarks=(own, Benchmark(name="lm_eval", protocol="own", tasks=tasks)))
+    columns = RunScores(made, ("sft",), lambda row, column: None).columns
+    assert [column.unit for column in columns] == ["points", "nats", "own", "percent", "percent"]
+    assert [column.lower_is_better for column in columns] == [False, False, True, False, False]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.evaluation.units import is_lower_better, scale_of
+from harness.evaluation.units import lower_is_better, scale_of
 
 
 @pytest.mark.parametrize(
@@ -42,5 +42,5 @@ def test_less_is_better_for_errors_alone() -> None:
     """Promise: perplexities, error rates and biases go down; a ROUGE or a metric that only contains their letters goes up."""
     lower = ["perplexity,none", "bits_per_byte", "ter", "wer", "brier_score", "mae", "amb_bias_score_Age", "likelihood_diff", "mse"]
     higher = ["acc", "character_acc", "filter", "rouge1_diff", "bleu_diff", "eqbench", "mcc", "likelihood", "exact_match,strict-match"]
-    assert [*map(is_lower_better, lower)] == [True] * len(lower)
-    assert [*map(is_lower_better, higher)] == [False] * len(higher)
+    assert [*map(lower_is_better, lower)] == [True] * len(lower)
+    assert [*map(lower_is_better, higher)] == [False] * len(higher)

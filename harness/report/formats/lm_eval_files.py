@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.analysis.samples import answered
-from harness.analysis.scores import RunScores, TaskColumn, load_scores, lower_is_better, strata_of
-from harness.analysis.table_schema import Column
+from harness.analysis.scores import RunScores, TaskColumn, load_scores, strata_of
 from harness.artifact import RunDir
 from harness.contracts import Score
 from harness.errors import InputError, suggest
+from harness.evaluation.units import OWN_UNIT, is_less_better, unit_of
 from harness.files import read_jsonl, write_json, write_jsonl
 
 NOT_A_NAME = re.compile(r"[\"<>:/|\\?*\[\]]+")
@@ -32,7 +32,6 @@ class _Task(NamedTuple):
 
     name: str
     column: TaskColumn
-    shown: Column
     score: Score
 
     @property
@@ -43,7 +42,7 @@ class _Task(NamedTuple):
     @property
     def divisor(self) -> float:
         """What one of our values is divided by."""
-        return 100.0 if self.shown.unit == "percent" and self.score.protocol.get("unit") != "lm-eval's" else 1.0
+        return 100.0 if unit_of(self.column.benchmark, self.column.task, self.score) == "percent" else 1.0
 
 
 def write_results(run: Path, row: str, folder: Path, now: datetime) -> list[Path]:
@@ -85,11 +84,10 @@ def write_results(run: Path, row: str, folder: Path, now: datetime) -> list[Path
 
 
 def _tasks(scores: RunScores, row: str) -> Iterator[_Task]:
-    shown = {column.label: column for column in scores.columns}
     for column in scores.tasks:
         score = scores.score(row, column)
         if score is not None:
-            yield _Task(column.label, column, shown[column.label], score)
+            yield _Task(column.label, column, score)
 
 
 def _results(tasks: list[_Task]) -> dict[str, Any]:
@@ -109,10 +107,15 @@ def _results(tasks: list[_Task]) -> dict[str, Any]:
             version = score.protocol.get("task_version")
             found["versions"][name] = version.get(name) if isinstance(version, Mapping) else version
             found["n-shot"][name] = score.shots
-            found["higher_is_better"][name] = {task.key[0]: not lower_is_better(score.metric, task.column.task.name)}
+            found["higher_is_better"][name] = {task.key[0]: not is_less_better(score)}
         found["n-samples"][task.name] = {"original": score.n, "effective": score.n}
-        unit = task.shown.unit if task.divisor != 1 or task.shown.unit != "percent" else "lm-eval's"
-        metadata = {"unit": unit, "n_unscored": score.n_unscored, "limit": score.limit, "protocol": score.protocol}
+        unit = unit_of(task.column.benchmark, task.column.task, score)
+        metadata = {
+            "unit": OWN_UNIT if unit == "own" else unit,
+            "n_unscored": score.n_unscored,
+            "limit": score.limit,
+            "protocol": score.protocol,
+        }
         found["configs"][task.name] = {"task": task.name, "num_fewshot": score.shots, "metadata": metadata}
     return {name: value for name, value in found.items() if value or name != "groups"}
 

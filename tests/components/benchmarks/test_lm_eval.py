@@ -133,6 +133,8 @@ def test_ten_tasks_of_each_output_type_are_lm_evals(
         error = reported[f"{metric}_stderr,none"]
         assert result.score.stderr == (None if error == "N/A" else pytest.approx(scale * error, rel=1e-4))
         assert (result.score.n, result.score.shots) == (3, theirs["n-shot"][task.name])
+        assert result.score.details["lower_is_better"] is not theirs["higher_is_better"][task.name][metric]
+        assert result.score.protocol["unit"] == ("percent" if scale == 100.0 else "lm-eval's")
         answers_are_equal(result, theirs["samples"][task.name])
     backend = str(result.score.protocol["backend"])
     assert backend == ("hf, lm-eval's own (loglikelihood_rolling)" if "rolling" in kind else "hf, shared prefixes computed once")
@@ -194,6 +196,17 @@ def test_a_group_has_lm_evals_own_aggregate_and_a_tag_the_mean(
     assert part.value == group.details["subtasks"]["multiple_choice_2"]
     with pytest.raises(RecipeError, match=r"pair has no metric 'accuracy' \(known: acc,none, acc_norm,none\)"):
         score(Task(name="pair", metric="accuracy"))
+
+
+def test_a_mean_of_perplexities_has_no_error(tasks: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: of a tag's perplexities, which are no means of their log-probabilities, no error is told; of its accuracies one is."""
+    only_own(monkeypatch)
+    named = (Task(name="own_loglikelihood", metric="perplexity"), Task(name="own_multiple_choice", metric="acc"))
+    score = component.open_benchmark(job(checkpoint, tmp_path, tasks, *named))
+    perplexity, accuracy = (score(task).score for task in named)
+    assert perplexity.value == pytest.approx(sum(perplexity.details["subtasks"].values()) / 10)
+    assert (perplexity.stderr, perplexity.protocol["unit"], perplexity.details["lower_is_better"]) == (None, "lm-eval's", True)
+    assert accuracy.stderr is not None
 
 
 def test_a_chat_template_is_used_and_stated(tasks: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
