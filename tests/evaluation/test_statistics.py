@@ -69,6 +69,13 @@ def test_intervals_of_proportions_cover_at_every_rate(n: int) -> None:
         assert sum(p for p, (low, high) in zip(likely, intervals, strict=True) if low <= rate <= high) >= 0.95
 
 
+def test_the_interval_of_a_mean_of_subtasks_lies_around_it() -> None:
+    """Subtasks of 1 and 9 questions weighted alike: 50 with an error of 5, not the questions' own mean of 18; without an error, none."""
+    values = numbered([90.0, *[10.0 + i % 3 - 1 for i in range(9)]])
+    assert mean_interval(values, 50.0, 5.0) == pytest.approx((50 - 5 * stats.t.ppf(0.975, 9), 50 + 5 * stats.t.ppf(0.975, 9)))
+    assert mean_interval(values, 50.0, None) is None
+
+
 def test_clusters_of_equal_turns_count_once() -> None:
     """Two turns that always agree carry the information of one question."""
     questions = {str(i): float(i % 5) for i in range(20)}
