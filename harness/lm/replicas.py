@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from harness.errors import HarnessError, MachineError
 from harness.files import KEPT_IN
-from harness.machine import Machine
+from harness.machine import NOT_RECORDED, Machine
 
 MAX_DEATHS = 3
 PASSED_ON = ("PYTHONPATH", "HF_HUB_OFFLINE", "HF_HOME", "OMP_NUM_THREADS", KEPT_IN)
@@ -143,7 +143,7 @@ class _Actors:
         self._options = {
             "num_cpus": machine.num_threads or 1,
             "num_gpus": machine.tensor_parallel if machine.device == "cuda" else 0,
-            "runtime_env": {"env_vars": {**{name: os.environ[name] for name in PASSED_ON if name in os.environ}, **machine.env}},
+            "runtime_env": {"env_vars": passed_on(machine)},
         }
         self.num = min(machine.num_replicas, self._room())
         if self.num == 0:
@@ -176,6 +176,15 @@ def answer(shards: Sequence[Shard], build: Callable[[], Replica], machine: Machi
     """`Replicas.answer` with replicas that end with the last shard."""
     with closing(Replicas(build, machine)) as replicas:
         yield from replicas.answer(shards)
+
+
+def passed_on(machine: Machine) -> dict[str, str]:
+    """The variables of a Ray actor, which inherits none of this process: those of PASSED_ON and of the machine's `env`.
+
+    A stage reads its machine from a record that hides some values; this process, which was started with them, has these.
+    """
+    stated = {name: value for name, value in machine.env.items() if value != NOT_RECORDED}
+    return {**{name: os.environ[name] for name in (*PASSED_ON, *machine.env) if name in os.environ}, **stated}
 
 
 def environment(machine: Machine, number: int) -> dict[str, str]:

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from harness.errors import MachineError
-from harness.lm.replicas import Answer, Replicas, Shard, answer, environment
-from harness.machine import Machine
+from harness.lm.replicas import PASSED_ON, Answer, Replicas, Shard, answer, environment, passed_on
+from harness.machine import NOT_RECORDED, Machine, recorded
 from tests.fake_replicas import environment_of, failing, squares
 
 MACHINE = Machine(name="test", summary="fakes", num_threads=1, peak_tflops=0.01, generate_tokens_per_second=100.0, memory_gb=1.0)
@@ -113,6 +113,26 @@ def test_each_replica_has_its_variables(tmp_path: Path) -> None:
     found = run(partial(environment_of, tmp_path), 2, replica_env=({"VLLM_TEST_REPLICA": "a"}, {"VLLM_TEST_REPLICA": "b"}))
     seen = {line["pid"]: line["seen"] for _, lines in found for line in lines}
     assert sorted(seen.values()) == ["a", "b"]
+
+
+def test_an_actor_gets_what_the_record_hides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the machine that a stage reads from its record, values that stand there are passed on, hidden ones as this process has them."""
+    for name in PASSED_ON:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", "/models")
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    monkeypatch.delenv("TMPDIR", raising=False)
+    read = recorded(MACHINE.model_copy(update={"env": {"HF_HOME": "/m", "HF_TOKEN": "t", "TMPDIR": "/t", "NCCL_DEBUG": "INFO"}}))
+    assert read.env["HF_HOME"] == NOT_RECORDED
+    assert passed_on(read) == {"HF_HOME": "/models", "HF_TOKEN": "secret", "NCCL_DEBUG": "INFO"}
+
+
+@needs_ray
+def test_no_actor_sees_that_a_value_is_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The actor of a machine read from a record has the value that the stage's process was started with."""
+    monkeypatch.setenv("VLLM_TEST_REPLICA", "as started")
+    found = run(partial(environment_of, tmp_path), 1, "ray", env={"VLLM_TEST_REPLICA": NOT_RECORDED})
+    assert {line["seen"] for _, lines in found for line in lines} == {"as started"}
 
 
 def test_devices_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
