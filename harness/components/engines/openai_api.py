@@ -30,8 +30,8 @@ from harness.machine import Machine
 VERSION = 1
 
 RETRIES, TIMEOUT_SECONDS = 5, 600.0
-# top_k 0 and min_p 0 are 'off' in vLLM, SGLang and llama.cpp, whose own defaults are not; `repeat_penalty` is llama.cpp's name
-NEUTRAL = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "repeat_penalty": 1.0, "return_token_ids": True}
+# 'off' in vLLM, SGLang and llama.cpp, whose own defaults need not be; SGLang takes no top_k of 0. `repeat_penalty` is llama.cpp's name
+NEUTRAL = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "repeat_penalty": 1.0, "return_token_ids": True}
 SEED_MASK = 2**63 - 1
 
 
@@ -76,7 +76,7 @@ class Engine:
                 extra_body={**NEUTRAL, "stop_token_ids": list(self.eos)},
             )
         except openai.OpenAIError as error:
-            raise _unreachable(self.client, error) from None
+            raise _failure(self.client, error) from None
         try:
             return self._response(request, _Completion.model_validate_json(reply.content).choices[0])
         except ValidationError as error:
@@ -100,7 +100,7 @@ class Engine:
 def open_engine(checkpoint: Path, dtype: str, machine: Machine) -> Engine:
     """A client of the machine's `server`, which must serve `checkpoint`; in which `dtype` is the server's business.
 
-    Raises `MachineError` where there is no server, it does not answer, or it serves something else.
+    Raises `MachineError` where there is no server, it does not answer or refuses, or it serves something else.
     """
     if machine.server is None:
         raise MachineError(
@@ -117,7 +117,7 @@ def _served_name(client: openai.OpenAI, checkpoint: Path) -> str:
     try:
         names = [str(model.id) for model in client.models.list()]
     except openai.OpenAIError as error:
-        raise _unreachable(client, error) from None
+        raise _failure(client, error) from None
     parts = checkpoint.resolve().parts
     for name in names:
         named = PurePosixPath(name).parts
@@ -130,7 +130,15 @@ def _served_name(client: openai.OpenAI, checkpoint: Path) -> str:
     )
 
 
-def _unreachable(client: openai.OpenAI, error: openai.OpenAIError) -> MachineError:
-    """What a server said, in one line; finished shards are kept."""
-    reason = str(error).splitlines()[0][:200]
-    return MachineError(f"the server at {client.base_url} does not answer ({reason}); start it and run the same command again")
+def _failure(client: openai.OpenAI, error: openai.OpenAIError) -> MachineError:
+    """What a server said, or that there is none, in one line; finished shards are kept."""
+    found = f"the server at {client.base_url}"
+    if not isinstance(error, openai.APIStatusError):
+        return MachineError(f"{found} does not answer ({str(error).splitlines()[0][:200]}); start it and run the same command again")
+    said = f"HTTP {error.status_code}: {' '.join(error.response.text.split())[:300]}"
+    if error.status_code >= 500:
+        return MachineError(f"{found} fails ({said}); see its log, and run the same command again once it works")
+    return MachineError(
+        f"{found} refuses what it is asked ({said}); expected one that completes token ids: check the machine's `server`, "
+        "ENGINE_API_KEY and how it serves, then run the same command again"
+    )

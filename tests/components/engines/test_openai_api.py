@@ -23,12 +23,14 @@ ASKED = [Request(f"r{i}", [2, 5 + i, 3], 6, 1.0, 0.9, 2**63 + i) for i in range(
 
 
 class Server(ThreadingHTTPServer):
-    """Echoes a prompt's middle token three times and an EOS; keeps what it was sent. `fails` requests are refused first."""
+    """Echoes a prompt's middle token three times and an EOS; keeps what it was sent. `fails` requests get `failure` first."""
 
     models: list[str]
     returns_ids = True
     finish_reason = "stop"
     fails = 0
+    failure: tuple[int, Any] = (503, {"error": {"message": "loading"}})
+    """The status and body of an answer that is none."""
     choices: Any = None
     """Sent instead of the answer where it is set."""
 
@@ -51,7 +53,10 @@ class Handler(BaseHTTPRequestHandler):
         self.server.keys.add(self.headers["Authorization"])
         if self.server.fails:
             self.server.fails -= 1
-            self._reply(503, {"error": {"message": "loading"}})
+            self._reply(*self.server.failure)
+            return
+        if body["top_k"] == 0:  # as SGLang, whose words these are
+            self._reply(400, {"object": "error", "message": "top_k must be -1 (disable) or at least 1, got 0.", "code": 400})
             return
         self.server.seen.append(body)
         ids = [body["prompt"][1]] * 3
@@ -107,7 +112,7 @@ def test_nothing_is_left_to_the_servers_defaults(server: Server, checkpoint: Pat
     monkeypatch.setenv("ENGINE_API_KEY", "the engine's")
     openai_api.open_engine(checkpoint, "float32", machine_of(server)).generate(ASKED[:1])
     (body,) = server.seen
-    wanted = {"temperature": 1.0, "top_p": 0.9, "max_tokens": 6, "seed": 0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+    wanted = {"temperature": 1.0, "top_p": 0.9, "max_tokens": 6, "seed": 0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
     assert {name: body[name] for name in wanted} == wanted
     assert (body["model"], body["stop_token_ids"]) == ("iter0/train/checkpoint", [EOS])
     assert server.keys == {"Bearer the engine's"}
@@ -137,6 +142,34 @@ def test_faults_are_one_line(server: Server, checkpoint: Path, monkeypatch: pyte
     monkeypatch.setattr(openai_api, "RETRIES", 0)
     with pytest.raises(MachineError, match=r"does not answer .*; start it"):
         openai_api.open_engine(checkpoint, "float32", MACHINE.model_copy(update={"server": "http://127.0.0.1:9/v1"}))
+
+
+TOO_LONG = {"error": {"message": "This model's maximum context length is 128 tokens.", "type": "BadRequestError"}}
+
+
+@pytest.mark.parametrize(
+    ("failure", "expected"),
+    [
+        (
+            (400, TOO_LONG),
+            r"refuses what it is asked \(.*400.*maximum context length is 128 tokens.*\); expected one that completes token ids",
+        ),
+        ((400, {"object": "error", "message": "no top_k of 0", "code": 400}), r"refuses what it is asked \(.*no top_k of 0"),
+        ((401, {"error": "Unauthorized"}), r"refuses what it is asked \(.*Unauthorized.*ENGINE_API_KEY"),
+        ((404, {"detail": "Not Found"}), r"refuses what it is asked \(.*Not Found.*the machine's `server`"),
+        ((500, {"error": {"message": "out of memory"}}), r"fails \(.*500.*out of memory.*\); see its log"),
+    ],
+)
+def test_a_server_that_answers_no_is_quoted(
+    server: Server, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, failure: tuple[int, Any], expected: str
+) -> None:
+    """A refusal is told with the server's words, apart from a server that has an error of its own and from one that is not there."""
+    monkeypatch.setattr(openai_api, "RETRIES", 0)
+    server.fails, server.failure = 1, failure
+    with pytest.raises(MachineError, match=expected) as refused:
+        openai_api.open_engine(checkpoint, "float32", machine_of(server)).generate(ASKED[:1])
+    assert "start it" not in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
 STOPPED = {"finish_reason": "stop"}
