@@ -1,4 +1,4 @@
-"""Where a response ends: the same rule for every engine."""
+"""Where a response ends, and which requests cannot be answered: the same rules for every engine."""
 
 from __future__ import annotations
 
@@ -52,6 +52,18 @@ def require_prompts(requests: Iterable[Request]) -> None:
     for request in requests:
         if not request.token_ids:
             raise InputError(f"request {request.request_id} has an empty prompt; expected at least one token")
+
+
+def lack_of_room(requests: Iterable[Request], context: int) -> str | None:
+    """The first request that does not fit into a context of so many tokens with its longest response, in words for an error."""
+    for request in requests:
+        needed = len(request.token_ids) + request.max_new_tokens
+        if needed > context:
+            return (
+                f"request {request.request_id} needs {needed} tokens of context ({len(request.token_ids)} of prompt, up to "
+                f"{request.max_new_tokens} of response)"
+            )
+    return None
 
 
 def _generation_config(checkpoint: Path) -> GenerationConfig:

@@ -33,8 +33,8 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer
 
 from harness.contracts import Request, Response
-from harness.errors import InputError, MachineError
-from harness.lm.eos import cut, eos_ids, require_prompts, says_a_stop
+from harness.errors import InputError, MachineError, RecipeError
+from harness.lm.eos import cut, eos_ids, lack_of_room, require_prompts, says_a_stop
 from harness.lm.prefix_forward import FAMILIES
 from harness.lm.token_batches import batches
 from harness.machine import USABLE, Machine
@@ -60,7 +60,12 @@ class Engine:
         self.batch_tokens = batch_tokens
 
     def generate(self, requests: Sequence[Request]) -> list[Response]:
-        """A response to each request, in their order; prompts of similar length are batched together."""
+        """A response to each request, in their order; prompts of similar length are batched together.
+
+        Raises `InputError` for an empty prompt and `RecipeError` for one too long for the model, before anything is generated.
+        """
+        require_prompts(requests)
+        self._require_room(requests)
         order = sorted(range(len(requests)), key=lambda i: len(requests[i].token_ids))[::-1]
         responses: dict[int, Response] = {}
         for start in range(0, len(order), self.batch_size):
@@ -71,8 +76,13 @@ class Engine:
                 responses.update(zip(batch, self._batch([requests[i] for i in batch]), strict=True))
         return [responses[i] for i in range(len(requests))]
 
+    def _require_room(self, requests: Sequence[Request]) -> None:
+        """Positions beyond a model's own give text without a warning: refuse them, where its configuration says how many it has."""
+        context = getattr(self.model.config, "max_position_embeddings", None)
+        if context is not None and (lack := lack_of_room(requests, context)):
+            raise RecipeError(f"{lack}, the model has {context}; lower `max_new_tokens` in the recipe, or choose shorter prompts")
+
     def _batch(self, requests: Sequence[Request]) -> list[Response]:
-        require_prompts(requests)
         token_ids, mask = _left_pad([request.token_ids for request in requests], self.model.device)
         width = token_ids.shape[1]
         limits = torch.tensor([request.max_new_tokens for request in requests], device=self.model.device)

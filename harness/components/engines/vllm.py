@@ -20,7 +20,7 @@ from typing import Any
 
 from harness.contracts import Request, Response
 from harness.errors import MachineError, RecipeError, suggest
-from harness.lm.eos import cut, eos_ids, require_prompts
+from harness.lm.eos import cut, eos_ids, lack_of_room, require_prompts
 from harness.machine import Machine
 
 VERSION = 1
@@ -66,13 +66,8 @@ class Engine:
     def _require_room(self, requests: Sequence[Request]) -> None:
         """A context too short would cut responses in silence: refuse it."""
         room = self.llm.llm_engine.model_config.max_model_len
-        for request in requests:
-            needed = len(request.token_ids) + request.max_new_tokens
-            if needed > room:
-                raise MachineError(
-                    f"request {request.request_id} needs {needed} tokens of context ({len(request.token_ids)} of prompt), vLLM has {room}; "
-                    "raise `max_model_len` in the machine's `vllm`, or shorten prompts in the recipe"
-                )
+        if lack := lack_of_room(requests, room):
+            raise MachineError(f"{lack}, vLLM has {room}; raise `max_model_len` in the machine's `vllm`, or shorten prompts in the recipe")
 
 
 def sampling_params(request: Request, eos: Sequence[int]) -> Any:

@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig, MistralConfig
+from transformers import AutoModelForCausalLM, BloomConfig, BloomForCausalLM, GenerationConfig, MistralConfig
 
 from harness.components.engines import hf
 from harness.components.engines.hf import Engine, PreallocatedLayer, invert_cdf, keep_top_p, open_engine
 from harness.contracts import Request
-from harness.errors import InputError
+from harness.errors import InputError, RecipeError
 from harness.machine import load
 from tests.checkpoints import MACHINE, save_checkpoint
 from tests.families import FAMILIES, small_model, unnamed_model
+from tests.tiny_checkpoints import byte_checkpoint, gpt2_checkpoint
 
 EOS = 1
 
@@ -198,6 +199,31 @@ def test_an_empty_prompt_is_refused(engine: Engine) -> None:
     """A prompt without tokens cannot be answered and says so."""
     with pytest.raises(InputError, match="empty prompt"):
         engine.generate([Request("r", [], 3, 0.0, 1.0, 0)])
+
+
+@pytest.mark.parametrize("num_positions", [128, 64])
+def test_what_does_not_fit_the_models_context_is_refused(num_positions: int, tmp_path: Path) -> None:
+    """Prompt and longest response may fill the context; one token more is one line, before any request is answered."""
+    checkpoint = gpt2_checkpoint(tmp_path) if num_positions == 128 else byte_checkpoint(tmp_path, num_positions)
+    engine = open_engine(checkpoint, "float32", MACHINE)
+    calls: list[int] = []
+    engine.model.register_forward_hook(lambda *_: calls.append(1))
+    fits = Request("fits", [5] * (num_positions - 20), 20, 0.0, 1.0, 0)
+    assert [response.request_id for response in engine.generate([fits])] == ["fits"]
+    calls.clear()
+    expected = (
+        rf"^request long needs {num_positions + 1} tokens of context \({num_positions - 20} of prompt, .*the model has {num_positions}; "
+    )
+    with pytest.raises(RecipeError, match=expected):
+        engine.generate([fits, fits._replace(request_id="long", max_new_tokens=21)])
+    assert calls == []
+
+
+def test_a_model_that_states_no_context_is_not_checked() -> None:
+    """A family without `max_position_embeddings`, such as one whose attention knows distances alone, answers requests of any length."""
+    model = BloomForCausalLM(BloomConfig(vocab_size=32, hidden_size=16, n_layer=1, n_head=2, bos_token_id=2, eos_token_id=EOS)).eval()
+    assert not hasattr(model.config, "max_position_embeddings")
+    assert len(Engine(model, [EOS], 4).generate([Request("r", [5] * 400, 3, 0.0, 1.0, 0)])) == 1
 
 
 def test_a_batch_ends_with_its_longest_response(engine: Engine) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -63,6 +64,14 @@ def test_a_machine_says_how_vllm_uses_it() -> None:
     single = vllm.engine_arguments(MACHINE.model_copy(update={"vllm": {"max_num_seqs": 7}}))
     assert single == {"tensor_parallel_size": 1, "distributed_executor_backend": "uni", "max_num_seqs": 7, "enable_chunked_prefill": False}
     assert vllm.engine_arguments(MACHINE.model_copy(update={"tensor_parallel": 4, "device": "cuda"})) == {"tensor_parallel_size": 4}
+
+
+def test_a_context_that_is_too_short_names_what_lengthens_it() -> None:
+    """vLLM would cut a response in silence: the request, what it needs and the machine's argument are one line instead."""
+    llm = SimpleNamespace(llm_engine=SimpleNamespace(model_config=SimpleNamespace(max_model_len=128)))
+    expected = r"^request r0 needs 129 tokens of context \(100 of prompt, up to 29 of response\), vLLM has 128; raise `max_model_len`"
+    with pytest.raises(MachineError, match=expected):
+        vllm.Engine(llm, [EOS]).generate([requests(0.0)[0]._replace(token_ids=[5] * 100, max_new_tokens=29)])
 
 
 @needs_vllm
