@@ -93,7 +93,7 @@ class Machine(Strict):
     """Room for stages side by side: CPU cores, or devices; with more slots than devices, stages of a small model share a device."""
     slots_of: dict[StageKind, PositiveInt] = {}
     """Slots that a stage of a kind takes; on GPUs they are the devices it sees, or its share of one. A kind that is not named takes all,
-    or one where it uses no device: model, prompts, preferences, verdicts."""
+    or one where it uses no device: model, prompts, preferences, verdicts. On several GPUs a training, which runs on all, must take all."""
     slurm: Request | None = None
     """What each stage's job asks of Slurm, whose queue the stages then go through; None: they run here."""
     slurm_of: dict[StageKind, Request] = {}
@@ -286,6 +286,9 @@ def check(machine: Machine, recipe: Recipe) -> None:
     """Raise `MachineError` where the machine contradicts itself or cannot deal a global batch of `recipe` evenly to its devices."""
     if machine.fork_stages and machine.device == "cuda":
         raise MachineError(f"machine {machine.name!r} forks its stages, which CUDA does not survive; remove fork_stages from it")
+    if machine.device == "cuda" and machine.num_devices > 1 and (taken := slots_taken(machine, "train")) < machine.slots:
+        told = f"gives a training {taken} of {machine.slots} slots, but it runs on all {machine.num_devices} devices"
+        raise MachineError(f"machine {machine.name!r} {told}; remove 'train' from slots_of")
     tunings = {"pretraining": recipe.pretraining, "sft": recipe.sft, **recipe.controls, **recipe.rivals}
     batches = {f"{row}.global_batch_size": tuning.global_batch_size for row, tuning in tunings.items() if tuning}
     for field, batch in {"global_batch_size": recipe.global_batch_size, **batches}.items():

@@ -101,6 +101,17 @@ def test_a_kind_that_is_not_named_takes_all_slots_only_where_it_uses_devices() -
         machine.model_copy(update={"slots_of": {"train": 0}})
 
 
+@pytest.mark.parametrize("slots", [8, 16])
+def test_a_training_beside_other_stages_on_its_devices_is_refused(slots: int) -> None:
+    """A training starts a process on every GPU, so a share of the slots is no share of the cards; on one card, or on CPUs, it is meant."""
+    machine = load("a100x8").model_copy(update={"slots": slots, "slots_of": {"train": slots, "evaluate": 1}})
+    check(machine, ZEPHYR)
+    with pytest.raises(MachineError, match=rf"gives a training 4 of {slots} slots, but it runs on all 8 devices; remove 'train'"):
+        check(machine.model_copy(update={"slots_of": {"train": 4, "evaluate": 1}}), ZEPHYR)
+    for shared in ("h100x1-small", "cpu-two-stages"):
+        check(load(shared), load_recipe("tiny"))
+
+
 ACCELERATE = """
 compute_environment: LOCAL_MACHINE
 distributed_type: '{kind}'
