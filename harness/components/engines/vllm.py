@@ -42,7 +42,6 @@ ARGUMENTS = (
     "max_num_batched_tokens",
     "max_num_seqs",
     "numa_bind",
-    "pipeline_parallel_size",
 )
 # vLLM keeps seeds as signed 64-bit integers
 SEED_MASK = 2**63 - 1
@@ -117,7 +116,8 @@ def engine_arguments(machine: Machine) -> dict[str, Any]:
     for name in machine.vllm:
         if name not in ARGUMENTS:
             raise RecipeError(
-                f"machine {machine.name}: `vllm` may not set {name!r}{suggest(name, ARGUMENTS)}; what changes numbers belongs to a recipe"
+                f"machine {machine.name}: `vllm` may not set {name!r}{suggest(name, ARGUMENTS)}; what changes numbers belongs to a recipe, "
+                "and how many devices an engine has is the machine's `tensor_parallel`"
             )
     # in one process where one device is enough: seconds to start, and nothing left behind when it is killed
     single = {"distributed_executor_backend": "uni"} if machine.tensor_parallel == 1 else {}

@@ -59,6 +59,13 @@ def test_a_machine_may_not_change_numbers(name: str) -> None:
         vllm.engine_arguments(MACHINE.model_copy(update={"vllm": {name: 1}}))
 
 
+@pytest.mark.parametrize("name", ["pipeline_parallel_size", "data_parallel_size", "tensor_parallel_size"])
+def test_the_devices_of_an_engine_are_stated_once(name: str) -> None:
+    """An argument that would give an engine devices which `num_replicas` and estimates do not count is refused."""
+    with pytest.raises(RecipeError, match=rf"may not set '{name}'.*the machine's `tensor_parallel`$"):
+        vllm.engine_arguments(MACHINE.model_copy(update={"vllm": {name: 2}}))
+
+
 def test_a_machine_says_how_vllm_uses_it() -> None:
     """Its arguments reach vLLM; one device needs one process, several leave the choice to vLLM."""
     single = vllm.engine_arguments(MACHINE.model_copy(update={"vllm": {"max_num_seqs": 7}}))
