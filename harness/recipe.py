@@ -210,6 +210,15 @@ class Recipe(Strict):
         return self
 
     @model_validator(mode="after")
+    def _pairs_are_trained_as_sampled(self) -> Self:
+        if self.sampling.add_bos and self.tokenization == "modern":
+            raise ValueError(
+                "sampling.add_bos samples from prompts with a BOS, which tokenization 'modern' trains without; expected add_bos=False "
+                "(a BOS of the model's own chat template stays), or tokenization 'release', which does as the released code"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _responses_fit(self) -> Self:
         if self.max_prompt_length >= self.max_length:
             raise ValueError(f"max_prompt_length {self.max_prompt_length} leaves a response no token of max_length {self.max_length}")

@@ -103,7 +103,7 @@ class Sampling(Strict):
     max_new_tokens: int = Field(gt=0)
     """Tokens of a response at most."""
     add_bos: bool = False
-    """Whether the prompt begins with the tokenizer's BOS token."""
+    """Whether a BOS is put before a prompt whose template has none; training puts none, so this needs tokenization 'release'."""
 
 
 class Chat(Strict):

@@ -53,6 +53,16 @@ def test_pairs_come_from_iterations_that_exist() -> None:
         replace(load("zephyr-7b"), name="mine", iterations=(Iteration(beta=0.1, learning_rate=1e-7, pairs_from=(1,)),))
 
 
+@pytest.mark.parametrize("name", sorted(recipes.available()))
+def test_modern_pairs_are_trained_as_they_were_sampled(name: str) -> None:
+    """A BOS that is sampled after and not trained after is refused with 'modern' tokenization; 'release' does it as the release did."""
+    recipe = load(name)
+    sampling = recipe.sampling.model_copy(update={"add_bos": True})
+    assert replace(recipe, name="mine", sampling=sampling, tokenization="release").sampling.add_bos
+    with pytest.raises(RecipeError, match=r"sampling\.add_bos .*'modern' trains without; expected add_bos=False"):
+        replace(recipe, name="mine", sampling=sampling, tokenization="modern")
+
+
 def test_changed_recipe_needs_its_own_name() -> None:
     """`replace` without a name is refused, since results are kept by name."""
     with pytest.raises(RecipeError, match="gives no name"):

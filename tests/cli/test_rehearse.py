@@ -22,7 +22,7 @@ base = load("zephyr-7b-vllm")
 held_out = tuple(benchmark for benchmark in base.benchmarks if benchmark.name == "held_out")
 recipe = replace(
     base, name="mine", iterations=base.iterations[:1], benchmarks=held_out, generation_template="alpaca", training_template="alpaca",
-    sampling=base.sampling.model_copy(update={"max_new_tokens": 8, "add_bos": False}),
+    sampling=base.sampling.model_copy(update={"max_new_tokens": 8}),
 )
 """
 
