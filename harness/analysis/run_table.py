@@ -100,9 +100,7 @@ def _parts(scores: RunScores) -> Iterator[Part]:
 
 def _average(scores: RunScores, row: str) -> Cell:
     """The mean of the six tasks; while one is missing or made under other rules it is 'incomplete' and has no value."""
-    claim = claim_for(scores.recipe, row, AVERAGE, scores.leaderboard[0].benchmark.protocol)
-    barred = _average_reasons(_barred(scores, row))
-    published = _published(claim, Reasons(barred, training_against(scores.recipe, row, claim)) if claim else NO_REASONS)
+    published = _published(*average_against(scores, row))
     mean = scores.average(row)
     if mean is None:
         why = _why_no_average(scores, row)
@@ -120,6 +118,14 @@ def _average(scores: RunScores, row: str) -> Cell:
         delta=None if row == REFERENCE else delta(REFERENCE, scores.average_difference(row, REFERENCE, scores.leaderboard)),
         **published,
     )
+
+
+def average_against(scores: RunScores, row: str) -> tuple[Claim | None, Reasons]:
+    """What is published as the average of `row`, and why ours may not be compared with it; of other tasks, what the training says."""
+    claim = claim_for(scores.recipe, row, AVERAGE, scores.leaderboard[0].benchmark.protocol if scores.leaderboard else None)
+    if claim is None:
+        return None, NO_REASONS
+    return claim, Reasons(_average_reasons(_barred(scores, row)), training_against(scores.recipe, row, claim))
 
 
 def _why_no_average(scores: RunScores, row: str) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from harness.analysis.claims import Effect, check_claims_by
 from harness.analysis.comparability import AVERAGE, formula_notes
 from harness.analysis.differences import delta, delta_text, direction, goal
-from harness.analysis.run_table import unfinished_notes
+from harness.analysis.run_table import average_against, unfinished_notes
 from harness.analysis.scores import RunScores, TaskColumn, difference_of, load_scores, mean_score, other_rules
 from harness.analysis.table_schema import Column, Delta, Finding, SeedComparison, SeedTable, Spread
 from harness.artifact import RunDir
@@ -106,7 +106,16 @@ def seed_table(
         comparisons=comparisons,
         findings=tuple(_check_claims(scores, comparisons, sizes)),
         notes=tuple(notes),
+        reasons=dict(_reasons(scores)),
     )
+
+
+def _reasons(scores: SeedScores) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """(row, why its average may in some run not be compared with the paper's) of the rows that are published for the recipe's model."""
+    for row in scores.first.rows:
+        found = [average_against(run, row) for run in scores.runs]
+        if any(claim for claim, _ in found):
+            yield row, tuple(dict.fromkeys(reason for _, reasons in found for reason in (*reasons.evaluation, *reasons.training)))
 
 
 def check_same(runs: Sequence[RunScores]) -> None:

@@ -197,7 +197,8 @@ class SeedComparison(Strict):
 class SeedTable(Strict):
     """Several runs of one recipe that differ in their seeds, or the variants of a sweep side by side.
 
-    `findings` speak about the recipe (of a sweep: the first variant's) over seeds.
+    `findings` speak about the recipe (of a sweep: the first variant's) over seeds. `reasons` ({row: why its average over the six tasks
+    may in some run not be compared with the paper's}) has the published rows, and none where the recipe names no published model.
     """
 
     layout: int = LAYOUT
@@ -210,6 +211,7 @@ class SeedTable(Strict):
     comparisons: tuple[SeedComparison, ...]
     findings: tuple[Finding, ...]
     notes: tuple[str, ...] = ()
+    reasons: dict[str, tuple[str, ...]] = {}
 
 
 def to_text() -> str:

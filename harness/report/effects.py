@@ -5,7 +5,8 @@ The paper prints gains without intervals, so a difference from one takes it as e
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 from harness.analysis.claims import headline
@@ -13,7 +14,7 @@ from harness.analysis.comparability import AVERAGE, LEADERBOARD_TASKS
 from harness.analysis.differences import ABSENT, REFERENCE, delta_text
 from harness.analysis.published import CLAIMS
 from harness.analysis.seed_table import MEAN
-from harness.analysis.table_schema import Cell, Column, Delta, ResultTable, SeedComparison, SeedTable
+from harness.analysis.table_schema import Column, Delta, ResultTable, SeedComparison, SeedTable
 from harness.report.formatting import Block
 from harness.rows import iteration_of
 
@@ -187,8 +188,8 @@ def _of_run(table: ResultTable) -> Iterator[Effect]:
         average = AVERAGE in one.tasks or (has_average and not one.mean_over)
         what = "six-task average" if average else f"mean of {len(one.mean_over)} tasks"
         paper = _printed(AVERAGE, one.row, one.against)
-        cells = {cell.row: cell for cell in table.cells if cell.column == AVERAGE}
-        reasons = _reasons(cells.get(one.row), same_tasks=average) if paper is not None else ()
+        both = [_of_row(table, row) for row in (one.row, one.against)]
+        reasons = _reasons(both, is_named=bool(table.published), same_tasks=average) if paper is not None else ()
         yield Effect(one.row, one.against, what, None, headline(one), paper, reasons, average)
     if has_average or table.published:
         yield from _by_task(table)
@@ -199,10 +200,18 @@ def _by_task(table: ResultTable) -> Iterator[Effect]:
     last = [row for row in table.rows if iteration_of(row) is not None][-1:]
     for row in last:
         for column in table.columns:
-            cell = table.cell(row, column.label)
+            cell, other = table.cell(row, column.label), table.cell(REFERENCE, column.label)
             paper = _printed(column.task, row, REFERENCE)
             if paper is not None and column.label != AVERAGE:
-                yield Effect(row, REFERENCE, column.label, column, cell.delta, paper, _reasons(cell, same_tasks=True), True)
+                reasons = _reasons([cell.reasons, other.reasons], is_named=bool(table.published), same_tasks=True)
+                yield Effect(row, REFERENCE, column.label, column, cell.delta, paper, reasons, True)
+
+
+def _of_row(table: ResultTable, row: str) -> tuple[str, ...]:
+    """Why a row's average may not be compared with the paper's; where there is no average, what its training alone says."""
+    cells = [cell for cell in table.cells if cell.row == row]
+    average = [cell.reasons for cell in cells if cell.column == AVERAGE]
+    return tuple(dict.fromkeys(chain(*(average or [cell.training_reasons for cell in cells]))))
 
 
 def _of_seeds(table: SeedTable) -> Iterator[Effect]:
@@ -212,7 +221,8 @@ def _of_seeds(table: SeedTable) -> Iterator[Effect]:
     for one in table.comparisons:
         if one.column == MEAN:
             paper = _printed(AVERAGE, one.row, one.against)
-            reasons = _reasons(None, same_tasks=same_tasks) if paper is not None else ()
+            both = [table.reasons.get(row, ()) for row in (one.row, one.against)]
+            reasons = _reasons(both, is_named=bool(table.reasons), same_tasks=same_tasks) if paper is not None else ()
             ours = one.over_seeds if len(table.runs) > 1 else one.pooled
             yield Effect(one.row, one.against, what, None, ours, paper, reasons, same_tasks)
 
@@ -223,11 +233,10 @@ def _printed(task: str, row: str, against: str) -> float | None:
     return round(scores[row] - scores[against], 6) if row in scores and against in scores else None
 
 
-def _reasons(cell: Cell | None, *, same_tasks: bool) -> tuple[str, ...]:
-    """Why a gain may not be compared with the paper's: those of the row's own score, or that the recipe names no published model."""
-    if cell is not None and cell.published is not None:
-        return cell.reasons
-    return (OTHER_MODEL,) if same_tasks else (OTHER_TASKS, OTHER_MODEL)
+def _reasons(both: Iterable[Sequence[str]], *, is_named: bool, same_tasks: bool) -> tuple[str, ...]:
+    """Why a gain may not be compared with the paper's: the reasons of both rows, or that the recipe names no published model."""
+    tasks = () if same_tasks else (OTHER_TASKS,)
+    return tuple(dict.fromkeys((*tasks, *chain(*both)))) if is_named else (*tasks, OTHER_MODEL)
 
 
 def _comparable(one: Effect, numbers: dict[str, int]) -> str:

@@ -4,11 +4,15 @@ from pathlib import Path
 
 import pytest
 
+from harness.analysis.comparability import LEADERBOARD_TASKS
+from harness.analysis.run_table import collect
+from harness.analysis.seed_table import combine
 from harness.analysis.table_schema import Delta, ResultTable, SeedTable
-from harness.report.effects import effects, main_effect, size_block, size_text, study_sentence
+from harness.recipe import Recipe, Task, load, replace
+from harness.report.effects import OTHER_MODEL, OTHER_TASKS, effects, main_effect, size_block, size_text, study_sentence
 from harness.report.tables import read_table, render
 from tests.committed import RESULTS, committed_table
-from tests.synthetic_runs import small_recipe, write_run
+from tests.synthetic_runs import Values, questions, small_recipe, write_run
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +95,71 @@ def test_published_model_gives_the_cell_s_own_reasons(tmp_path: Path) -> None:
     assert isinstance(table, ResultTable)
     assert found.reasons == table.cell("iter1", "gsm8k").reasons
     assert found.reasons
+
+
+PUBLISHED = "zephyr-7b-sft-full"
+
+
+def without_scores(path: Path, recipe: Recipe) -> ResultTable:
+    """The table of a run of which nothing was scored: what may be compared follows from the recipe alone."""
+    return collect(write_run(path, recipe, lambda row, task: None))
+
+
+def reasons_of(table: ResultTable | SeedTable) -> dict[tuple[str, str], tuple[str, ...]]:
+    """{(row, against): why its average may not be compared} of the effects that the paper prints."""
+    return {(one.row, one.against): one.reasons for one in effects(table) if one.column is None and one.paper is not None}
+
+
+def test_a_difference_has_the_reasons_of_both_rows(tmp_path: Path) -> None:
+    """Promise: iteration 3 as the paper trained it, less a row whose training the paper does not state, is not called comparable."""
+    table = without_scores(tmp_path, load("zephyr-7b-baselines"))
+    reasons = reasons_of(table)
+    unknown = {row: (f"how the published {row} was trained is not stated in full",) for row in ("dpo", "sft+1epoch", "iter3+dpo")}
+    assert reasons["iter3", "sft"] == ()
+    assert reasons["iter3", "dpo"] == unknown["dpo"]
+    assert reasons["iter3", "sft+1epoch"] == unknown["sft+1epoch"]
+    assert reasons["iter3+dpo", "iter3"] == reasons["iter3+dpo", "sft"] == unknown["iter3+dpo"]  # no reason stands twice
+
+
+def test_a_task_s_difference_has_sft_s_reasons_too(tmp_path: Path) -> None:
+    """Promise: what bars the score of `sft` alone, questions that were not scored, bars the difference from it."""
+    recipe = small_recipe(claims=PUBLISHED)
+
+    def values(row: str, task: Task) -> Values:
+        return {name: None if (row, name) == ("sft", "q0") else value for name, value in questions(row, task).items()}
+
+    table = collect(write_run(tmp_path, recipe, values))
+    found = next(one for one in effects(table) if one.what == "gsm8k")
+    assert "1 of 40 unscored" in found.reasons
+    assert "1 of 40 unscored" not in table.cell("iter1", "gsm8k").reasons
+
+
+def test_the_paper_s_model_is_not_called_another(tmp_path: Path) -> None:
+    """Promise: where the model is the paper's, other tasks and the training are the reasons; another model is one where it is another."""
+    ten_tasks = reasons_of(without_scores(tmp_path / "ten", load("zephyr-7b-spin-of-t-spin")))
+    assert ten_tasks["iter0", "sft"] == (OTHER_TASKS,)
+    assert ten_tasks["iter1", "sft"] == (OTHER_TASKS, "iterations.1.pairs_from: ours (1,), the paper's (0, 1)")
+    assert reasons_of(without_scores(tmp_path / "another", small_recipe()))["iter1", "sft"] == (OTHER_TASKS, OTHER_MODEL)
+
+
+def test_seeds_say_why_an_average_may_not_be_compared(tmp_path: Path) -> None:
+    """Promise: seeds of the paper's own model and tasks are comparable save for what bars a row; those of another model are not."""
+
+    def seeds(recipe: Recipe) -> SeedTable:
+        folders = [tmp_path / f"{recipe.name}-{seed}" for seed in (1, 2)]
+        recipes = [replace(recipe, name=folder.name, seed=seed) for seed, folder in enumerate(folders)]
+        return combine([write_run(folder, own, lambda row, task: None) for folder, own in zip(folders, recipes, strict=True)])
+
+    base = load("zephyr-7b-baselines")
+    asked = base.benchmarks[0]
+    tasks = tuple(task for task in asked.tasks if task.name in LEADERBOARD_TASKS)
+    six = replace(base, name="six", benchmarks=(asked.model_copy(update={"tasks": tasks}),))
+    reasons = reasons_of(seeds(six))
+    assert reasons["iter3", "sft"] == ()
+    assert reasons["iter3", "dpo"] == ("how the published dpo was trained is not stated in full",)
+    other = seeds(replace(six, name="other", claims=None))
+    assert other.reasons == {}
+    assert reasons_of(other)["iter3", "sft"] == (OTHER_MODEL,)
 
 
 def test_study_is_told_in_a_sentence() -> None:
