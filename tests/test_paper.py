@@ -92,6 +92,8 @@ def test_misprints_recompute_from_the_claims() -> None:
     """What MISPRINTS calls right follows from the paper's own cells, and what it calls printed is what CLAIMS hold."""
     average, gain, gsm8k = paper.MISPRINTS
     mean = row_mean(*MISPRINTED)
+    assert average[4:] == ("iter3+dpo", "average", None)
+    assert gain[4:] == ("iter3+dpo", "average", "iter3")
     assert (average.printed, average.recomputed) == (score("iter3+dpo", "average"), round(mean, 2))
     assert gain.printed == next(g.value for g in published.GAINS if g.row == "iter3+dpo")
     assert gain.recomputed == round(mean - row_mean("paper/leaderboard", "iter3"), 2)

@@ -15,6 +15,7 @@ from harness.analysis.differences import ABSENT, REFERENCE, delta_text
 from harness.analysis.published import CLAIMS
 from harness.analysis.seed_table import MEAN
 from harness.analysis.table_schema import Column, Delta, ResultTable, SeedComparison, SeedTable
+from harness.paper import MISPRINTS, Misprint
 from harness.report.formatting import Block
 from harness.rows import iteration_of
 
@@ -36,7 +37,7 @@ WORDS = (
 class Effect(NamedTuple):
     """`row - against`, ours and the paper's, over `what`. `reasons` say why the two may not be compared; `paper` None: it prints none.
 
-    `same_tasks`: both are about the same tasks, so that a share of the paper's gain means something.
+    `same_tasks`: both are about the same tasks, so that a share of the paper's gain means something. `misprints` are corrected in `paper`.
     """
 
     row: str
@@ -47,6 +48,7 @@ class Effect(NamedTuple):
     paper: float | None
     reasons: tuple[str, ...]
     same_tasks: bool
+    misprints: tuple[Misprint, ...]
 
     @property
     def share(self) -> float | None:
@@ -121,15 +123,20 @@ def size_block(table: ResultTable | SeedTable) -> Block:
     lines = (
         *([f"{size_text(main)}."] if main else []),
         "Percentage points, MT-Bench in points of 10; 95 % intervals, the paper's gain taken as exact: it is printed without one.",
-        *share_notes(found),
+        *notes_on(found),
         *reasons,
     )
     return Block("Size of the effect", ("", "ours", "paper", "ours - paper", "share", "comparable"), grid, lines)
 
 
-def share_notes(found: Sequence[Effect]) -> list[str]:
-    """What 'cannot tell' in place of a share means, where it stands."""
-    return [f"{CANNOT_TELL.capitalize()}: {CANNOT_TELL_MEANS}."] if any(CANNOT_TELL in paper_cells(one) for one in found) else []
+def notes_on(found: Sequence[Effect]) -> list[str]:
+    """What 'cannot tell' in place of a share means, and which of the paper's gains are not as it prints them, where these stand."""
+    misprints = dict.fromkeys(chain(*(one.misprints for one in found)))
+    return [
+        *([f"{CANNOT_TELL.capitalize()}: {CANNOT_TELL_MEANS}."] if any(CANNOT_TELL in paper_cells(one) for one in found) else []),
+        *(f"Misprint, corrected here: {one.what}, printed {one.printed:.2f}, by its own cells {one.recomputed:.2f} ({one.where})."
+          for one in misprints),
+    ]  # fmt: skip
 
 
 def paper_cells(effect: Effect) -> tuple[str, str, str]:
@@ -187,10 +194,10 @@ def _of_run(table: ResultTable) -> Iterator[Effect]:
     for one in (*table.from_sft, *against_others):
         average = AVERAGE in one.tasks or (has_average and not one.mean_over)
         what = "six-task average" if average else f"mean of {len(one.mean_over)} tasks"
-        paper = _printed(AVERAGE, one.row, one.against)
+        paper, misprints = _paper_gain(AVERAGE, one.row, one.against)
         both = [_of_row(table, row) for row in (one.row, one.against)]
         reasons = _reasons(both, is_named=bool(table.published), same_tasks=average) if paper is not None else ()
-        yield Effect(one.row, one.against, what, None, headline(one), paper, reasons, average)
+        yield Effect(one.row, one.against, what, None, headline(one), paper, reasons, average, misprints)
     if has_average or table.published:
         yield from _by_task(table)
 
@@ -201,10 +208,10 @@ def _by_task(table: ResultTable) -> Iterator[Effect]:
     for row in last:
         for column in table.columns:
             cell, other = table.cell(row, column.label), table.cell(REFERENCE, column.label)
-            paper = _printed(column.task, row, REFERENCE)
+            paper, misprints = _paper_gain(column.task, row, REFERENCE)
             if paper is not None and column.label != AVERAGE:
                 reasons = _reasons([cell.reasons, other.reasons], is_named=bool(table.published), same_tasks=True)
-                yield Effect(row, REFERENCE, column.label, column, cell.delta, paper, reasons, True)
+                yield Effect(row, REFERENCE, column.label, column, cell.delta, paper, reasons, True, misprints)
 
 
 def _of_row(table: ResultTable, row: str) -> tuple[str, ...]:
@@ -220,17 +227,25 @@ def _of_seeds(table: SeedTable) -> Iterator[Effect]:
     what = "six-task average" if same_tasks else f"mean of {len(tasks)} tasks"
     for one in table.comparisons:
         if one.column == MEAN:
-            paper = _printed(AVERAGE, one.row, one.against)
+            paper, misprints = _paper_gain(AVERAGE, one.row, one.against)
             both = [table.reasons.get(row, ()) for row in (one.row, one.against)]
             reasons = _reasons(both, is_named=bool(table.reasons), same_tasks=same_tasks) if paper is not None else ()
             ours = one.over_seeds if len(table.runs) > 1 else one.pooled
-            yield Effect(one.row, one.against, what, None, ours, paper, reasons, same_tasks)
+            yield Effect(one.row, one.against, what, None, ours, paper, reasons, same_tasks, misprints)
 
 
-def _printed(task: str, row: str, against: str) -> float | None:
-    """The paper's own gain, from the two scores it prints."""
+def _paper_gain(task: str, row: str, against: str) -> tuple[float | None, tuple[Misprint, ...]]:
+    """The paper's own gain, from the two scores it prints, and the misprints that were corrected for it."""
     scores = {claim.row: claim.value for claim in CLAIMS if claim.table in PAPER_TABLES and claim.task == task}
-    return round(scores[row] - scores[against], 6) if row in scores and against in scores else None
+    if row not in scores or against not in scores:
+        return None, ()
+    wrong = {(one.row, one.against): one for one in MISPRINTS if one.task == task}
+    gain = wrong.get((row, against))
+    if gain is not None:
+        return gain.recomputed, (gain,)
+    found = {name: wrong[name, None] for name in (row, against) if (name, None) in wrong}
+    scores |= {name: one.recomputed for name, one in found.items()}
+    return round(scores[row] - scores[against], 6), tuple(found.values())
 
 
 def _reasons(both: Iterable[Sequence[str]], *, is_named: bool, same_tasks: bool) -> tuple[str, ...]:

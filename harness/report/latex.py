@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from harness.analysis.table_schema import ResultTable, SeedTable
 from harness.report.blocks import all_blocks
-from harness.report.effects import effects, paper_cells, share_notes
+from harness.report.effects import effects, notes_on, paper_cells
 from harness.report.formatting import Block, fit, one_line
 
 WIDTH, GAP = 86, 1.5
@@ -41,7 +41,7 @@ def to_paper(table: ResultTable | SeedTable) -> str:
     what = ", ".join(dict.fromkeys(one.what for one in found))
     block = Block("Gain", ("", "ours", "paper", "share"), rows)
     caption = f"Difference in percentage points ({what}) with its 95 % interval, beside the paper's gain."
-    return "\n".join([*_tabular(block, " ".join([caption, *share_notes(found)]), f"tab:{_slug(_name(table))}", r"\footnotesize")]) + "\n"
+    return "\n".join([*_tabular(block, " ".join([caption, *notes_on(found)]), f"tab:{_slug(_name(table))}", r"\footnotesize")]) + "\n"
 
 
 def _num_digits(text: str) -> float:

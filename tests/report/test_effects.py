@@ -121,6 +121,22 @@ def test_a_difference_has_the_reasons_of_both_rows(tmp_path: Path) -> None:
     assert reasons["iter3+dpo", "iter3"] == reasons["iter3+dpo", "sft"] == unknown["iter3+dpo"]  # no reason stands twice
 
 
+def test_a_misprinted_mean_is_corrected_and_named(tmp_path: Path) -> None:
+    """Promise: the paper's gain is that of its own cells where it misprints the mean, and a line says so where such a row is shown."""
+    table = without_scores(tmp_path / "with", load("zephyr-7b-baselines"))
+    gains = {(one.row, one.against): one.paper for one in effects(table) if one.column is None}
+    assert (gains["iter3+dpo", "iter3"], gains["iter3+dpo", "sft"], gains["iter3", "sft"]) == (1.57, 6.6, 5.02)
+    told = [line for line in size_block(table).lines if line.startswith("Misprint")]
+    where = "V3 Tables 3 to 5, row SPIN iter3 + DPO"
+    assert told == [
+        f"Misprint, corrected here: average of SPIN iter3 + DPO, printed 64.05, by its own cells 64.74 ({where}).",
+        f"Misprint, corrected here: gain of SPIN iter3 + DPO over iter3, printed 0.89, by its own cells 1.57 ({where}).",
+    ]
+    assert "printed 64.05" in render(table, "paper")
+    without = size_block(without_scores(tmp_path / "without", load("zephyr-7b"))).lines
+    assert not any("Misprint" in line for line in without)
+
+
 def test_a_task_s_difference_has_sft_s_reasons_too(tmp_path: Path) -> None:
     """Promise: what bars the score of `sft` alone, questions that were not scored, bars the difference from it."""
     recipe = small_recipe(claims=PUBLISHED)
