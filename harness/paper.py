@@ -185,6 +185,7 @@ CONTEXT: dict[str, Fact] = {
     "paper.generation_batch_size": _paper(64, "global, with Accelerate; the release runs 8 GPUs x 8"),
     "paper.pairs": _paper((50_000, 100_000, 100_000, 100_000), "an iteration"),
     "paper.loss": _paper(_LOSS, "l(t) = log(1 + exp(-t)), outside the difference", "V3 eq. 4.7"),
+    "paper.losses": _paper(("spin", "spin_hinge", "spin_exponential", "spin_correlation"), "all are SPIN", f"{_THEORY}, Assumption 5.1"),
     "paper.loss_at_opponent": _paper(math.log(2), "nats: policy = opponent, logistic", f"{_THEORY}, Theorem 5.2"),
     "paper.update": _paper("p_next proportional to p (p_data/p)^(1/beta)", "logistic", f"{_THEORY}, Theorem 5.4"),
     "paper.dpo_data": _paper(62_000, "UltraFeedback examples; also those of SPIN + DPO, 2 epochs", "V3 Tables 3 to 5"),

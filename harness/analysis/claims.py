@@ -1,11 +1,13 @@
 """The paper's claims, each with what a run, or several seeds, say about it: supported, contradicted, within noise or not tested.
 
 A claim is supported where the 95 % interval of the difference it speaks about lies above 0, and contradicted where it lies below.
+The paper's claims are about SPIN. Of a run of another objective the same is asked, under that objective's name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from harness.analysis.comparability import AVERAGE
@@ -13,16 +15,21 @@ from harness.analysis.differences import REFERENCE, compare_rows, delta, delta_t
 from harness.analysis.published import CLAIMS
 from harness.analysis.scores import RunScores
 from harness.analysis.table_schema import Column, Comparison, Delta, Finding, ResultTable
+from harness.files import bare_name
+from harness.paper import CONTEXT
 from harness.plan import plan
 from harness.recipe import Recipe
 from harness.rows import baselines, opponent_of
 
 Verdict = Literal["supported", "contradicted", "within noise", "not tested"]
 Spec = dict[str, Any]
-FURTHER_SFT = "SPIN improves on further SFT"
+SPIN = "SPIN"
+IMPROVES = " improves on its SFT model"
+"""How the first claim goes on after the name of what was trained."""
+FURTHER_SFT = " improves on further SFT"
 HEADLINES = {
-    "supported": "SPIN helped",
-    "contradicted": "SPIN did harm",
+    "supported": "{} helped",
+    "contradicted": "{} did harm",
     "within noise": "No gain beyond noise",
     "not tested": "Not tested yet",
 }
@@ -68,28 +75,41 @@ def check_claims_by(
 
     `sizes` are (row, row trained on less data) of runs that differ in nothing else; only with such rows is there a claim about them.
     """
-    if not recipe.iterations:
-        return
+    name = _name_of(recipe.objective)
+    for finding in _findings(measure, recipe, columns, sizes, name) if recipe.iterations else ():
+        yield finding if name == SPIN else finding.model_copy(update={"where": f"said of SPIN: {finding.where}"})
+
+
+def _name_of(objective: str) -> str:
+    """'SPIN' of every loss the paper allows; else the objective's own name, a file's without its hash."""
+    return SPIN if objective in CONTEXT["paper.losses"].value else Path(bare_name(objective)).name
+
+
+def _findings(
+    measure: MeasureEffect, recipe: Recipe, columns: Sequence[Column], sizes: Sequence[tuple[str, str]], name: str
+) -> Iterator[Finding]:
     last = f"iter{len(recipe.iterations) - 1}"
-    for claim, pairs in _claims(recipe, last).items():
+    for claim, pairs in _claims(recipe, last, name).items():
         yield _finding(claim, [measure(row, against, None) for row, against in pairs])
     if sizes:
         yield _finding(_Claim("the score rises with data", _SIZES), [measure(row, less, None) for row, less in sizes])
     judged = [column for column in columns if column.benchmark == "mt_bench"]
     for column in judged:  # each judge says for itself
         by = f" by {column.label}" if len(judged) > 1 else ""
-        yield _finding(_Claim(f"SPIN raises MT-Bench{by}", _MT_BENCH), [measure(last, REFERENCE, column)])
+        yield _finding(_Claim(f"{name} raises MT-Bench{by}", _MT_BENCH), [measure(last, REFERENCE, column)])
 
 
-def _claims(recipe: Recipe, last: str) -> dict[_Claim, list[tuple[str, str]]]:
+def _claims(recipe: Recipe, last: str, name: str) -> dict[_Claim, list[tuple[str, str]]]:
     """{claim: the pairs of rows it speaks about}; the first row of every pair must be better than the second."""
     later = [f"iter{t}" for t in range(1, len(recipe.iterations))]
     others, first = _other_training(recipe)
     return {
-        _Claim("SPIN improves on its SFT model", _LEADERBOARD): [(last, REFERENCE)],
+        _Claim(f"{name}{IMPROVES}", _LEADERBOARD): [(last, REFERENCE)],
         _Claim("each iteration improves on the one before", _LEADERBOARD): _steps(recipe),
-        _Claim(FURTHER_SFT, f"{_LEADERBOARD}, SFT + 1 epoch"): [(last, row) for row in _trained_with(others, "sft")],
-        _Claim("SPIN from iteration 1 on beats DPO", _LEADERBOARD): [(row, dpo) for dpo in _trained_with(others, "dpo") for row in later],
+        _Claim(f"{name}{FURTHER_SFT}", f"{_LEADERBOARD}, SFT + 1 epoch"): [(last, row) for row in _trained_with(others, "sft")],
+        _Claim(f"{name} from iteration 1 on beats DPO", _LEADERBOARD): [
+            (row, dpo) for dpo in _trained_with(others, "dpo") for row in later
+        ],
         _Claim("more epochs at iteration 0 do not reach iteration 1", _EPOCHS): [
             ("iter1", longer) for longer in _longer_than(first, others) if later
         ],
@@ -168,22 +188,33 @@ class Summary(NamedTuple):
     numbers: list[str]
 
 
+def subject(findings: Sequence[Finding]) -> str:
+    """What the findings are about, as the first claim begins: SPIN, or the objective that was trained in its place."""
+    return findings[0].claim.removesuffix(IMPROVES) if findings else SPIN
+
+
+def asked_of(findings: Sequence[Finding]) -> tuple[str, ...]:
+    """A line that the paper claims this of SPIN alone, where another objective was trained."""
+    name = subject(findings)
+    return () if name == SPIN else (f"The paper says this of SPIN; here it is asked of {name}.",)
+
+
 def overall(findings: Sequence[Finding]) -> Verdict:
     """The first claim's verdict; what helped, but less than further SFT did, counts as within noise."""
     verdicts = {finding.claim: finding.verdict for finding in findings}
     first = findings[0].verdict if findings else "not tested"
-    return "within noise" if first == "supported" and verdicts.get(FURTHER_SFT) == "contradicted" else first
+    return "within noise" if first == "supported" and verdicts.get(f"{subject(findings)}{FURTHER_SFT}") == "contradicted" else first
 
 
 def summarize(table: ResultTable) -> Summary:
     """What the run says about the first claim, and beside it about further SFT."""
-    claims = {finding.claim: finding for finding in table.findings}
+    claims, name = {finding.claim: finding for finding in table.findings}, subject(table.findings)
     first = next(iter(table.findings), Finding(claim="", where="", verdict="not tested", evidence=("no iteration",)))
     numbers = list(first.evidence)
-    further = claims.get(FURTHER_SFT)
+    further = claims.get(f"{name}{FURTHER_SFT}")
     if further and further.verdict != "not tested":
         than = {"supported": "more than", "contradicted": "less than", "within noise": "within noise of"}[further.verdict]
         numbers.append(f"{than} further SFT: {'; '.join(further.evidence)}")
     if first.verdict == "supported" and further and further.verdict == "contradicted":
-        return Summary("SPIN helped, but less than further SFT", overall(table.findings), numbers)
-    return Summary(HEADLINES[first.verdict], first.verdict, numbers)
+        return Summary(f"{name} helped, but less than further SFT", overall(table.findings), numbers)
+    return Summary(HEADLINES[first.verdict].format(name), first.verdict, numbers)

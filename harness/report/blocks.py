@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from harness.analysis.claims import asked_of
 from harness.analysis.differences import ABSENT, DECIMALS, RULE, delta_text
 from harness.analysis.forensics import response_sets, training_state
 from harness.analysis.published import GAINS
@@ -79,7 +80,8 @@ def _claims(table: ResultTable | SeedTable) -> Block:
     seeds = isinstance(table, SeedTable) and len(table.runs) > 1
     interval = "t interval over seeds" if seeds else "interval"
     rule = f"Supported: the 95 % {interval} lies above 0; contradicted: below; of several differences, all must hold."
-    return Block("The paper's claims", ("these runs" if seeds else "this run", "claim"), grid, (*told, rule), is_prose=True)
+    lines = (*asked_of(table.findings), *told, rule)
+    return Block("The paper's claims", ("these runs" if seeds else "this run", "claim"), grid, lines, is_prose=True)
 
 
 def _opponents(table: ResultTable) -> tuple[str, ...]:

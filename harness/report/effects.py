@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import NamedTuple
 
-from harness.analysis.claims import headline
+from harness.analysis.claims import headline, subject
 from harness.analysis.comparability import AVERAGE, LEADERBOARD_TASKS
 from harness.analysis.differences import ABSENT, REFERENCE, delta_text
 from harness.analysis.published import CLAIMS
@@ -156,9 +156,8 @@ def study_sentence(table: SeedTable) -> str:
         return f"{seeds}: no comparison yet"
     own = {"its SFT model" if one.against == REFERENCE else one.against: one for one in means if one.row == last}
     variants = {one.row: one for one in means if one.against == last and one.row != last}
-    sentence = (
-        f"{seeds}: SPIN ({last}) is {'; '.join(_sides(own, num_runs, ('better', 'worse', 'within noise'), ('than ', 'than ', 'of ')))}"
-    )
+    sides = "; ".join(_sides(own, num_runs, ("better", "worse", "within noise"), ("than ", "than ", "of ")))
+    sentence = f"{seeds}: {subject(table.findings)} ({last}) is {sides}"
     if not variants:
         return sentence
     return f"{sentence}; against {last}, {'; '.join(_sides(variants, num_runs, ('better:', 'worse:', 'within noise:'), ('', '', '')))}"

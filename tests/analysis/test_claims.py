@@ -3,8 +3,14 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from harness.analysis.table_schema import Finding
-from harness.recipe import PairTraining, Task, replace
+import pytest
+
+from harness.analysis.claims import asked_of, summarize
+from harness.analysis.table_schema import Finding, ResultTable
+from harness.paper import CONTEXT
+from harness.recipe import PairTraining, Recipe, Task, replace
+from harness.report.blocks import blocks
+from harness.report.formats.hub import to_card
 from harness.report.tables import collect, render
 from tests.synthetic_runs import CONTROL, Values, questions, small_recipe, write_run
 
@@ -81,3 +87,64 @@ def test_rivals_test_the_claims_about_dpo_and_epochs(tmp_path: Path) -> None:
     assert (against_dpo.verdict, len(against_dpo.evidence)) == ("supported", 1)
     assert against_dpo.evidence[0].startswith("iter1 - dpo: +")
     assert claims["more epochs at iteration 0 do not reach iteration 1"].verdict == "within noise"
+
+
+OWN_OBJECTIVE = """
+VERSION = 1
+BRANCHES = ("real", "generated")
+OPPONENT = True
+GRADE = "D"
+
+
+def loss(logps, beta):
+    return -beta * logps.margin
+"""
+
+
+def other_objective(objective: str) -> Recipe:
+    """The recipe for tests, trained with another objective than SPIN's."""
+    base, parameters = small_recipe(), {"t_spin": {"proto_weight": 0.1}, "space": {"mu": 1.0}}.get(objective, {})
+    iterations = tuple(one.model_copy(update={"parameters": parameters}) for one in base.iterations)
+    return replace(base, name="other", objective=objective, iterations=iterations)
+
+
+def losing_to_control(row: str, task: Task) -> Values:
+    """Answers in which the last iteration gains on `sft`, and the control more."""
+    return questions({"control": "iter1", "iter1": "iter0"}.get(row, row), task)
+
+
+def claims_of(table: ResultTable) -> dict[str, str]:
+    """{claim: where it stands}."""
+    return {one.claim: one.where for one in table.findings}
+
+
+@pytest.mark.parametrize("objective", ["t_spin", "space", "dpo"])
+def test_claims_and_headline_name_what_was_trained(tmp_path: Path, objective: str) -> None:
+    """Promise: a run of another objective says nothing of SPIN, save that it is SPIN the paper says this of."""
+    run = write_run(tmp_path, other_objective(objective), losing_to_control)
+    table = collect(run)
+    assert claims_of(table)[f"{objective} improves on its SFT model"] == "said of SPIN: V3 Tables 3 to 5"
+    assert f"{objective} from iteration 1 on beats DPO" in claims_of(table)
+    assert f"{objective} raises MT-Bench" in claims_of(table)
+    assert not any("SPIN" in claim.replace(objective, "") for claim in claims_of(table))
+    assert summarize(table).headline == f"{objective} helped, but less than further SFT"
+    note = f"The paper says this of SPIN; here it is asked of {objective}."
+    assert next(block for block in blocks(table) if block.title == "The paper's claims").lines[0] == note
+    assert note in str(to_card(run, "iter1"))
+
+
+def test_an_own_objective_is_called_as_its_file(tmp_path: Path) -> None:
+    """Promise: the name of a user's own objective is its file's, without folder and hash."""
+    (tmp_path / "steep.py").write_text(OWN_OBJECTIVE)
+    table = collect(write_run(tmp_path / "run", other_objective(str(tmp_path / "steep.py"))))
+    assert next(iter(claims_of(table))) == "steep.py improves on its SFT model"
+    assert summarize(table).headline == "steep.py helped"
+
+
+@pytest.mark.parametrize("objective", CONTEXT["paper.losses"].value)
+def test_every_loss_the_paper_allows_is_spin(tmp_path: Path, objective: str) -> None:
+    """Promise: logistic, hinge, exponential and correlation loss are all SPIN, of which the paper's claims are the paper's."""
+    table = collect(write_run(tmp_path, other_objective(objective), losing_to_control))
+    assert claims_of(table)["SPIN improves on its SFT model"] == "V3 Tables 3 to 5"
+    assert summarize(table).headline == "SPIN helped, but less than further SFT"
+    assert asked_of(table.findings) == ()

@@ -188,3 +188,12 @@ def test_study_is_told_in_a_sentence() -> None:
         "against iter2, better: space iter2 on 1; worse: t-spin iter2 on each; within noise: hinge iter2 on each"
     )
     assert [one.row for one in effects(table)][:2] == ["iter2", "iter2"]
+
+
+def test_a_study_of_another_objective_is_told_under_its_name(tmp_path: Path) -> None:
+    """Promise: seeds that were trained with SPACE are not called SPIN."""
+    base = small_recipe()
+    iterations = tuple(one.model_copy(update={"parameters": {"mu": 1.0}}) for one in base.iterations)
+    recipe = replace(base, name="space", objective="space", iterations=iterations)
+    table = combine([write_run(tmp_path / str(seed), replace(recipe, name=f"seed{seed}", seed=seed)) for seed in (1, 2)])
+    assert study_sentence(table).startswith("2 seeds: space (iter1) is better than its SFT model")

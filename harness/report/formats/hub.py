@@ -14,6 +14,7 @@ from huggingface_hub import CommitOperationAdd, EvalResult, EvalResultEntry, Mod
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.utils import yaml_dump
 
+from harness.analysis.claims import asked_of
 from harness.analysis.deviations import deviation_list
 from harness.analysis.differences import delta_text
 from harness.analysis.run_table import collect
@@ -133,6 +134,7 @@ def _scores(table: ResultTable, row: str) -> Iterator[str]:
         yield "| " + " | ".join(markdown_text(text) for text in told) + " |"
     yield from ("", "Value ± standard error; differences paired on the same questions with a 95 % interval.", "")
     yield from ("## What this run says about the paper's claims", "")
+    yield from (line for told in asked_of(table.findings) for line in (markdown_text(told), ""))
     yield from (f"- **{one.verdict}**: {markdown_text(one.claim)}. {markdown_text('; '.join(one.evidence))}" for one in table.findings)
     yield ""
 
