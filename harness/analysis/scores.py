@@ -70,9 +70,11 @@ ScoreReader = Callable[[str, TaskColumn], Score | None]
 class RunScores:
     """A run's recipe, rows, task columns and scores. Scores are read when first asked for; they and their differences are kept."""
 
-    def __init__(self, recipe: Recipe, row_names: tuple[str, ...], read: ScoreReader) -> None:
+    def __init__(self, recipe: Recipe, row_names: tuple[str, ...], read: ScoreReader, met: Callable[[str], str]) -> None:
         self.recipe = recipe
         self.rows = row_names
+        self.met = met
+        """The row whose responses stand beside the real ones where a row is measured on held-out prompts."""
         self.tasks = task_columns(recipe)
         self.by_label: Mapping[str, TaskColumn] = {column.label: column for column in self.tasks}
         self.leaderboard = _leaderboard(recipe, self.tasks)
@@ -98,8 +100,12 @@ class RunScores:
 
     @cached_property
     def accuracy_tasks(self) -> tuple[TaskColumn, ...]:
-        """The tasks that count in the mean over tasks."""
-        return tuple(self.by_label[column.label] for column in self.columns if column.is_accuracy and column.label in self.by_label)
+        """The tasks that count in the mean over tasks; one that stands under several protocols counts once, under the first."""
+        first: dict[str, TaskColumn] = {}
+        for column in self.columns:
+            if column.is_accuracy and column.label in self.by_label:
+                first.setdefault(column.task, self.by_label[column.label])
+        return tuple(first.values())
 
     def other_rules(self, row: str, column: TaskColumn) -> tuple[str, ...]:
         """Where the rules `row` was scored under differ from those the column states; nothing where it is not scored."""
@@ -130,7 +136,7 @@ class RunScores:
 
     def _difference(self, row: str, against: str, column: TaskColumn) -> Difference:
         ours, theirs = self.score(row, column), self.score(against, column)
-        if ours and theirs and column.has_opponent and met_by(self.recipe, row) != met_by(self.recipe, against):
+        if ours and theirs and column.has_opponent and self.met(row) != self.met(against):
             return Difference(None, other_opponents(against))
         return difference_of(ours, theirs, against, column)
 
@@ -144,7 +150,7 @@ class RunScores:
 def load_scores(run: Path, recipe: Recipe | None = None) -> RunScores:
     """The scores of the run at `run`, under its recorded recipe unless another is given. Raises InputError where no run is there."""
     recipe, folder = recipe or read_recipe(run), RunDir(run)
-    return RunScores(recipe, rows(recipe), lambda row, column: _read_score(folder, row, column))
+    return RunScores(recipe, rows(recipe), lambda row, column: _read_score(folder, row, column), lambda row: met_by(recipe, row))
 
 
 def task_columns(recipe: Recipe) -> tuple[TaskColumn, ...]:

@@ -16,12 +16,15 @@ from harness.config import flatten
 from harness.errors import InputError
 from harness.evaluation.paired import Paired, mean_of_differences, t_interval
 from harness.evaluation.statistics import spread
+from harness.files import canonical
 from harness.recipe import Recipe
 from harness.rows import contests
 
 MEAN = "mean over tasks"
-FREE = ("name", "summary", "because", "seed", "shuffle_seed", "claims")
-"""Parts of a field's path that may differ between the runs."""
+SEEDS = ("seed", "shuffle_seed")
+"""Names of fields, at any depth, in which the runs of a table must differ."""
+WORDS = ("name", "summary", "because", "claims")
+"""A recipe's own fields that may differ between the runs: they change no result."""
 FIELDS_SHOWN = 5
 """Fields that an error names."""
 Pairs = Sequence[tuple[str, str]]
@@ -78,8 +81,14 @@ def combine(folders: Sequence[Path]) -> SeedTable:
     runs = [load_scores(folder) for folder in folders]
     check_same(runs)
     recipe = runs[0].recipe
-    by_name = {run.recipe.name: run for run in runs}
+    by_name = dict(zip(_names(folders, runs), runs, strict=True))
     return seed_table(" + ".join(by_name), recipe.summary, by_name, contests(recipe), [*formula_notes(recipe), *unfinished_runs(folders)])
+
+
+def _names(folders: Sequence[Path], runs: Sequence[RunScores]) -> list[str]:
+    """The recipes' names; the directories' where recipes share one, their paths where directories do, too."""
+    choices = ([run.recipe.name for run in runs], [folder.name for folder in folders], [str(folder) for folder in folders])
+    return next((names for names in choices if len(set(names)) == len(names)), choices[-1])
 
 
 def unfinished_runs(folders: Sequence[Path]) -> Iterator[str]:
@@ -119,9 +128,19 @@ def _reasons(scores: SeedScores) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 
 def check_same(runs: Sequence[RunScores]) -> None:
-    """Raise InputError where the runs' recipes differ in more than their seeds."""
-    for other in runs[1:]:
-        _check_pair(runs[0].recipe, other.recipe)
+    """Raise InputError where the runs' recipes differ in more than their seeds, or two of them have the same seeds."""
+    seen: dict[str, str] = {}
+    for run in runs:
+        _check_pair(runs[0].recipe, run.recipe)
+        seeds = canonical({field: value for field, value in flatten(run.recipe).items() if _ends_in(field, SEEDS)})
+        if seeds in seen:
+            name = run.recipe.name
+            both = f"two runs of {name}" if name == seen[seeds] else f"{seen[seeds]} and {name}"
+            raise InputError(
+                f"{both} have the same seeds, so their mean and spread say nothing about seeds; "
+                "give each run once, or `harness compare` two rows"
+            )
+        seen[seeds] = run.recipe.name
 
 
 def _check_pair(first: Recipe, other: Recipe) -> None:
@@ -129,7 +148,7 @@ def _check_pair(first: Recipe, other: Recipe) -> None:
     fields = [
         field
         for field in sorted({*ours, *theirs})
-        if ours.get(field) != theirs.get(field) and not any(part in FREE for part in field.split("."))
+        if ours.get(field) != theirs.get(field) and field.split(".")[0] not in WORDS and not _ends_in(field, SEEDS)
     ]
     if fields:
         more = f" and {len(fields) - FIELDS_SHOWN} more fields" if len(fields) > FIELDS_SHOWN else ""
@@ -137,6 +156,10 @@ def _check_pair(first: Recipe, other: Recipe) -> None:
             f"{other.name} and {first.name} differ in {', '.join(fields[:FIELDS_SHOWN])}{more}; only runs that differ in their seeds can "
             "be averaged: see `harness compare` for two rows"
         )
+
+
+def _ends_in(field: str, names: Sequence[str]) -> bool:
+    return field.rpartition(".")[2] in names
 
 
 def _spread(scores: SeedScores, row: str, label: str) -> Spread:

@@ -90,13 +90,18 @@ def _by_seed(variants: Mapping[str, Sequence[RunScores]]) -> Iterator[dict[str, 
 
 def _merged(seed: Mapping[str, RunScores], names: Mapping[str, Mapping[str, str]]) -> RunScores:
     """One run with the named rows of all variants."""
-    places = {name: (run, row) for variant, run in seed.items() for row, name in names[variant].items()}
+    places = {name: (variant, row) for variant in seed for row, name in names[variant].items()}
 
     def read(name: str, column: TaskColumn) -> Score | None:
-        run, row = places[name]
-        return run.score(row, column)
+        variant, row = places[name]
+        return seed[variant].score(row, column)
 
-    return RunScores(next(iter(seed.values())).recipe, tuple(places), read)
+    def met(name: str) -> str:
+        variant, row = places[name]
+        opponent = seed[variant].met(row)
+        return names[variant].get(opponent, opponent)
+
+    return RunScores(next(iter(seed.values())).recipe, tuple(places), read, met)
 
 
 def _pairs(variants: Mapping[str, Sequence[RunScores]], names: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[str, str]]:

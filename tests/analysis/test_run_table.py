@@ -379,8 +379,27 @@ def test_runs_of_different_recipes_are_not_averaged(tmp_path: Path) -> None:
     other = write_run(tmp_path / "b", replace(small_recipe(), name="other", max_length=1536))
     with pytest.raises(InputError, match="differ in max_length"):
         combine([one, other])
+    optimizer = small_recipe().optimizer.model_copy(update={"name": "adamw"})
+    of_adamw = write_run(tmp_path / "c", replace(small_recipe(seed=7), name="adamw", optimizer=optimizer))
+    with pytest.raises(InputError, match=r"differ in optimizer\.name"):
+        combine([one, of_adamw])
     with pytest.raises(InputError, match="no run to combine"):
         combine([])
+
+
+def test_runs_of_the_same_seeds_are_no_seeds(tmp_path: Path) -> None:
+    """Promise: a run made again, or given twice, is refused: a spread over runs of one seed would be of something else."""
+    one, again = (write_run(tmp_path / name, small_recipe()) for name in "ab")
+    with pytest.raises(InputError, match="two runs of synthetic have the same seeds"):
+        combine([one, again])
+
+
+def test_runs_of_one_name_are_named_by_their_directories(tmp_path: Path) -> None:
+    """Promise: two seeds of a recipe that kept its name are two runs of the table."""
+    runs = [write_run(tmp_path / f"s{seed}", small_recipe(seed=seed)) for seed in range(2)]
+    assert combine(runs).runs == ("s0", "s1")
+    deeper = [write_run(tmp_path / f"{place}/run", small_recipe(seed=seed)) for seed, place in enumerate("ab")]
+    assert combine(deeper).runs == tuple(map(str, deeper))
 
 
 def test_launch_records_stay_out_of_the_tables(run: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from harness.analysis import scores as scores_module
 from harness.analysis.scores import ALL_TOGETHER, OTHER_QUESTIONS, RunScores, difference_of, load_scores, task_columns
+from harness.analysis.sweep_table import compare_variants
 from harness.artifact import DONE_FILE, RECIPE_FILE, RunDir
 from harness.contracts import Score
 from harness.errors import InputError
@@ -23,6 +24,7 @@ from harness.recipe import Benchmark, Recipe, Task, load, replace
 from harness.report.formats.lm_eval_files import write_results
 from harness.report.head_to_head import compare, parse_side
 from harness.report.tables import collect, combine, to_markdown
+from harness.runs.sweeps import SWEEP_FILE, SweepRecord
 from tests.synthetic_runs import Values, finish, questions, score_of, small_recipe, write_run
 
 
@@ -140,6 +142,34 @@ def test_rows_of_two_runs_met_one_opponent_only_where_it_is_the_model_they_began
     assert [notes[NLL] for notes in says.values()] == [None, None, None]
 
 
+def test_a_sweep_subtracts_no_margins_of_other_opponents(tmp_path: Path) -> None:
+    """Promise: a variant's iteration that met its own iteration before is not subtracted from `sft`, nor from the first variant's."""
+    first = held_out_recipe("plain")
+    steep = replace(first, name="steep", iterations=tuple(one.model_copy(update={"beta": 1.0}) for one in first.iterations), because={})
+    for made in (first, steep):
+        write_run(tmp_path / made.name, made, held_out_values)
+    write_atomic(tmp_path / SWEEP_FILE, dump(SweepRecord(name="s", summary="", runs={"plain": ("plain",), "steep": ("steep",)})))
+    found = {(one.row, one.against, one.column): one for one in compare_variants(tmp_path).comparisons}
+    for row, against in (("iter1", "sft"), ("steep iter1", "sft"), ("steep iter1", "iter1")):
+        assert found[row, against, MARGIN].pooled is None
+        assert found[row, against, MARGIN].verdict == f"undecided: no difference from {against}: set against another opponent"
+        assert found[row, against, NLL].pooled is not None
+
+
+def test_a_task_under_two_protocols_counts_once_in_the_mean(tmp_path: Path) -> None:
+    """Promise: the same questions answered under two protocols are not twice as many; each protocol keeps its own column."""
+    tasks = (Task(name="arc_challenge", shots=25, metric="acc_norm"), Task(name="openbookqa", shots=1, metric="acc_norm"))
+    benchmarks = [Benchmark(name="open_llm", protocol=protocol, tasks=tasks) for protocol in ("current", "lm-eval@46c7966")]
+    tables = []
+    for name, chosen in (("once", benchmarks[:1]), ("twice", benchmarks)):
+        made = replace(small_recipe("base"), name=name, benchmarks=tuple(chosen))
+        tables.append(collect(write_run(tmp_path / name, made)))
+    once, twice = (table.comparisons[0] for table in tables)
+    assert len(twice.tasks) == 2 * len(once.tasks) == 4
+    assert twice.mean_over == ("open_llm/current/arc_challenge", "open_llm/current/openbookqa")
+    assert twice.mean == once.mean
+
+
 def test_nats_that_are_all_0_are_no_wrong_answers(tmp_path: Path) -> None:
     """Promise: a margin of 0 for every prompt has no interval; 0 of 40 right answers has its exact one."""
     table = collect(write_run(tmp_path / "nats", held_out_recipe("nats"), held_out_values))
@@ -253,6 +283,6 @@ def test_units_before_anything_is_scored() -> None:
     own = Benchmark(name="own.py", protocol="mine", tasks=(Task(name="grade", metric="points of 10"), Task(name="cost", metric="nats")))
     tasks = (Task(name="lambada_openai", metric="perplexity"), Task(name="arc_easy", metric="acc"), Task(name="wikitext"))
     made = replace(small_recipe(), name="own", benchmarks=(own, Benchmark(name="lm_eval", protocol="own", tasks=tasks)))
-    columns = RunScores(made, ("sft",), lambda row, column: None).columns
+    columns = RunScores(made, ("sft",), lambda row, column: None, lambda row: "sft").columns
     assert [column.unit for column in columns] == ["points", "nats", "own", "percent", "percent"]
     assert [column.lower_is_better for column in columns] == [False, False, True, False, False]
