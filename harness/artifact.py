@@ -51,11 +51,12 @@ class Stage(Strict):
 
 
 class Accepted(Strict):
-    """A stage kept by hand although its identity changed."""
+    """A stage kept by hand although its identity changed; `follows`: because the stage named there was, from which it was made."""
 
     fingerprint: str
     difference: list[tuple[str, Any, Any]]
     because: str
+    follows: str | None = None
 
 
 class Provenance(TypedDict, total=False):

@@ -212,5 +212,8 @@ def _identity_notes(run: RunDir, recipe: Recipe) -> Iterator[str]:
     for stage in stages:
         launch = run.launch(stage.path)
         for accepted in launch.accepted if launch else ():
-            changes = ", ".join(f"{field} {old!r} where the recipe says {new!r}" for field, old, new in accepted.difference)
+            if accepted.follows:
+                continue  # that stage's own line says it
+            own = [change for change in accepted.difference if not change[0].startswith("inputs.")] or accepted.difference
+            changes = ", ".join(f"{field} {old!r} where the recipe says {new!r}" for field, old, new in own)
             yield f"{stage.path} was kept with {changes}, because {accepted.because}"

@@ -253,7 +253,7 @@ def accept(
     because: Annotated[str, typer.Option("--because", help="The reason, kept beside the work and shown in tables.")],
     out_dir: OutOption = None,
 ) -> None:
-    """Keep finished work although the recipe's identity for it changed."""
+    """Keep finished work, and what was made from it, although the recipe's identity for it changed."""
     loaded = recipes.load(recipe)
     run = RunDir(out_dir or Path("results") / loaded.name)
     for field, old, new in runner.accept(loaded, run, stage, because):

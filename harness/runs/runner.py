@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.artifact import DONE_FILE, STAGE_FILE, Accepted, RunDir, Stage, State, difference, write_recipe
+from harness.artifact import DONE_FILE, STAGE_FILE, Accepted, Launch, Record, RunDir, Stage, State, difference, write_recipe
 from harness.config import line_in
 from harness.contracts import OWN_MODULE
 from harness.contracts.own_files import look_in
@@ -105,7 +105,10 @@ def _naming_own_files(directory: Path) -> Iterator[None]:
 
 
 def accept(recipe: Recipe, run: RunDir, stage_path: str, because: str) -> list[tuple[str, Any, Any]]:
-    """Keep the finished work at `stage_path` under the recipe's identity; the difference and the reason are recorded beside it."""
+    """Keep the finished work at `stage_path` under the recipe's identity; the difference and the reason are recorded beside it.
+
+    What was made from it, and differs in nothing else, is kept with it.
+    """
     planned = {stage.path: stage for stage in plan(recipe)}
     if stage_path not in planned:
         raise InputError(f"the recipe plans no stage {stage_path!r}{suggest(stage_path, planned)}")
@@ -120,12 +123,25 @@ def accept(recipe: Recipe, run: RunDir, stage_path: str, because: str) -> list[t
         changes = difference(launch.stage, planned[stage_path])
         if not changes:
             raise InputError(f"{stage_path} already has the recipe's identity; nothing to accept")
-        entry = Accepted(fingerprint=launch.stage.fingerprint, difference=changes, because=because)
-        kept = launch.model_copy(update={"stage": planned[stage_path], "accepted": [*launch.accepted, entry]})
-        folder = run.stage_dir(stage_path)
-        write_atomic(folder / DONE_FILE, dump(record.model_copy(update={"fingerprint": planned[stage_path].fingerprint})))
-        write_atomic(folder / STAGE_FILE, dump(kept))
+        kept = {stage_path: _keep(run, planned[stage_path], launch, record, because)}
+        for stage in planned.values():
+            launch, record = run.launch(stage.path), run.record(stage.path)
+            if launch is None or record is None:
+                continue
+            before = {f"inputs.{role}": kept.get(path) for role, path in stage.inputs.items()}
+            followed = difference(launch.stage, stage)
+            if followed and all(old is not None and old == before.get(field) for field, old, _ in followed):
+                kept[stage.path] = _keep(run, stage, launch, record, because, follows=stage_path)
     return changes
+
+
+def _keep(run: RunDir, stage: Stage, launch: Launch, record: Record, because: str, *, follows: str | None = None) -> str:
+    """Finished work under the identity of `stage`, with its difference and the reason beside it; returns the identity it had."""
+    before, folder = launch.stage.fingerprint, run.stage_dir(stage.path)
+    entry = Accepted(fingerprint=before, difference=difference(launch.stage, stage), because=because, follows=follows)
+    write_atomic(folder / DONE_FILE, dump(record.model_copy(update={"fingerprint": stage.fingerprint})))
+    write_atomic(folder / STAGE_FILE, dump(launch.model_copy(update={"stage": stage, "accepted": [*launch.accepted, entry]})))
+    return before
 
 
 def select(stages: Sequence[Stage], only: str | None) -> list[Stage]:

@@ -15,13 +15,14 @@ from harness.analysis.comparability import LEADERBOARD_TASKS, published_tables, 
 from harness.analysis.differences import UNDECIDED
 from harness.analysis.published import claims
 from harness.analysis.table_schema import ResultTable, SeedTable
-from harness.artifact import DONE_FILE, Accepted, RunDir
+from harness.artifact import DONE_FILE, Accepted, RunDir, write_recipe
 from harness.contracts import Score
 from harness.errors import InputError, RecipeError
 from harness.files import dump, read_model, write_atomic
 from harness.plan import plan
 from harness.recipe import Recipe, Task, load, replace
 from harness.report.tables import collect, combine, print_tables, render, write_tables
+from harness.runs import runner
 from tests.synthetic_runs import LAUNCH, Values, finish, questions, score_of, small_recipe, write_run
 
 SIX = tuple(Task(name=name, shots=shots, metric=metric) for name, shots, metric in (
@@ -400,6 +401,17 @@ def test_runs_of_one_name_are_named_by_their_directories(tmp_path: Path) -> None
     assert combine(runs).runs == ("s0", "s1")
     deeper = [write_run(tmp_path / f"{place}/run", small_recipe(seed=seed)) for seed, place in enumerate("ab")]
     assert combine(deeper).runs == tuple(map(str, deeper))
+
+
+def test_a_table_says_what_was_kept_by_hand(tmp_path: Path) -> None:
+    """Promise: a kept stage is named once, with what differs and the reason; what was made from it is kept with it, without a line."""
+    run = write_run(tmp_path / "run", small_recipe())
+    first, *others = small_recipe().iterations
+    changed = replace(small_recipe(), name="synthetic", iterations=(first.model_copy(update={"beta": 0.5}), *others))
+    runner.accept(changed, RunDir(run), "iter0/train", "the same to us")
+    write_recipe(run, changed)
+    told = [note for note in collect(run).notes if "kept with" in note or "another identity" in note]
+    assert told == ["iter0/train was kept with spec.beta 0.1 where the recipe says 0.5, because the same to us"]
 
 
 def test_launch_records_stay_out_of_the_tables(run: Path) -> None:

@@ -297,22 +297,31 @@ def test_accepted_work_is_kept_with_its_reason(finished: RunDir) -> None:
     changed = with_beta(1, 0.5)
     shown = runner.accept(changed, finished, "iter1/train", "0.1 and 0.5 were compared before")
     assert shown == [("spec.beta", 0.1, 0.5)]
-    with pytest.raises(StaleError, match="iter1/eval/distribution: follows from its inputs"):
-        reproduce(finished, changed)
-    runner.accept(changed, finished, "iter1/eval/distribution", "follows")
-    reproduce(finished, changed)
+    reproduce(finished, changed)  # what was made from it is kept with it
     assert launched(finished.path) == []
-    launch = finished.launch("iter1/train")
-    assert launch is not None
-    assert launch.accepted[0].because == "0.1 and 0.5 were compared before"
+    kept = {path: finished.launch(path) for path in ("iter1/train", "iter1/eval/distribution")}
+    found = {path: [(one.because, one.follows) for one in launch.accepted] for path, launch in kept.items() if launch}
+    reason = "0.1 and 0.5 were compared before"
+    assert found == {"iter1/train": [(reason, None)], "iter1/eval/distribution": [(reason, "iter1/train")]}
     assert verify(finished)[0] == []
+
+
+def test_what_changed_beside_its_inputs_is_not_kept_along(finished: RunDir) -> None:
+    """Promise: a stage made from accepted work, but with another value of its own, asks for a reason of its own."""
+    changed = with_beta(1, 0.5)
+    both = changed.model_copy(update={"iterations": tuple(one.model_copy(update={"beta": 0.5}) for one in changed.iterations)})
+    runner.accept(both, finished, "iter0/train", "the same to us")
+    with pytest.raises(StaleError, match=r"iter1/train: beta is 0\.1 on disk, 0\.5 in the recipe"):
+        reproduce(finished, both)
+    runner.accept(both, finished, "iter1/train", "likewise")
+    reproduce(finished, both)
+    assert launched(finished.path) == []
 
 
 def test_work_made_from_other_pairs_can_be_accepted(finished: RunDir) -> None:
     """Accepting a training whose recipe now reads other responses does not claim that it read them."""
     changed = replace(RECIPE, name="small", iterations=(RECIPE.iterations[0], Iteration(beta=0.1, learning_rate=1e-3, pairs_from=(1,))))
-    for path in ("iter1/train", "iter1/eval/distribution"):
-        runner.accept(changed, finished, path, "the same to us")
+    runner.accept(changed, finished, "iter1/train", "the same to us")
     reproduce(finished, changed)
     assert launched(finished.path) == []
     assert verify(finished)[0] == []
