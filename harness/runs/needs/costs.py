@@ -5,10 +5,10 @@ Hours of training and scoring follow from the machine's `peak_tflops` and `mfu`,
 `generate_tokens_per_second`. Lengths are the recipe's `sizes`, without padding. Training works on all devices, generation on those
 of its engines, evaluation on one.
 
-Our training counts a pair's prompt once, and the opponent once an epoch: for zephyr-7b's iteration 0 (50k pairs twice,
-170 + 280 + 220 tokens) 3.4e18 FLOPs. The released code encodes the prompt with each response and asks the opponent in every step:
-8 FLOPs a parameter for 840 tokens a pair, 4.9e18, in the paper's 4.32 h on 8 A100s 39 TFLOPS a device, an mfu of 0.125 without
-padding. At the mfu of 0.35 assumed for `a100x8` our estimate is a quarter of the paper's time; neither is a measurement of ours.
+Our training counts a pair's prompt once: for zephyr-7b's iteration 0 (50k pairs twice, 170 + 280 + 220 tokens, 8 FLOPs a parameter with the
+opponent's pass) 3.9e18 FLOPs. The released code encodes the prompt with each response, 840 tokens a pair: 4.9e18, in the paper's 4.32 h on
+8 A100s 39 TFLOPS a device, an mfu of 0.125 without padding. At the mfu of 0.35 assumed for `a100x8` our estimate is 0.29 of the paper's
+time; neither is a measurement of ours.
 
 Memory is what must fit on each device (harness/runs/needs/memory.py).
 Disk is what stays; while training, two states of twice the checkpoint's size (with AdamW three times) come and go.
