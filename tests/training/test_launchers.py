@@ -33,7 +33,7 @@ def torchrun_options(words: Sequence[str], python: str) -> Any:
 
 
 RUN_ON_GPUS = {"h100x1-small"}
-"""Machines with GPUs that a committed run names: results/smollm2-135m-power."""
+"""Machines with GPUs that a run was made on (docs/hardware.md)."""
 
 
 @pytest.mark.parametrize("name", sorted(available()))
