@@ -285,13 +285,12 @@ def _identity(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_recipe(run: Path, *, or_rehearsal: bool = False) -> Recipe:
     """The recipe a run was made from. Raises `InputError` where there is no run, or a rehearsal of one."""
-    path = run / RECIPE_FILE
-    if not path.is_file():
+    if not (run / RECIPE_FILE).is_file():
         raise InputError(f"{run} holds no {RECIPE_FILE}; expected the directory of a run such as results/tiny")
     if (run / REHEARSAL_FILE).exists() and not or_rehearsal:
         raise InputError(f"{run} is a rehearsal, not a run: no result can be read from it; expected a directory such as results/tiny")
     look_in(run)
-    return read_model(Recipe, path)
+    return read_model(Recipe, run / RECIPE_FILE)
 
 
 def write_recipe(run: Path, recipe: Recipe) -> None:

@@ -232,13 +232,14 @@ def hash_content(path: Path) -> str:
     """The sha256 of a file's bytes, or of a folder's names and hashes; hidden files and Python's caches are none of its content."""
     if path.is_file():
         return hash_file(path).sha256
-    files = {str(file.relative_to(path)): hash_file(file).sha256 for file in _content(path)}
+    files = {str(file.relative_to(path)): hash_file(file).sha256 for file in files_of(path)}
     if not files:
         raise InputError(f"{path} is no file, and no folder with files in it; check the path")
     return digest(files)
 
 
-def _content(folder: Path) -> Iterator[Path]:
+def files_of(folder: Path) -> Iterator[Path]:
+    """The files of a folder, which are its content: without hidden ones and Python's caches."""
     for file in sorted(folder.rglob("*")):
         parts = file.relative_to(folder).parts
         if file.is_file() and "__pycache__" not in parts and not any(part.startswith(".") for part in parts):
@@ -259,7 +260,7 @@ def bare_name(name: str) -> str:
 def keep(path: Path, folder: Path) -> None:
     """Copy a file or folder into `folder`, where `kept` finds it under its pinned name."""
     target = folder / hash_content(path)[:DIGITS] / path.name
-    for file in [path] if path.is_file() else _content(path):
+    for file in [path] if path.is_file() else files_of(path):
         write_atomic(target / file.relative_to(path) if file != path else target, file.read_bytes())
 
 

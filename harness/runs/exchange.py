@@ -6,6 +6,7 @@ Imported pairs stand in a run as the finished stages `prompts` and `iterT/genera
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from harness.runs import lock, pair_files, provenance
 from harness.runs.committed_records import refuse_packed
 from harness.runs.needs.directory import refuse_foreign
 from harness.runs.pair_files import Layout
+from harness.runs.runner import is_half_imported
 from harness.stages.prompts import counted, record_left_out
 from harness.stages.response_shards import Responses
 from harness.training.pairs import Pair, read_demonstrations, read_pairs, write_demonstrations
@@ -118,11 +120,14 @@ def import_pairs(recipe: Recipe, run: RunDir, machine: Machine, iteration: int, 
     origin = {"source": Path(source).name, "split": split, "sha256": pair_files.hash_source(source), "rows": len(pairs)}
     with lock.hold(run.path):
         refuse_packed(run)
+        prompts = next(planned for planned in plan(recipe) if planned.path == "prompts")
+        for one in (prompts, stage):
+            if is_half_imported(one, run):
+                shutil.rmtree(run.stage_dir(one.path))
         if run.state(stage) != "missing":
             raise InputError(f"{stage.path} is {run.state(stage)} in {run.path}; remove it to import responses, or name another --out")
         run.checked_content(stage.inputs["policy"])
         write_recipe(run.path, recipe)
-        prompts = next(planned for planned in plan(recipe) if planned.path == "prompts")
         if run.record("prompts") is None:
             rows = [Demonstration(pair.prompt_id, pair.prompt, pair.real) for pair in pairs]
             _begin(run, prompts, machine, origin, because)

@@ -177,6 +177,16 @@ def _refuse_unready(stages: Sequence[Stage], run: RunDir) -> None:
     """Each stage's inputs must be finished or made before it in this run."""
     coming = {stage.path for stage in stages}
     for stage in stages:
+        if is_half_imported(stage, run):
+            folder = run.stage_dir(stage.path)
+            raise InputError(f"the import of {stage.path} did not end; run `harness import-pairs` again, or remove {folder}")
         missing = [path for path in stage.inputs.values() if path not in coming and run.record(path) is None]
         if missing:
             raise InputError(f"{stage.path} needs {' and '.join(missing)}, not finished yet; run that first (--only takes a glob)")
+
+
+def is_half_imported(stage: Stage, run: RunDir) -> bool:
+    """Whether `stage` was being brought in from elsewhere when that ended: nothing of our own may be added to it."""
+    launch = run.launch(stage.path)
+    imported = launch is not None and bool(launch.launches) and "imported" in launch.launches[-1]
+    return imported and run.record(stage.path) is None

@@ -2,7 +2,8 @@
 
 A stage is taken where its fingerprint is the planned one and it was made from the very bytes this run has as its inputs, so
 `harness verify` holds for the run as if it had made the stage itself. Files are hard links (copies across disks): finished work is
-only ever replaced by rename, never written in place.
+only ever replaced by rename, never written in place, but for a training's log, which is copied: made again it grows line by line. A model
+of a path is not taken: what lies at the path may be another by now.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from harness.artifact import DONE_FILE, STAGE_FILE, Launch, Record, RunDir, Stage, content_of, difference
+from harness.artifact import DONE_FILE, LOG_FILE, STAGE_FILE, Launch, Record, RunDir, Stage, content_of, difference
 from harness.errors import InputError
 from harness.files import dump, write_atomic
 
@@ -34,13 +35,17 @@ def share(stages: Iterable[Stage], run: RunDir, others: Sequence[RunDir]) -> lis
     shared = []
     finished = [(other, other.finished()) for other in others]
     for stage in stages:
-        if run.state(stage) != "missing":
+        if run.state(stage) != "missing" or _is_of_a_path(stage):
             continue
         for other, paths in finished:
             if stage.fingerprint in paths and _take(stage, run, other, paths[stage.fingerprint]):
                 shared.append(Shared(stage, other.path.name))
                 break
     return shared
+
+
+def _is_of_a_path(stage: Stage) -> bool:
+    return stage.kind == "model" and stage.spec["model"]["source"] == "path"
 
 
 def _take(stage: Stage, run: RunDir, other: RunDir, path: str) -> bool:
@@ -88,6 +93,9 @@ def _has_inputs(stage: Stage, run: RunDir, launch: Launch) -> bool:
 
 def _link(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
+    if source.name == LOG_FILE:
+        shutil.copyfile(source, target)
+        return
     try:
         os.link(source, target)
     except OSError as error:

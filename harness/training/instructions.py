@@ -129,11 +129,13 @@ def find_layout(names: Iterable[str], spec: PromptSource) -> Layout:
         return Layout(stated.messages)
     if stated.prompt and stated.response:
         return Layout(stated.prompt, stated.response)
-    for column in DIALOGUES:
-        if column in known and not (column == "chosen" and "prompt" in known):
-            return Layout(column)
-    for prompt, response in HALVES:
-        if prompt in known and response in known:
+    if not stated.prompt and not stated.response:
+        for column in DIALOGUES:
+            if column in known and not (column == "chosen" and "prompt" in known):
+                return Layout(column)
+    for usual_prompt, usual_response in HALVES:  # of two columns one may be stated
+        prompt, response = stated.prompt or usual_prompt, stated.response or usual_response
+        if prompt in known and response in known and prompt != response:
             return Layout(prompt, response, "input" if prompt == "instruction" and "input" in known else None)
     raise InputError(
         f"{spec.dataset} has columns {', '.join(known)[:SHOWN]}; expected one of {', '.join(DIALOGUES)} with messages, or two of "

@@ -144,6 +144,26 @@ def test_repeated_prompts_are_counted(run: RunDir, tmp_path: Path, capsys: pytes
         bring_in(with_model(tmp_path / "few"), tmp_path / "twice.jsonl", "train", few)
 
 
+@pytest.mark.parametrize("half", ["prompts", "iter0/generate"])
+def test_a_killed_import_is_never_completed_by_generating(half: str, run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: responses of our own are not added to those of an import that did not end; the same import begins anew and ends."""
+    exchange.export(run, RECIPE, 0, "ucla", tmp_path / "set")
+    other = with_model(tmp_path / "other")
+    write = "write_demonstrations" if half == "prompts" else "_write_responses"
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(exchange, write, killed)
+        with pytest.raises(KeyboardInterrupt):
+            bring_in(other, tmp_path / "set")
+    with pytest.raises(InputError, match=f"the import of {half} did not end; run `harness import-pairs` again"):
+        runner.reproduce(RECIPE, other, MACHINE, None, lambda _: None)
+    assert bring_in(other, tmp_path / "set") == NUM
+    assert pairs_of(other) == pairs_of(run)
+
+
 def test_what_does_not_fit_is_refused(run: RunDir, tmp_path: Path) -> None:
     """Another number of prompts, other prompts, work that is there, a missing opponent, a full directory: one line each."""
     exchange.export(run, RECIPE, 0, "ucla", tmp_path / "set")

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from harness import machine
 from harness.artifact import DONE_FILE, Launch, RunDir
-from harness.files import dump, read_model
+from harness.files import dump, read_model, write_atomic
 from harness.plan import plan
-from harness.recipe import replace
+from harness.recipe import ModelRef, load, replace
 from harness.runs import runner, sharing
 from harness.runs.sharing import share
 from harness.runs.verification import verify
@@ -107,6 +108,27 @@ def test_linked_files_survive_the_other_run(made: RunDir, tmp_path: Path) -> Non
     assert ours.seconds == 1.0
     shutil.rmtree(made.path)
     assert verify(run)[:2] == ([], [])
+
+
+def test_a_log_made_again_is_not_the_other_run_s(made: RunDir, tmp_path: Path) -> None:
+    """Promise: what a repaired training adds to its log, line by line, does not change that of the run it was shared with."""
+    run = RunDir(tmp_path / "other")
+    share(plan(small_recipe("other")), run, [made])
+    with open(run.stage_dir("iter0/train") / "log.jsonl", "a") as log:
+        log.write("{}\n")
+    assert verify(made)[0] == []
+
+
+@pytest.mark.parametrize(("source", "is_shared"), [("path", False), ("random", True)])
+def test_a_model_at_a_path_is_not_shared(source: Literal["path", "random"], is_shared: bool, tmp_path: Path) -> None:
+    """Promise: a path may hold another model by now, so each run takes its own; a model that its recipe names wholly is shared."""
+    model = ModelRef(source="path", name=str(tmp_path)) if source == "path" else load("tiny").sft_model
+    stage = next(stage for stage in plan(replace(load("zephyr-7b"), name="mine", sft_model=model)) if stage.kind == "model")
+    made, run = RunDir(tmp_path / "made"), RunDir(tmp_path / "run")
+    made.begin(stage, CPU, {})
+    write_atomic(made.stage_dir(stage.path) / "checkpoint/config.json", b"{}")
+    made.finish(stage, 1.0, 1.0)
+    assert [one.stage.path for one in share([stage], run, [made])] == [stage.path] * is_shared
 
 
 def test_killed_while_linking(made: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -20,13 +21,15 @@ import numpy as np
 
 from harness.contracts import Demonstration, LeftOut, Preference
 from harness.errors import InputError, first_line, suggest
-from harness.files import DAMAGED_GZIP, DIGITS, NO_JSON, hash_content, kept_as
+from harness.files import DAMAGED_GZIP, DIGITS, NO_JSON, files_of, hash_content, kept_as
 from harness.recipe import PromptSource
 from harness.training.instructions import find_layout, instructions, preference_layouts, preferences, select
 
 VERSION = 1
 
 KINDS = (".jsonl", ".json", ".csv", ".parquet", ".arrow")
+SHARD = re.compile(r"[-_.](?=\d)|\.")
+"""What ends the name of a split in the name of a file: the number of a part, or the kind."""
 
 
 def load(spec: PromptSource) -> Iterable[Demonstration | LeftOut]:
@@ -84,11 +87,18 @@ def rows_of(path: Path, split: str, name: str) -> list[Any]:
 
 
 def _files(folder: Path, split: str, name: str) -> list[Path]:
-    known = sorted(file for file in folder.rglob("*") if kind_of(file) in KINDS)
+    """The split's files, of those that the folder's hash covers. Raises `InputError` where there are none, or those of several splits."""
+    known = [file for file in files_of(folder) if kind_of(file) in KINDS]
     chosen = [file for file in known if file.name.startswith((f"{split}-", f"{split}.", f"{split}_"))]
     if not chosen:
         names = ", ".join(str(file.relative_to(folder)) for file in known) or "none"
         raise InputError(f"{name} holds no data file whose name begins with {split!r} (data files: {names})")
+    splits = sorted({SHARD.split(file.name)[0] for file in chosen})
+    if len(splits) > 1:
+        raise InputError(
+            f"{name} holds files of several splits that begin with {split!r}: {', '.join(splits)}; name one of them, or a file, or number "
+            f"the parts of one split ({split}-1, {split}-2)"
+        )
     return chosen
 
 

@@ -75,8 +75,11 @@ def machine_for(recipe: Recipe, here: Hardware) -> Machine:
 def misfit(recipe: Recipe, machine: Machine, here: Hardware, stages: Sequence[Stage] | None = None) -> str | None:
     """Why the devices or memory found here are too few for `stages` of `recipe` (None: all) on `machine`; None where they are enough.
 
-    Of a machine of several nodes this computer is one, or only starts them: what the others have is not known here.
+    Of a machine of several nodes this computer is one, or only starts them: what the others have is not known here. With Slurm it only
+    hands over the jobs: the nodes have what the machine's file says.
     """
+    if machine.slurm is not None:
+        return memory.refusal(recipe, machine, stages, machine.memory_gb)
     needed = machine.num_devices // machine.num_nodes
     if machine.device == "cuda" and machine.num_nodes == 1 and len(here.gpus) < needed:
         return f"machine {machine.name} has {needed} GPU{'s' * (needed > 1)}, here is {str(here).partition(',')[0]}"

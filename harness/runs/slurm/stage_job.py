@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 from pathlib import Path
 from typing import Any
 
-from harness.artifact import STAGE_FILE, RunDir, Stage, read_recipe
+from harness.artifact import LOG_FILE, STAGE_FILE, RunDir, Stage, read_recipe
 from harness.contracts.run_files import names_below
 from harness.contracts.unfinished import NOTES
 from harness.errors import USER_ERROR_EXIT, HarnessError, InputError, MachineError, StaleError
@@ -55,14 +56,17 @@ class StageJob:
         self.idle_runs = self.idle_runs + 1 if self._written() == self.before else 0
         if self.idle_runs < MAX_IDLE_RUNS:
             return submitit.helpers.DelayedSubmission(self)
-        print(f"error: {self.stage_path} wrote nothing in {MAX_IDLE_RUNS} runs; give it more `minutes` in its request", file=sys.stderr)
+        print(f"error: {self.stage_path} got no further in {MAX_IDLE_RUNS} runs; give it more `minutes` in its request", file=sys.stderr)
         return None
 
     def _written(self) -> dict[str, int]:
-        """The files of the stage's directory and their sizes, without what every launch writes."""
-        folder = self.root / self.stage_path
-        names = [name for name in names_below(folder) if name != STAGE_FILE and not Path(name).match(NOTES)]
-        return {name: (folder / name).stat().st_size for name in names}
+        """The files of the stage's directory and their sizes, without what every launch writes, as a training does its log again."""
+        folder, sizes = self.root / self.stage_path, dict[str, int]()
+        for name in names_below(folder):
+            if name not in (STAGE_FILE, LOG_FILE) and not Path(name).match(NOTES):
+                with contextlib.suppress(FileNotFoundError):  # the stage's own process may have renamed it
+                    sizes[name] = (folder / name).stat().st_size
+        return sizes
 
     def _run(self, run: RunDir) -> None:
         stage = {stage.path: stage for stage in plan(read_recipe(run.path, or_rehearsal=True))}.get(self.stage_path)

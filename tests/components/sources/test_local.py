@@ -189,6 +189,17 @@ def test_columns_of_any_name(tmp_path: Path) -> None:
         local.load(spec(path, 1))
 
 
+def test_one_stated_column_goes_with_a_usual_one(tmp_path: Path) -> None:
+    """Promise: a response column that the recipe names is trained on, beside the usual prompt, though the usual response is there too."""
+    path = lines(tmp_path / "two.jsonl", [{"prompt": "q", "response": "a", "better": "b", "asked": "p", "messages": []}])
+    for columns, found in ((Columns(response="better"), ("q", "b")), (Columns(prompt="asked"), ("p", "a"))):
+        (row,) = usable(local.load(spec(path, 1, columns=columns)))
+        assert (row.prompt[0]["content"], row.real) == found
+    alone = lines(tmp_path / "alone.jsonl", [{"better": "b", "other": "c"}])
+    with pytest.raises(InputError, match="say in `columns` which of them is what"):
+        local.load(spec(alone, 1, columns=Columns(response="better")))
+
+
 def test_preferences(tmp_path: Path) -> None:
     """Chosen and rejected answers to one prompt are given, others are left out."""
     rows = [{"chosen": say("q", "a"), "rejected": say("q", "b")}, {"chosen": say("q", "a"), "rejected": say("p", "b")}]
@@ -281,6 +292,20 @@ def test_a_damaged_file_is_one_line(tmp_path: Path, name: str, content: bytes, m
     path.write_bytes(content)
     with pytest.raises(InputError, match=message):
         list(local.load(spec(path)))
+
+
+def test_a_folder_is_read_as_it_is_hashed(tmp_path: Path) -> None:
+    """Promise: hidden copies that an editor leaves are neither hashed nor read, and files of other splits that begin alike are refused."""
+    folder = tmp_path / "set"
+    (folder / ".ipynb_checkpoints").mkdir(parents=True)
+    lines(folder / "train-00000-of-00002.jsonl", [{"prompt": "q", "response": "new"}])
+    lines(folder / "train-00001-of-00002.jsonl", [{"prompt": "r", "response": "other"}])
+    lines(folder / ".ipynb_checkpoints/train-checkpoint.jsonl", [{"prompt": "q", "response": "old"}])
+    assert {row.real for row in usable(local.load(spec(folder, 2)))} == {"new", "other"}
+    lines(folder / "train_gen-00000-of-00001.jsonl", [{"prompt": "s", "response": "generated"}])
+    with pytest.raises(InputError, match="several splits that begin with 'train': train, train_gen; name one of them"):
+        local.load(spec(folder, 2))
+    assert {row.real for row in usable(local.load(spec(folder, 1, split="train_gen")))} == {"generated"}
 
 
 def test_a_changed_file_is_not_trained_on(tmp_path: Path) -> None:

@@ -83,6 +83,15 @@ def test_a_named_machine_must_be_there() -> None:
     assert misfit(ZEPHYR, machines.load("a100x8-two-nodes"), computer(0, 0)) is None
 
 
+@pytest.mark.parametrize("name", ["slurm-a100x8", "slurm-h100x8", "slurm-a100x8-two-nodes"])
+def test_a_slurm_machine_is_not_looked_for_here(name: str) -> None:
+    """Promise: a login node has no GPU, or a small one, and hands over the jobs all the same; what no node can hold is still refused."""
+    for here in (computer(0, 0), computer(1, 24)._replace(memory_gb=16.0)):
+        assert misfit(ZEPHYR, machines.load(name), here) is None
+    small = machines.load(name).model_copy(update={"memory_gb": 24.0, "sharding": "none"})
+    assert "a device has 24" in str(misfit(ZEPHYR, small, computer(8, 80)))
+
+
 def test_small_models_get_one_thread_and_no_gpu() -> None:
     """A second thread, or a GPU, would wait for a model of 86 thousand parameters."""
     tiny = machine_for(recipes.load("tiny"), computer(8, 80))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +15,7 @@ from harness.artifact import RunDir
 from harness.cli import listings
 from harness.errors import BusyError, MachineError, StageError
 from harness.runs import runner
+from harness.runs.lock import CLAIM_FILE
 from harness.runs.slurm import following, queue
 from harness.runs.slurm.queue import Job
 from tests import fake_stages
@@ -83,6 +86,20 @@ def test_left_run_finds_its_jobs(cluster: LocalSlurm, tmp_path: Path, monkeypatc
     assert len(cluster.jobs) == submitted == len(PATHS)
 
 
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_a_closed_terminal_gives_the_run_back(
+    number: signal.Signals, cluster: LocalSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise: by a closed terminal or SIGTERM following ends as by Ctrl-C: no claim is left that would lock other login nodes out."""
+    monkeypatch.setenv("FAKE_STAGES", "iter0/train wait")
+    before = signal.getsignal(number)
+    monkeypatch.setattr(following, "time", SimpleNamespace(sleep=lambda _: os.kill(os.getpid(), number)))
+    with pytest.raises(StageError, match="no longer followed; jobs in the queue stay there"):
+        reproduce(RunDir(tmp_path))
+    assert not (tmp_path / CLAIM_FILE).exists()
+    assert signal.getsignal(number) == before
+
+
 def test_cancelled_jobs_are_submitted_anew(cluster: LocalSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cancelling keeps what is finished; the same command then submits the rest, and no finished stage runs twice."""
     run = RunDir(tmp_path)
@@ -139,7 +156,10 @@ def test_a_log_s_own_error_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     log = tmp_path / "jobs/iter0/train/7_0_log.err"
     log.parent.mkdir(parents=True)
     for text, told in (
-        ("a\nerror: iter0/train wrote nothing in 3 runs\nsubmitit.UncompletedJobError: not requeued\n", "error: iter0/train wrote nothing"),
+        (
+            "a\nerror: iter0/train got no further in 3 runs\nsubmitit.UncompletedJobError: not requeued\n",
+            "error: iter0/train got no further",
+        ),
         ("a\nsrun: error: node1: task 0: Killed\n\n", "srun: error: node1: task 0: Killed"),
         ("", "nothing"),
     ):

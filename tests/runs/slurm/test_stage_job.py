@@ -26,15 +26,19 @@ from tests.runs.slurm import CLUSTER, CPU, RECIPE, STAGES
 
 
 def test_job_that_gets_nowhere_is_not_queued_for_ever(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A time limit too short for the stage to write anything ends with a word on what to change; any progress starts the count anew."""
+    """A time limit too short for the stage to keep anything ends with a word on what to change; any progress starts the count anew. Steps
+    that a training logs and then loses are no progress, states are."""
     body, folder = StageJob(tmp_path, "iter0/train", CLUSTER), tmp_path / "iter0/train"
     folder.mkdir(parents=True)
     assert [body.checkpoint() is None for _ in range(2)] == [False, False]
-    (folder / "log.jsonl").write_text("{}")
+    (folder / "state/step-00000001").mkdir(parents=True)
+    (folder / "state/step-00000001/progress.json").write_text("{}")
     assert body.checkpoint() is not None
     body.before = body._written()
-    assert [body.checkpoint() is None for _ in range(3)] == [False, False, True]
-    assert "iter0/train wrote nothing in 3 runs; give it more `minutes`" in capsys.readouterr().err
+    for launch, is_last in enumerate((False, False, True)):
+        (folder / "log.jsonl").write_text("{}" * launch)
+        assert (body.checkpoint() is None) is is_last
+    assert "iter0/train got no further in 3 runs; give it more `minutes`" in capsys.readouterr().err
 
 
 def test_job_of_a_finished_stage_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
