@@ -123,25 +123,30 @@ def accept(recipe: Recipe, run: RunDir, stage_path: str, because: str) -> list[t
         changes = difference(launch.stage, planned[stage_path])
         if not changes:
             raise InputError(f"{stage_path} already has the recipe's identity; nothing to accept")
-        kept = {stage_path: _keep(run, planned[stage_path], launch, record, because)}
+        _keep(run, planned[stage_path], launch, record, because)
         for stage in planned.values():
             launch, record = run.launch(stage.path), run.record(stage.path)
-            if launch is None or record is None:
-                continue
-            before = {f"inputs.{role}": kept.get(path) for role, path in stage.inputs.items()}
-            followed = difference(launch.stage, stage)
-            if followed and all(old is not None and old == before.get(field) for field, old, _ in followed):
-                kept[stage.path] = _keep(run, stage, launch, record, because, follows=stage_path)
+            if launch and record and _was_made_from_kept(run, stage, launch):
+                _keep(run, stage, launch, record, because, follows=stage_path)
     return changes
 
 
-def _keep(run: RunDir, stage: Stage, launch: Launch, record: Record, because: str, *, follows: str | None = None) -> str:
-    """Finished work under the identity of `stage`, with its difference and the reason beside it; returns the identity it had."""
-    before, folder = launch.stage.fingerprint, run.stage_dir(stage.path)
-    entry = Accepted(fingerprint=before, difference=difference(launch.stage, stage), because=because, follows=follows)
+def _keep(run: RunDir, stage: Stage, launch: Launch, record: Record, because: str, *, follows: str | None = None) -> None:
+    """Put finished work under the identity of `stage`, with its difference and the reason beside it."""
+    folder, changes = run.stage_dir(stage.path), difference(launch.stage, stage)
+    entry = Accepted(fingerprint=launch.stage.fingerprint, difference=changes, because=because, follows=follows)
     write_atomic(folder / DONE_FILE, dump(record.model_copy(update={"fingerprint": stage.fingerprint})))
     write_atomic(folder / STAGE_FILE, dump(launch.model_copy(update={"stage": stage, "accepted": [*launch.accepted, entry]})))
-    return before
+
+
+def _was_made_from_kept(run: RunDir, stage: Stage, launch: Launch) -> bool:
+    """Whether the work differs from `stage` in the identities of its inputs alone, and these were kept under the ones it asks for."""
+    kept = {f"inputs.{role}": found for role, path in stage.inputs.items() if (found := run.launch(path))}
+    changes = difference(launch.stage, stage)
+    return bool(changes) and all(
+        field in kept and kept[field].stage.fingerprint == new and old in {one.fingerprint for one in kept[field].accepted}
+        for field, old, new in changes
+    )
 
 
 def select(stages: Sequence[Stage], only: str | None) -> list[Stage]:

@@ -405,13 +405,16 @@ def test_runs_of_one_name_are_named_by_their_directories(tmp_path: Path) -> None
 
 def test_a_table_says_what_was_kept_by_hand(tmp_path: Path) -> None:
     """Promise: a kept stage is named once, with what differs and the reason; what was made from it is kept with it, without a line."""
-    run = write_run(tmp_path / "run", small_recipe())
-    first, *others = small_recipe().iterations
-    changed = replace(small_recipe(), name="synthetic", iterations=(first.model_copy(update={"beta": 0.5}), *others))
-    runner.accept(changed, RunDir(run), "iter0/train", "the same to us")
+    held_out = next(benchmark for benchmark in load("zephyr-7b").benchmarks if benchmark.name == "held_out")
+    recipe = replace(small_recipe("base"), name="synthetic", benchmarks=(held_out,))
+    run = write_run(tmp_path / "run", recipe, lambda row, task: {str(i): float(i) for i in range(9)})
+    changed = replace(recipe, name="synthetic", iterations=tuple(one.model_copy(update={"beta": 0.5}) for one in recipe.iterations))
+    for path in ("iter0/train", "iter1/train"):
+        runner.accept(changed, RunDir(run), path, "the same to us")
+    assert {RunDir(run).state(stage) for stage in plan(changed)} == {"done"}  # iter1/eval/held_out was made from both
     write_recipe(run, changed)
     told = [note for note in collect(run).notes if "kept with" in note or "another identity" in note]
-    assert told == ["iter0/train was kept with spec.beta 0.1 where the recipe says 0.5, because the same to us"]
+    assert told == [f"iter{t}/train was kept with spec.beta 0.1 where the recipe says 0.5, because the same to us" for t in range(2)]
 
 
 def test_launch_records_stay_out_of_the_tables(run: Path) -> None:
