@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct with enough questions to say something: 128 prompts, three iterations, more SFT at equal steps, and DPO.
+"""SmolLM2-135M-Instruct with enough questions to say something: 128 prompts, three iterations, further SFT at equal steps, and DPO.
 
 The sizes were chosen before the run. A paired difference that 80 % of such runs would find at the 5 % level is 2.8 * sd / sqrt(n), with the
 standard deviations of a question's difference that a smaller run of this model showed (40 steps, `iter2` against `sft`: TruthfulQA 2.1,
@@ -14,7 +14,7 @@ OpenBookQA 18, Winogrande 28, MMLU 29, ARC 35 points), rounded up since there ar
 
 TruthfulQA can show a third of the paper's gain there. ARC and HellaSwag, whose prompts are the longest, are cut to what two CPU cores with
 bf16 instructions score in hours. GSM8K, of which a model of this size solves next to none, completes the average: with 64 questions, as in
-an earlier run, two thirds of the average's variance and more were its own; with 256 it is some fifth. Big-Bench and MT-Bench are left out.
+an earlier run, two thirds of the average's variance and more were its own; with 256 it is a sixth. Big-Bench and MT-Bench are left out.
 Held-out prompts need fewer: log-likelihoods of one text under two close policies differ by little.
 
 The rows of ultrafeedback_binarized are named by the sha256 of their prompts. Of a seed-42 shuffle of a 1000-row sample, single turns whose
@@ -89,7 +89,7 @@ def rows(ids: str) -> PromptSource:
 recipe = replace(
     small,
     name="smollm2-135m-power",
-    summary="SmolLM2-135M-Instruct, 128 prompts, 3 iterations, more SFT, DPO; 5,180 questions: hours on 2 CPU cores with bf16",
+    summary="SmolLM2-135M-Instruct, 128 prompts, 3 iterations, further SFT, DPO; 5,180 questions: hours on 2 CPU cores with bf16",
     prompts=rows(TRAINED),
     held_out=rows(HELD_OUT),
     precision="bf16",
