@@ -18,6 +18,7 @@ from harness.runs.committed_records import UNCOMMITTED
 from harness.runs.sweeps import SWEEP_FILE, is_sweep, read_sweep
 from tests import ROOT
 from tests.cli.test_main import Cli, harness
+from tests.conftest import SHARED
 
 __all__ = ["harness"]
 PAGES = (ROOT / "README.md", *sorted(path for path in (ROOT / "docs").glob("*.md") if path.name != "cli.md"))
@@ -140,6 +141,8 @@ def test_what_the_pages_show_runs(harness: Cli, command: str) -> None:
     if BUNDLE in command.split() and not Path(BUNDLE).exists():  # another worker's test has made its own
         harness("bundle", "results/tiny")
     done = harness(*shlex.split(command)[1:])
+    if command.startswith("harness doctor") and done.err == "error: 1 problem to fix: data\n" and not SHARED.is_dir():
+        pytest.skip("the recipe's data set is neither in a cache nor reachable here")
     assert done.code == (1 if command in (*FINDS, *ON_A_GPU) else 0), done.err
     assert done.out
     assert not command.startswith("harness verify") or re.search(r"\b[1-9]\d* files match", done.out)
