@@ -62,9 +62,9 @@ def reproduce(recipe: Recipe, run: RunDir, machine: Machine, only: str | None, a
         _refuse_unready(stages, run)
         write_recipe(run.path, recipe)
         ignore(run.path, recipe)
-        if machine.slurm is not None:
-            return Jobs(stages, run, machine, announce).run()
-        with Processes(environment(machine), lock) as processes:
+        with Processes(environment(machine), lock) as processes:  # it answers signals, for jobs that are only followed too
+            if machine.slurm is not None:
+                return Jobs(stages, run, machine, announce).run()
             return Launches(stages, run, machine, processes, announce).run()
 
 

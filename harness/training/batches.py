@@ -110,11 +110,6 @@ class Batches(NamedTuple):
         for start in range(0, len(micro_batches), self.num_processes):
             yield micro_batches[start : start + self.num_processes]
 
-    @property
-    def num_scored(self) -> int:
-        """Groups in all `rounds` together."""
-        return self.schedule.num_steps * self.schedule.batch if self.settings.precision == "bf16" else len(self.shared)
-
     def _micro_batches(self, batch: Sequence[int]) -> list[Sequence[int]]:
         size = self.schedule.micro_batch
         return [batch[start : start + size] for start in range(0, len(batch), size)]

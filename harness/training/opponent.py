@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -47,8 +47,7 @@ def score_opponent(
     accelerator: Accelerator,
     scorer: nn.Module,
     encode: Callable[[int], Group],
-    rounds: Iterable[Sequence[Sequence[int]]],
-    num_groups: int,
+    rounds: Sequence[Sequence[Sequence[int]]],
     *,
     precision: str,
     out: Path,
@@ -56,7 +55,7 @@ def score_opponent(
     machine: Machine,
     told_to_stop: Callable[[], bool],
 ) -> dict[str, Logps]:
-    """{key: log-probabilities} of the groups of all `rounds`, `num_groups` together, under `scorer` as it is now.
+    """{key: log-probabilities} of the groups of all `rounds`, under `scorer` as it is now.
 
     A round has a batch of groups for each process, or fewer; `encode` gives a group. What `out` already holds under the same
     `identity` is kept. Every process returns all of them. Where a process is told to stop, all save and leave. Raises `TrainingError`
@@ -65,6 +64,7 @@ def score_opponent(
     known = _read(out / FILE, identity)
     is_new = not known
     last_saved = time.monotonic()
+    num_groups = sum(len(batch) for batches in rounds for batch in batches)
     with progress("opponent log-probabilities", num_groups, "prompts") as advance:
         for batches in rounds:
             mine = [encode(index) for index in batches[min(accelerator.process_index, len(batches) - 1)]]

@@ -20,7 +20,7 @@ from harness.analysis.scores import RunScores, TaskColumn, load_scores, strata_o
 from harness.artifact import RunDir
 from harness.contracts import Score
 from harness.errors import InputError, suggest
-from harness.evaluation.units import OWN_UNIT, is_less_better, unit_of
+from harness.evaluation.units import OWN_UNIT, Unit, is_less_better, unit_of
 from harness.files import read_jsonl, write_json, write_jsonl
 
 NOT_A_NAME = re.compile(r"[\"<>:/|\\?*\[\]]+")
@@ -40,9 +40,13 @@ class _Task(NamedTuple):
         return metric, chosen or str(self.score.protocol.get("filter", "none"))
 
     @property
+    def unit(self) -> Unit:
+        return unit_of(self.column.benchmark, self.column.task, self.score)
+
+    @property
     def divisor(self) -> float:
         """What one of our values is divided by."""
-        return 100.0 if unit_of(self.column.benchmark, self.column.task, self.score) == "percent" else 1.0
+        return 100.0 if self.unit == "percent" else 1.0
 
 
 def write_results(run: Path, row: str, folder: Path, now: datetime) -> list[Path]:
@@ -109,9 +113,8 @@ def _results(tasks: list[_Task]) -> dict[str, Any]:
             found["n-shot"][name] = score.shots
             found["higher_is_better"][name] = {task.key[0]: not is_less_better(score)}
         found["n-samples"][task.name] = {"original": score.n, "effective": score.n}
-        unit = unit_of(task.column.benchmark, task.column.task, score)
         metadata = {
-            "unit": OWN_UNIT if unit == "own" else unit,
+            "unit": OWN_UNIT if task.unit == "own" else task.unit,
             "n_unscored": score.n_unscored,
             "limit": score.limit,
             "protocol": score.protocol,

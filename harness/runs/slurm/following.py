@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from harness.artifact import RunDir, Stage
 from harness.errors import MachineError, StageError
@@ -16,20 +15,6 @@ from harness.runs.slurm.queue import JOBS, Job
 
 EVERY_SECONDS = 10.0
 """Between two looks at the queue."""
-
-
-@contextlib.contextmanager
-def _interrupted_by_signals() -> Iterator[None]:
-    """Within, a closed terminal or SIGTERM is what Ctrl-C is: the run's lock is given back. nohup stays nohup."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    heeded = [number for number, handler in before.items() if handler != signal.SIG_IGN]
-    try:
-        for number in heeded:
-            signal.signal(number, signal.default_int_handler)
-        yield
-    finally:
-        for number in heeded:
-            signal.signal(number, before[number])
 
 
 class Jobs:
@@ -44,9 +29,8 @@ class Jobs:
         """Submit what is neither done nor in the queue, and follow; return how many stages ran. Raises `StageError` where a job failed."""
         (self.run_dir.path / JOBS).mkdir(exist_ok=True)
         try:
-            with _interrupted_by_signals():
-                self.submit()
-                failed = self.follow()
+            self.submit()
+            failed = self.follow()
         except KeyboardInterrupt:
             raise StageError(
                 "no longer followed; jobs in the queue stay there. The same command follows them again, harness status shows them, "
